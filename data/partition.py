@@ -1,0 +1,164 @@
+"""Which client holds which example.
+
+Every partitioner gives each example one owner, so a partition is disjoint and covers the training set by
+construction, also where the number of clients does not divide it. A partitioner's keyword arguments are the
+flags of the same names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fl.errors import FlagError
+from fl.rng import seeded
+
+DIRICHLET_DRAWS = 100
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Client k holds the examples indices[offsets[k]:offsets[k + 1]], ascending.
+
+    indices (n,) int64, offsets (K + 1,) int64: two tensors whatever K is, and no copy of the data.
+    """
+
+    indices: Tensor
+    offsets: Tensor
+
+    @staticmethod
+    def from_owners(owners: Tensor, num_clients: int) -> Partition:
+        """owners (n,) int64: the client of each example. Every client must own at least one."""
+        sizes = torch.bincount(owners, minlength=num_clients)
+        assert len(sizes) == num_clients
+        assert int(sizes.min()) >= 1
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+        return Partition(owners.argsort(stable=True), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, k: int) -> Tensor:
+        """(n_k,) int64: the examples of client k."""
+        start, stop = self.offsets[k : k + 2].tolist()
+        return self.indices[start:stop]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[k] for k in range(len(self)))
+
+    @property
+    def sizes(self) -> Tensor:
+        """(K,) int64: n_k."""
+        return self.offsets.diff()
+
+    def label_counts(self, labels: Tensor, classes: int) -> Tensor:
+        """(K, classes) int64: how many examples of each label each client holds."""
+        owners = torch.repeat_interleave(torch.arange(len(self)), self.sizes)
+        flat = torch.bincount(owners * classes + labels[self.indices], minlength=len(self) * classes)
+        return flat.view(len(self), classes)
+
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        for tensor in (self.offsets, self.indices):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def iid(labels: Tensor, num_clients: int, seed: int) -> Partition:
+    """Shuffled and cut into parts whose sizes differ by at most one. labels (n,) int64."""
+    _enough(labels, num_clients)
+    owners = torch.empty_like(labels)
+    owners[_shuffle(len(labels), seed)] = _near_equal(len(labels), num_clients)
+    return Partition.from_owners(owners, num_clients)
+
+
+def shards(labels: Tensor, num_clients: int, seed: int, shards_per_client: int = 2) -> Partition:
+    """The pathological split of McMahan et al. 2017, section 3: sort by label, cut, deal out the shards.
+
+    With two shards a client most clients hold two labels.
+    """
+    pieces = num_clients * shards_per_client
+    if pieces > len(labels):
+        raise FlagError(
+            f"--shards_per_client {shards_per_client}: with --num_clients {num_clients} that is {pieces} shards, "
+            f"and there are {len(labels)} examples; lower one of them"
+        )
+    owner_of_shard = torch.empty(pieces, dtype=torch.int64)
+    owner_of_shard[_shuffle(pieces, seed)] = _near_equal(pieces, num_clients)
+    owners = torch.empty_like(labels)
+    owners[labels.argsort(stable=True)] = owner_of_shard[_near_equal(len(labels), pieces)]
+    return Partition.from_owners(owners, num_clients)
+
+
+def dirichlet(labels: Tensor, num_clients: int, seed: int, alpha: float = 0.5) -> Partition:
+    """Label skew: the examples of each class are shared out in proportions drawn from Dirichlet(alpha).
+
+    As in Yurochkin et al. 2019 (arXiv 1905.12022); sizes vary with it. A draw that leaves a client without
+    an example is repeated, at most DIRICHLET_DRAWS times; then FlagError.
+    """
+    _enough(labels, num_clients)
+    counts = torch.bincount(labels)
+    order = labels.argsort(stable=True)
+    for draw in range(DIRICHLET_DRAWS):
+        with seeded(seed, "partition", draw):
+            shares = _dirichlet(alpha, (len(counts), num_clients))
+            within = [torch.randperm(count) for count in counts.tolist()]
+        owners = torch.empty_like(labels)
+        for ends, mine, members in zip(
+            shares.cumsum(1) * counts[:, None], within, order.split(counts.tolist()), strict=True
+        ):
+            # The shuffled class is a row of unit cells; a client owns those whose middle lies in its share.
+            owner = torch.searchsorted(ends, torch.arange(len(members)) + 0.5).clamp_(max=num_clients - 1)
+            owners[members[mine]] = owner
+        if int(torch.bincount(owners, minlength=num_clients).min()) > 0:
+            return Partition.from_owners(owners, num_clients)
+    raise FlagError(
+        f"--alpha {alpha:g}: {DIRICHLET_DRAWS} Dirichlet draws for --num_clients {num_clients} each left a client "
+        "without an example; raise --alpha or lower --num_clients"
+    )
+
+
+def quantity(labels: Tensor, num_clients: int, seed: int, alpha: float = 0.5) -> Partition:
+    """Size skew: labels iid, sizes in proportions drawn from Dirichlet(alpha), at least one example each."""
+    _enough(labels, num_clients)
+    with seeded(seed, "partition", 0):
+        share = _dirichlet(alpha, (1, num_clients))[0]
+    spare = len(labels) - num_clients
+    ends = (share.cumsum(0) * spare).round().long().clamp_(0, spare)
+    ends[-1] = spare
+    sizes = 1 + ends.diff(prepend=torch.zeros(1, dtype=torch.int64))
+    owners = torch.empty_like(labels)
+    owners[_shuffle(len(labels), seed)] = torch.repeat_interleave(torch.arange(num_clients), sizes)
+    return Partition.from_owners(owners, num_clients)
+
+
+def _enough(labels: Tensor, num_clients: int) -> None:
+    if num_clients > len(labels):
+        raise FlagError(
+            f"--num_clients {num_clients}: expected at most {len(labels)}, the number of training examples"
+        )
+
+
+def _shuffle(n: int, seed: int) -> Tensor:
+    with seeded(seed, "partition"):
+        return torch.randperm(n)
+
+
+def _near_equal(n: int, parts: int) -> Tensor:
+    """(n,) int64: the part of each position when range(n) is cut into parts that differ by at most one."""
+    return torch.arange(n) * parts // n
+
+
+def _dirichlet(alpha: float, shape: tuple[int, int]) -> Tensor:
+    """float64 rows drawn from Dirichlet(alpha), by way of logarithms: a small alpha underflows otherwise.
+
+    G(alpha) has the distribution of G(alpha + 1) U^(1/alpha) (Marsaglia and Tsang 2000).
+    """
+    a = torch.full(shape, alpha, dtype=torch.float64)
+    log_gamma = torch.distributions.Gamma(a + 1, torch.ones_like(a)).sample().log()
+    log_uniform = torch.rand(shape, dtype=torch.float64).clamp_(min=1e-300).log()
+    return (log_gamma + log_uniform / a).softmax(dim=1)

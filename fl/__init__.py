@@ -1,0 +1,1 @@
+"""Federated averaging from scratch: partition, select, local update, aggregate, evaluate, record, plot."""

@@ -1,0 +1,320 @@
+"""The one place for flags: names, defaults, help and checks. Imports no torch, so `--help` is instant."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import math
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+from data import DATASETS, PARTITIONS
+from fl.errors import FlagError, RunFolderError
+from fl.models import MODELS
+
+T = TypeVar("T")
+
+
+class Kind(NamedTuple):
+    """How a flag's text becomes a value: `parse` raises ValueError for what `accepts` does not describe."""
+
+    parse: Callable[[str], Any]
+    accepts: str
+
+
+def integer(low: int, note: str = "") -> Kind:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not low <= value < 2**63:
+            raise ValueError
+        return value
+
+    return Kind(parse, f"an integer >= {low}{note}")
+
+
+def number(low: float, high: float, interval: str) -> Kind:
+    """A finite float in `interval`, whose brackets say which ends belong to it."""
+
+    def parse(text: str) -> float:
+        value = float(text)
+        above = value > low or (value == low and interval[0] == "[")
+        below = value < high or (value == high and interval[-1] == "]")
+        if not (math.isfinite(value) and above and below):
+            raise ValueError
+        return value
+
+    return Kind(parse, f"a number in {interval}")
+
+
+def choice(names: Sequence[str]) -> Kind:
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError
+        return text
+
+    return Kind(parse, "one of " + ", ".join(names))
+
+
+def _device(text: str) -> str:
+    kind, _, index = text.partition(":")
+    if text in ("auto", "cpu", "mps") or (kind == "cuda" and (text == "cuda" or index.isdecimal())):
+        return text
+    raise ValueError
+
+
+def _text(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError
+    return text
+
+
+def _name(text: str) -> str:
+    if not text or not all(c.isalnum() or c in "._-" for c in text) or len(text) > 100:
+        raise ValueError
+    return text
+
+
+SWITCH = Kind(lambda text: True, "no value")
+PATH = Kind(_text, "a path")
+
+
+def flag(default: T, group: str, kind: Kind, help: str, many: bool = False) -> T:
+    """A dataclass field that is also a command-line flag."""
+    metadata = {"group": group, "kind": kind, "help": help, "many": many}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Every flag, resolved: what `config.json` holds. Built by `parse`, or directly in tests."""
+
+    # fmt: off
+    num_clients: int = flag(8, "Federation", integer(1), "K, the number of clients")
+    num_select_clients: int = flag(4, "Federation", integer(1), "m, clients drawn each round without replacement (at most K)")
+    client_fraction: float | None = flag(None, "Federation", number(0, 1, "(0, 1]"), "C, the other way to say m: m = max(round(C K), 1)")
+    global_epoch: int = flag(5, "Federation", integer(0), "T, rounds")
+    local_epoch: int = flag(5, "Federation", integer(1), "E, passes over a client's data in a round")
+    keep_optimizer_state: bool = flag(False, "Federation", SWITCH, "keep each client's optimizer state between its rounds (default: fresh every round)")
+
+    batch_size: int = flag(100, "Training", integer(0, " (0: the client's whole data set)"), "B, examples in a minibatch; 0 is the client's whole data set")
+    init_lr: float = flag(5e-5, "Training", number(0, math.inf, "(0, inf)"), "eta, learning rate of the first round")
+    lr_decay: float = flag(1.0, "Training", number(0, 1, "(0, 1]"), "factor on the learning rate after every round")
+    optimizer: str = flag("adam", "Training", choice(["adam", "sgd"]), "local optimizer")
+    momentum: float = flag(0.0, "Training", number(0, 1, "[0, 1)"), "momentum of --optimizer sgd")
+    weight_decay: float = flag(0.0, "Training", number(0, math.inf, "[0, inf)"), "L2 penalty, added to the gradient")
+
+    epoch: int = flag(15, "Baseline only", integer(0), "epochs of run_baseline.py")
+    match: str | None = flag(None, "Baseline only", PATH, "run folder of a federated run: train for as many examples, evaluate as often, take its other flags as defaults")
+
+    model: str = flag("gn_cnn", "Model and data", choice(list(MODELS)), "network")
+    dataset: str = flag("mnist", "Model and data", choice(list(DATASETS)), "data set")
+    data_dir: str = flag("data/", "Model and data", PATH, "where data sets are looked for and downloaded to")
+    partition: str = flag("iid", "Model and data", choice(list(PARTITIONS)), "how the training set is split over clients")
+    shards_per_client: int = flag(2, "Model and data", integer(1), "label-sorted shards a client of --partition shards")
+    alpha: float = flag(0.5, "Model and data", number(1e-6, 1e6, "[1e-06, 1e+06]"), "concentration of --partition dirichlet and quantity; smaller is more skewed")
+
+    eval_every: int = flag(1, "Evaluation", integer(1), "rounds between evaluations on the test set (the last is always evaluated)")
+    target_accuracy: tuple[float, ...] = flag((), "Evaluation", number(0, 1, "(0, 1]"), "report the rounds until this test accuracy; repeatable", many=True)
+    stop_at_target: bool = flag(False, "Evaluation", SWITCH, "end the run once every --target_accuracy is reached")
+
+    seed: int = flag(0, "Run", integer(0), "every random choice follows from it")
+    device: str = flag("auto", "Run", Kind(_device, "auto, cpu, cuda, cuda:INDEX or mps"), "auto, cpu, cuda[:i] or mps")
+    name: str | None = flag(None, "Run", Kind(_name, "letters, digits, '.', '_' and '-', at most 100"), "a word for the run folder's name")
+    out_dir: str = flag("runs", "Run", PATH, "where run folders are made")
+    run_dir: str | None = flag(None, "Run", PATH, "this very run folder, instead of a new one in --out_dir")
+    resume: bool = flag(False, "Run", SWITCH, "continue the run in --run_dir with its own flags, or start it if there is none")
+    overwrite: bool = flag(False, "Run", SWITCH, "replace the run in --run_dir")
+    checkpoint_every: int = flag(1, "Run", integer(1), "rounds between checkpoints")
+    dry_run: bool = flag(False, "Run", SWITCH, "print the plan, train nothing, write no run folder")
+    quiet: bool = flag(False, "Run", SWITCH, "print the last two lines only")
+    # fmt: on
+
+    def lr(self, t: int) -> float:
+        """eta of round t, counted from 1."""
+        return self.init_lr * self.lr_decay ** (t - 1)
+
+
+FLAGS = {field.name: field for field in dataclasses.fields(Config)}
+# A resumed run may change these: none of them changes a round that is already done.
+RESUMABLE = {
+    "global_epoch", "epoch", "target_accuracy", "stop_at_target", "device", "data_dir",
+    "name", "out_dir", "run_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",
+}  # fmt: skip
+# A baseline that matches a federated run takes these from it.
+MATCHED = (
+    "batch_size", "init_lr", "lr_decay", "optimizer", "momentum", "weight_decay",
+    "model", "dataset", "data_dir", "target_accuracy", "seed",
+)  # fmt: skip
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse for the tokens and the help text; values are checked here, so that every error is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        head, _, rest = message.partition("unrecognized arguments: ")
+        if rest and not head:
+            message = _unknown(shlex.split(rest)[0] if rest.count("'") % 2 == 0 else rest.split()[0])
+        elif message.startswith("argument "):
+            message = message.removeprefix("argument ").replace(": expected", ": no value given; expected", 1)
+        raise FlagError(message)
+
+
+def _unknown(word: str) -> str:
+    name = word.split("=")[0]
+    if not name.startswith("-"):
+        return f"{word}: a value without a flag; every setting is --flag value"
+    near = difflib.get_close_matches(name.lstrip("-"), FLAGS, n=1)
+    return f"{name}: no such flag" + (f"; did you mean --{near[0]}?" if near else "; --help lists them all")
+
+
+def _shown(default: object) -> str:
+    if default is None or default is False or default == ():
+        return ""
+    return f" (default: {default:g})" if isinstance(default, float) else f" (default: {default})"
+
+
+def _parser(prog: str, description: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=prog,
+        usage="%(prog)s [@PRESET] [--flag value ...]",
+        description=description,
+        epilog="@PRESET reads flags from a file, such as those in configs/; flags after it win.",
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
+    )
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name, field in FLAGS.items():
+        meta = field.metadata
+        group = groups.setdefault(meta["group"], parser.add_argument_group(meta["group"])) \
+            if meta["group"] not in groups else groups[meta["group"]]  # fmt: skip
+        text = (meta["help"] + _shown(field.default)).replace("%", "%%")
+        if meta["kind"] is SWITCH:
+            group.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
+        else:
+            group.add_argument(
+                f"--{name}",
+                action="append" if meta["many"] else "store",
+                default=argparse.SUPPRESS,
+                metavar=name.split("_")[-1].upper(),
+                help=text if not meta["kind"].accepts.startswith("one of") else f"{text}: {meta['kind'].accepts}",
+            )
+    return parser
+
+
+def _expand(argv: Sequence[str], depth: int = 0) -> list[str]:
+    """Replace every @FILE by the words in it; `#` starts a comment."""
+    words: list[str] = []
+    for word in argv:
+        if not word.startswith("@"):
+            words.append(word)
+            continue
+        if depth == 8:
+            raise FlagError(f"{word}: presets are nested more than eight deep")
+        try:
+            text = Path(word[1:]).read_text(encoding="utf-8")
+            words += _expand(shlex.split(text, comments=True), depth + 1)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise FlagError(f"{word}: cannot be read as a preset ({reason}); expected a file of flags") from None
+    return words
+
+
+def _check_value(name: str, text: object) -> Any:
+    kind: Kind = FLAGS[name].metadata["kind"]
+    if isinstance(text, list):
+        return tuple(sorted({_check_value(name, one) for one in text}))
+    try:
+        return kind.parse(str(text))
+    except ValueError:
+        raise FlagError(f"--{name} {text}: expected {kind.accepts}") from None
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The recorded flags of a run folder, and its script under the key "script".
+
+    Raises RunFolderError when there are none or they are not ours.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        if not (isinstance(recorded, dict) and set(FLAGS) | {"script"} >= set(recorded) and "script" in recorded):
+            raise ValueError("not a run's flags")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunFolderError(f"{path}: cannot be read ({reason}); expected the folder of a run") from None
+    recorded["target_accuracy"] = tuple(recorded.get("target_accuracy", ()))
+    return recorded
+
+
+def parse(argv: Sequence[str], script: str, description: str) -> Config:
+    """Flags of `script` ("federated" or "baseline") to a resolved Config.
+
+    Raises FlagError with one line that names the flag, the value and what is accepted.
+    """
+    words = vars(_parser(f"run_{script}.py", description).parse_args(_expand(argv)))
+    given = {name: _check_value(name, text) for name, text in words.items()}
+    if given.get("resume") and "run_dir" not in given:
+        raise FlagError("--resume: needs --run_dir, the folder of the run to continue")
+    if given.get("resume") and given.get("overwrite"):
+        raise FlagError("--overwrite: cannot be combined with --resume; choose one")
+    if given.get("resume") and (Path(given["run_dir"]) / "config.json").exists():
+        return _resumed(given, script)
+    return resolve(given, script)
+
+
+def resolve(given: dict[str, Any], script: str = "federated") -> Config:
+    """Defaults that depend on other flags, and checks that need more than one flag."""
+    if script != "baseline" and "match" in given:
+        raise FlagError(f"--match {given['match']}: only run_baseline.py trains to match a run")
+    if "match" in given:
+        recorded = read_config(given["match"])
+        if recorded["script"] != "federated":
+            raise FlagError(f"--match {given['match']}: that is a {recorded['script']} run; expected a federated one")
+        given = {name: recorded[name] for name in MATCHED if name in recorded} | given
+    if "match" in given and "epoch" in given:
+        raise FlagError(f"--epoch {given['epoch']}: --match already says how long to train; give one of the two")
+
+    K = given.get("num_clients", Config.num_clients)
+    if "client_fraction" in given and "num_select_clients" in given:
+        raise FlagError(
+            f"--client_fraction {given['client_fraction']:g}: --num_select_clients says the same; give one of the two"
+        )
+    if "client_fraction" in given:
+        # round, not int: int(0.29 * 100) is 28.
+        m = max(round(given["client_fraction"] * K), 1)
+    else:
+        m = given.get("num_select_clients", min(Config.num_select_clients, K))
+    if m > K:
+        raise FlagError(f"--num_select_clients {m}: expected at most --num_clients, which is {K}")
+
+    config = Config(**(given | {"num_select_clients": m}))
+    for name, needed, holds in (
+        ("momentum", "--optimizer sgd", config.optimizer == "sgd" or config.momentum == 0),
+        ("alpha", "--partition dirichlet or quantity", config.partition in ("dirichlet", "quantity")),
+        ("shards_per_client", "--partition shards", config.partition == "shards"),
+        ("stop_at_target", "a --target_accuracy", bool(config.target_accuracy)),
+        ("overwrite", "--run_dir", config.run_dir is not None),
+    ):
+        # A flag that nothing would read is a mistake the user should hear of.
+        if name in given and given[name] is not False and not holds:
+            raise FlagError(f"--{name}{'' if given[name] is True else f' {given[name]}'}: needs {needed}")
+    return config
+
+
+def _resumed(given: dict[str, Any], script: str) -> Config:
+    """The recorded flags, with those of `given` that a resumed run may change."""
+    recorded = read_config(given["run_dir"])
+    if recorded.pop("script") != script:
+        raise RunFolderError(f"--run_dir {given['run_dir']}: holds a run of the other script")
+    for name, value in given.items():
+        if name not in RESUMABLE and value != recorded.get(name, FLAGS[name].default):
+            raise FlagError(
+                f"--{name} {value}: the run in {given['run_dir']} has {recorded.get(name)}; "
+                "leave the flag out to continue it, or choose another --run_dir"
+            )
+    kept = {name: given.get(name, FLAGS[name].default) for name in ("resume", "overwrite", "dry_run", "quiet")}
+    return Config(**(recorded | given | kept))

@@ -1,0 +1,51 @@
+"""Which device a run uses, and the settings under which equal seeds give equal bits there."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import torch
+
+from fl.errors import FlagError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of --device; auto is CUDA, then Apple's MPS, then the CPU. Raises FlagError if it is not here."""
+    here = ["cpu"]
+    if torch.backends.mps.is_available():
+        here.insert(0, "mps")
+    if torch.cuda.is_available():
+        here = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *here]
+    if name == "auto":
+        name = here[0]
+    if name not in here:
+        raise FlagError(f"--device {name}: not on this machine; expected one of auto, {', '.join(here)}")
+    return torch.device(name)
+
+
+def make_deterministic() -> None:
+    """Strict fp32 and algorithms that repeat to the bit. Must run before the first CUDA call."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over memory
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+
+
+def accumulator_dtype(device: torch.device) -> torch.dtype:
+    """float64, for sums; Apple's GPUs have none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def device_name(device: torch.device) -> str:
+    """The hardware behind the device, for the records."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+        return models[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,63 @@
+"""The reference engine: one client after another, on one model that stays where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from data.dataset import Dataset
+from data.partition import Partition
+from fl.client import Report, State, Update, load_state, make_optimizer, minibatches, offload, state_of, train
+from fl.config import Config
+from fl.rng import derive, shuffles
+
+
+class Sequential:
+    """config: flags E, B, optimizer and the rest of the local training. tick: called after every step."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        partition: Partition,
+        config: Config,
+        tick: Callable[[], None] = lambda: None,
+    ):
+        self.model, self.data, self.partition, self.config, self.tick = model, data, partition, config, tick
+        self.device = data.train.labels.device
+        self.optimizer_states: dict[int, dict[str, Any]] = {}  # by client, with --keep_optimizer_state
+
+    def train(self, clients: Sequence[int], t: int, w: State) -> Iterator[Update]:
+        """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for k in S_t."""
+        for k in clients:
+            yield self.client_update(k, t, w)
+
+    def client_update(self, k: int, t: int, w: State) -> Update:
+        c = self.config
+        indices = self.partition[k].to(self.device)
+        first = (t - 1) * c.local_epoch
+        passes = [(k, first + e) for e in range(c.local_epoch)]
+        orders = shuffles(c.seed, passes, len(indices), self.device)  # (E, n_k)
+        batches = minibatches(indices, orders, c.batch_size)
+
+        load_state(self.model, w)
+        # A fresh optimizer: Adam's moments of another client, or of an old model, are not this client's.
+        optimizer = make_optimizer(self.model, c.optimizer, c.lr(t), c.momentum, c.weight_decay)
+        if k in self.optimizer_states:
+            optimizer.load_state_dict(self.optimizer_states[k])
+            optimizer.param_groups[0]["lr"] = c.lr(t)  # the schedule's rate, not the saved one
+        # For models that draw while they train, such as dropout; nothing else uses torch's own generator.
+        torch.manual_seed(derive(c.seed, "training", t, k))
+        loss, examples, steps = train(self.model, optimizer, self.data, batches, self.tick)
+        if c.keep_optimizer_state:
+            self.optimizer_states[k] = offload(optimizer.state_dict())
+        return Update(Report(k, len(indices), loss, examples, steps), state_of(self.model))
+
+    def state(self) -> dict[str, Any]:
+        return {"optimizers": dict(self.optimizer_states)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.optimizer_states = dict(state["optimizers"])

@@ -1,0 +1,34 @@
+"""What a user can cause. Each error is one line on stderr and an exit code; none is a traceback."""
+
+
+class RunnerError(Exception):
+    """An expected failure: its text is the one line that the user reads."""
+
+    exit_code = 1
+
+
+class FlagError(RunnerError):
+    """A flag, or a combination of flags, cannot be used."""
+
+    exit_code = 2
+
+
+class DataError(RunnerError):
+    """A data set is missing or corrupt."""
+
+    exit_code = 3
+
+
+class RunFolderError(RunnerError):
+    """A run folder or a checkpoint cannot be used."""
+
+    exit_code = 4
+
+
+class DivergedError(RunnerError):
+    """Training produced a non-finite model."""
+
+    exit_code = 5
+
+
+INTERRUPTED = 130

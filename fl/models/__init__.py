@@ -1,0 +1,13 @@
+"""Networks by name. A builder takes the image shape (C, H, W) and the number of classes.
+
+The names stand here without their modules, so that reading the flags imports no torch.
+A new model is one builder and one line here.
+"""
+
+MODELS = {
+    "gn_cnn": "fl.models.gn_cnn:gn_cnn",
+    "cnn": "fl.models.mcmahan2017:cnn",
+    "2nn": "fl.models.mcmahan2017:two_nn",
+    "small_cnn": "fl.models.small_cnn:small_cnn",
+    "logistic": "fl.models.logistic:logistic",
+}

@@ -1,0 +1,57 @@
+"""Randomness without state: every stream follows from (seed, purpose, round, client), never from what ran before.
+
+So cohorts do not depend on the algorithm, every engine sees the same batches on every device, and a resumed
+run needs no generator state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+
+
+def derive(seed: int, purpose: str, *key: int) -> int:
+    """A 63-bit number that is a hash of its arguments."""
+    text = "/".join(map(str, (seed, purpose, *key)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+@contextmanager
+def seeded(seed: int, purpose: str, *key: int) -> Iterator[None]:
+    """torch's CPU generator seeded by the arguments while inside, and as it was afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(seed, purpose, *key))
+        yield
+
+
+def select_clients(seed: int, t: int, num_clients: int, m: int) -> list[int]:
+    """S_t of Algorithm 1: m of `num_clients` clients, uniform without replacement, ascending.
+
+    Costs O(m), whatever the number of clients.
+    """
+    return sorted(random.Random(derive(seed, "cohort", t)).sample(range(num_clients), m))
+
+
+def shuffles(seed: int, streams: Sequence[tuple[int, int]], n: int, device: torch.device) -> Tensor:
+    """One permutation of range(n) for each (client, pass) stream: (len(streams), n) int64.
+
+    Passes over a client's data are counted from 0 through the whole run: epoch e of round t is pass
+    (t - 1) E + e. So one client with all the data sees the centralised baseline's batches, whatever E is.
+
+    Example i of a stream gets the i-th output of splitmix64 (Steele, Lea and Flood 2014) started at the
+    stream's hash, and the permutation sorts those. The outputs within a stream are distinct, and integers
+    sort alike everywhere, so the same batches come out on every device and for any grouping of streams.
+    """
+    start = torch.tensor([derive(seed, "batches", *stream) for stream in streams], device=device)
+    z = start[:, None] + GOLDEN * torch.arange(1, n + 1, device=device)  # (streams, n), wraps modulo 2^64
+    # An arithmetic shift copies the sign bit; the masks make it the logical shift of the original.
+    z = (z ^ ((z >> 30) & (2**34 - 1))) * (0xBF58476D1CE4E5B9 - 2**64)
+    z = (z ^ ((z >> 27) & (2**37 - 1))) * (0x94D049BB133111EB - 2**64)
+    return (z ^ ((z >> 31) & (2**33 - 1))).argsort(dim=1)

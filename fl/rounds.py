@@ -1,0 +1,168 @@
+"""THE LOOP. Federated averaging, and the centralised training it is compared with, one record a round."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fl.aggregate import WeightedMean
+from fl.client import Report, State, Update, load_state, make_optimizer, offload, train
+from fl.config import Config
+from fl.errors import DivergedError
+from fl.evaluate import evaluate
+from fl.rng import select_clients, shuffles
+from fl.task import Task
+
+
+class Engine(Protocol):
+    """How clients are executed: fl/engines."""
+
+    def train(self, clients: Sequence[int], t: int, w: State) -> Iterator[Update]: ...
+    def state(self) -> dict[str, Any]: ...
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Round:
+    """The end of round t: the line for metrics.jsonl, and all that is needed to go on from here."""
+
+    t: int
+    record: dict[str, Any]
+    w: State
+    carry: dict[str, Any]  # what else survives the round: kept optimizer states
+
+
+def federated_averaging(
+    task: Task, num_clients: int, engine: Engine, config: Config, start: Round | None = None
+) -> Iterator[Round]:
+    """FederatedAveraging, Algorithm 1 of McMahan et al. 2017 (arXiv 1602.05629).
+
+    Yields the initial model as round 0, then a Round after each round; with `start`, those after it.
+    Raises DivergedError when the averaged model is not finite.
+    """
+    if start:
+        w, done = start.w, start.t
+        engine.load_state(start.carry)
+    else:
+        w, done = task.w, 0
+        yield close_round(task, config, 0, w, [], 0.0, engine.state(), last=False)
+
+    for t in range(done + 1, config.global_epoch + 1):
+        began = time.perf_counter()
+        S_t = select_clients(config.seed, t, num_clients, config.num_select_clients)
+        mean, reports = WeightedMean(), []
+        for report, w_k in engine.train(S_t, t, w):
+            mean.add(w_k, report.n_k)
+            reports.append(report)
+        w = mean.result()
+        check_finite(w, t, config)
+        yield close_round(
+            task, config, t, w, reports, time.perf_counter() - began, engine.state(),
+            last=t == config.global_epoch, downlink=len(S_t) * task.model_bytes, uplink=len(reports) * task.model_bytes,
+        )  # fmt: skip
+
+
+def centralised(
+    task: Task,
+    config: Config,
+    boundaries: Sequence[int],
+    start: Round | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> Iterator[Round]:
+    """The same model trained on all the data by one optimizer.
+
+    boundaries: examples processed by the end of each record; n, 2n, ... are epochs. With one client, E = 1
+    and --keep_optimizer_state, `federated_averaging` takes exactly these steps.
+    """
+    n = len(task.data.train)
+    optimizer = make_optimizer(
+        task.model, config.optimizer, config.init_lr, config.momentum, config.weight_decay
+    )
+    if start:
+        load_state(task.model, start.w)
+        optimizer.load_state_dict(start.carry["optimizer"])
+        done = start.t
+    else:
+        done = 0
+        yield close_round(task, config, 0, task.w, [], 0.0, {"optimizer": optimizer.state_dict()}, last=False)
+
+    for t in range(done + 1, len(boundaries) + 1):
+        began = time.perf_counter()
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr(t)
+        first = boundaries[t - 2] if t > 1 else 0
+        batches = stream(config.seed, n, config.batch_size or n, first, boundaries[t - 1], task.device)
+        report = Report(0, n, *train(task.model, optimizer, task.data, batches, tick))
+        w = task.w
+        check_finite(w, t, config)
+        yield close_round(
+            task, config, t, w, [report], time.perf_counter() - began, {"optimizer": offload(optimizer.state_dict())},
+            last=t == len(boundaries), clients=[],
+        )  # fmt: skip
+
+
+def stream(seed: int, n: int, B: int, first: int, last: int, device: torch.device) -> Iterator[Tensor]:
+    """Batches of the examples `first` to `last` of one shuffled pass after another over range(n).
+
+    Batches are cut at multiples of B within a pass, at the end of a pass, and at `first` and `last`.
+    """
+    while first < last:
+        epoch, offset = divmod(first, n)
+        order = shuffles(seed, [(0, epoch)], n, device)[0]  # (n,)
+        end = min(n, offset + last - first)
+        first += end - offset
+        while offset < end:
+            cut = min(offset - offset % B + B, end)
+            yield order[offset:cut]
+            offset = cut
+
+
+def close_round(
+    task: Task,
+    config: Config,
+    t: int,
+    w: State,
+    reports: Sequence[Report],
+    round_seconds: float,
+    carry: dict[str, Any],
+    *,
+    last: bool,
+    downlink: int = 0,
+    uplink: int = 0,
+    clients: list[int] | None = None,
+) -> Round:
+    """Evaluate w where it is due and write the record of the round."""
+    began = time.perf_counter()
+    accuracy = loss = None
+    if t % config.eval_every == 0 or last:
+        load_state(task.model, w)
+        accuracy, loss = evaluate(task.model, task.data)
+    examples = sum(report.examples for report in reports)
+    record = {
+        "round": t,
+        "test_accuracy": accuracy,
+        "test_loss": loss,
+        "train_loss": sum(report.loss.item() for report in reports) / examples if examples else None,
+        "clients": [report.client for report in reports] if clients is None else clients,
+        "examples": examples,
+        "local_steps": sum(report.steps for report in reports),
+        "downlink_bytes": downlink,
+        "uplink_bytes": uplink,
+        "round_seconds": round_seconds,
+        "evaluate_seconds": time.perf_counter() - began,
+    }
+    return Round(t, record, w, carry)
+
+
+def check_finite(w: State, t: int, config: Config) -> None:
+    finite = [tensor.isfinite().all() for tensor in w.values() if tensor.is_floating_point()]
+    if not torch.stack(finite).all():
+        raise DivergedError(
+            f"--init_lr {config.init_lr:g}: training diverged, the model of round {t} is not finite; "
+            "use a smaller rate (a rate for adam is far too small for sgd, and the other way round too large)"
+        )

@@ -1,0 +1,177 @@
+"""What both scripts do around their loop: errors and signals, the screen, the run folder's life."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from fl.config import Config, parse
+from fl.errors import INTERRUPTED, DivergedError, FlagError, RunnerError
+
+if TYPE_CHECKING:
+    from fl.record import RunFolder
+    from fl.rounds import Round
+    from fl.task import Task
+
+
+def main(argv: Sequence[str] | None, script: str, description: str, train: Callable[[Config], None]) -> int:
+    """Parse the flags, train, and turn what a user can cause into one line on stderr and an exit code."""
+    try:
+        with terminated_as_interrupt():
+            train(parse(sys.argv[1:] if argv is None else argv, script, description))
+            sys.stdout.flush()
+    except RunnerError as error:
+        print(f"{'error' if argv is not None else f'run_{script}.py'}: {one_line(error)}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; every completed round is kept, --resume continues", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone; without this Python complains again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not out_of_memory(error):
+            raise
+        print(f"--batch_size, --model, --num_clients: out of memory ({one_line(error)[:120]}); lower one", file=sys.stderr)
+        return FlagError.exit_code
+    return 0
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return "out of memory" in text or "not enough memory" in text or "can't allocate memory" in text
+
+
+@contextmanager
+def terminated_as_interrupt() -> Iterator[None]:
+    """SIGTERM, which schedulers send, ends a run as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block is done: a round's line and its checkpoint belong together."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+
+    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if held:
+        raise KeyboardInterrupt
+
+
+def follow(config: Config, folder: RunFolder, rounds: Iterator[Round], title: str) -> None:
+    """Record and show every round, then sum the run up on disk and on the screen."""
+    from fl.plot import save_curves
+    from fl.record import summarise
+
+    def say(text: str) -> None:
+        if not config.quiet:
+            print(text, flush=True)
+
+    def reached() -> bool:
+        to_target = summarise(folder.records, config.target_accuracy)["rounds_to_target"]
+        return config.stop_at_target and None not in to_target.values()
+
+    if folder.start:
+        say(f"resumed after round {folder.start.t}")
+    try:
+        if not (folder.start and reached()):
+            for done in rounds:
+                with uninterrupted():
+                    folder.append(done)
+                say(round_line(done.record))
+                if reached():
+                    break
+    except DivergedError as error:
+        raise DivergedError(f"{error}; the rounds before it are in {folder.path}") from None
+    summary = folder.finish()
+    try:
+        save_curves(folder.path / "curves.png", folder.records, title, config.target_accuracy)
+    except OSError as error:
+        print(f"warning: {folder.path / 'curves.png'} not written ({error.strerror})", file=sys.stderr)
+    for target, rounds_needed in summary["rounds_to_target"].items():
+        reached_in = "not reached" if rounds_needed is None else f"{rounds_needed:.2f} rounds"
+        say(f"{float(target):.2%} test accuracy: {reached_in}")
+    say(f"{summary['wall_seconds']:.1f} s; model, records and curves in {folder.path}")
+    print(f"Test Accuracy = {summary['test_accuracy']:.2%}")
+    print(f"Test Loss = {shown(summary['test_loss'], '.3f')}")
+
+
+def shown(value: float | None, spec: str) -> str:
+    return "-" if value is None else format(value, spec)
+
+
+def round_line(record: dict[str, Any]) -> str:
+    """One line a round."""
+    clients = record["clients"]
+    parts = [
+        f"round {record['round']:4d}",
+        f"test accuracy {shown(record['test_accuracy'], '7.2%')}",
+        f"test loss {shown(record['test_loss'], '.4f')}",
+        f"train loss {shown(record['train_loss'], '.4f')}",
+        f"{record['examples']:,} examples" + (f" on {len(clients)} clients" if clients else ""),
+        f"{record['round_seconds'] + record['evaluate_seconds']:.1f} s",
+    ]
+    return "  ".join(parts)
+
+
+class Bar:
+    """A tqdm bar over the steps of each round; silent when stderr is not a terminal."""
+
+    def __init__(self, quiet: bool):
+        from tqdm import tqdm
+
+        self.bar = tqdm(unit="step", leave=False, disable=True if quiet else None, mininterval=0.2)
+
+    def __call__(self) -> None:
+        self.bar.update()
+
+    def over(self, rounds: Iterator[Round], steps: Callable[[int], int]) -> Iterator[Round]:
+        """The same rounds, the bar reset before each; steps(t) is the number of steps of round t."""
+        done = None
+        while True:
+            done = next(rounds, None)
+            if done is None:
+                break
+            self.bar.clear()
+            yield done
+            self.bar.reset(steps(done.t + 1))
+        self.bar.close()
+
+
+def describe(task: Task, extra: str) -> str:
+    """One line on what is trained, on what and where."""
+    data = task.data
+    return (
+        f"{data.name}: {len(data.train):,} training and {len(data.test):,} test examples, from {data.source}\n"
+        f"{extra}\n"
+        f"model of {task.parameters:,} parameters ({task.model_bytes:,} bytes) on {task.device}"
+    )

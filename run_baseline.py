@@ -1,0 +1,43 @@
+#!/usr/bin/env python3
+"""Train the same model on all the data at once, for comparison, and print test accuracy and loss."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from fl.config import Config
+from fl.run import Bar, describe, follow, main
+
+
+def train(config: Config) -> None:
+    """Epochs of minibatch training, an epoch being a round; with --match, rounds as long as that run's."""
+    # Imported only now: --help and wrong flags answer without waiting for torch.
+    from fl.plan import baseline_plan, boundaries, stream_steps
+    from fl.record import RunFolder
+    from fl.rounds import centralised
+    from fl.task import prepare
+
+    task = prepare(config)
+    n = len(task.data.train)
+    ends = boundaries(config, n)
+    if config.dry_run:
+        print(baseline_plan(config, task, ends))
+        return
+
+    bar = Bar(config.quiet)
+    with RunFolder(config, "baseline", task, {"data_source": task.data.source}) as folder:
+        if not config.quiet:
+            print(describe(task, f"centralised: {n:,} examples in one place"))
+        rounds = centralised(task, config, ends, folder.start, tick=bar)
+        rounds = bar.over(rounds, lambda t: stream_steps(config, n, ends, t))
+        follow(config, folder, rounds, f"centralised, {config.model} on {config.dataset}")
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The exit code of the command line `argv` (default: this process's)."""
+    return main(argv, "baseline", __doc__ or "", train)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

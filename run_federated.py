@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Train by federated averaging over simulated clients and print test accuracy and loss."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from fl.config import Config
+from fl.run import Bar, describe, follow, main
+
+
+def train(config: Config) -> None:
+    """Partition, then rounds of: select, local update, aggregate, evaluate, record; at last, plot."""
+    # Imported only now: --help and wrong flags answer without waiting for torch.
+    from fl.engines.sequential import Sequential
+    from fl.plan import federated_plan, round_steps
+    from fl.plot import save_partition
+    from fl.record import RunFolder
+    from fl.rounds import federated_averaging
+    from fl.task import prepare, split
+
+    task = prepare(config)
+    partition = split(config, task.data)
+    title = f"{config.dataset}, {config.partition} over {len(partition)} clients"
+    if config.dry_run:
+        print(federated_plan(config, task, partition))
+        return
+
+    bar = Bar(config.quiet)
+    engine = Sequential(task.model, task.data, partition, config, tick=bar)
+    facts = {"data_source": task.data.source, "partition_sha256": partition.sha256()}
+    with RunFolder(config, "federated", task, facts) as folder:
+        if not config.quiet:
+            print(describe(task, f"partition {config.partition}: {len(partition)} clients"))
+        counts = partition.label_counts(task.data.train.labels.cpu(), task.data.classes)
+        save_partition(folder.path / "partition.png", counts, title)
+        rounds = federated_averaging(task, len(partition), engine, config, folder.start)
+        rounds = bar.over(rounds, lambda t: round_steps(config, partition, t))
+        follow(config, folder, rounds, f"FedAvg, {config.model} on {title}")
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The exit code of the command line `argv` (default: this process's)."""
+    return main(argv, "federated", __doc__ or "", train)
+
+
+if __name__ == "__main__":
+    sys.exit(run())
