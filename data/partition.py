@@ -138,9 +138,7 @@ def quantity(labels: Tensor, num_clients: int, seed: int, alpha: float = 0.5) ->
 
 def _enough(labels: Tensor, num_clients: int) -> None:
     if num_clients > len(labels):
-        raise FlagError(
-            f"--num_clients {num_clients}: expected at most {len(labels)}, the number of training examples"
-        )
+        raise FlagError(f"--num_clients {num_clients}: expected at most {len(labels)}, the number of training examples")
 
 
 def _shuffle(n: int, seed: int) -> Tensor:

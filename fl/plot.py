@@ -56,7 +56,9 @@ def save_curves(path: Path, records: Sequence[Record], title: str, targets: Sequ
         left.axhline(target, color="0.5", linewidth=1, linestyle=":")
     if trained:
         x, y = [record["round"] for record in trained], [record["train_loss"] for record in trained]
-        right.plot(x, y, marker="s" if marker else "", linestyle=DASHES[1], color=COLOURS[1], label="train loss, as seen")
+        right.plot(
+            x, y, marker="s" if marker else "", linestyle=DASHES[1], color=COLOURS[1], label="train loss, as seen"
+        )
     right.legend(frameon=False)
     figure.suptitle(title)
     _save(figure, path)
@@ -137,7 +139,7 @@ def _dress(axes: Axes, key: str, axis_name: str) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     else:
         axes.set_ylabel("loss (nats)")
-        if all(value > 0 for line in axes.lines for value in line.get_ydata()):  # type: ignore[union-attr]
+        if axes.dataLim.ymin > 0:
             axes.set_yscale("log")
 
 

@@ -107,7 +107,7 @@ class RunFolder:
         (self.path / "summary.json").unlink(missing_ok=True)
         self._write_json("config.json", {"script": self.script} | dataclasses.asdict(self.config))
         self._write_json("environment.json", self._environment() | {"resumed_at_round": resumed_at})
-        self.metrics = self.stack.enter_context(open(self.path / "metrics.jsonl", "ab"))
+        self.metrics = self.stack.enter_context(open(self.path / "metrics.jsonl", "ab"))  # noqa: SIM115
         self.metrics_sha256 = hashlib.sha256((self.path / "metrics.jsonl").read_bytes())
 
     def _restore(self) -> list[int]:
@@ -227,8 +227,7 @@ class RunFolder:
 def finite(record: dict[str, Any]) -> dict[str, Any]:
     """The record with non-finite numbers as None, for JSON has no other word for them."""
     return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in record.items()
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
     }
 
 

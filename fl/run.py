@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None, script: str, description: str, train: Calla
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not out_of_memory(error):
             raise
-        print(f"--batch_size, --model, --num_clients: out of memory ({one_line(error)[:120]}); lower one", file=sys.stderr)
+        print(
+            f"--batch_size, --model, --num_clients: out of memory ({one_line(error)[:120]}); lower one", file=sys.stderr
+        )
         return FlagError.exit_code
     return 0
 

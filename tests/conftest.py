@@ -1,0 +1,68 @@
+"""Shared by all tests: a tiny data set, one thread, and runs in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+import run_baseline
+import run_federated
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class Done(NamedTuple):
+    """A finished command: what it printed, and what it left in its run folder."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.folder / "summary.json").read_text())
+
+    @property
+    def sha256(self) -> str:
+        return self.summary["model_sha256"]
+
+    @property
+    def untimed(self) -> list[dict[str, Any]]:
+        """The records without the keys that hold timings."""
+        return [{k: v for k, v in record.items() if not k.endswith("_seconds")} for record in self.records]
+
+
+Runner = Callable[..., Done]
+SMALL = "--dataset tiny --model logistic --optimizer sgd --init_lr 0.1 --batch_size 5 --num_clients 4 " \
+        "--num_select_clients 2 --global_epoch 3 --local_epoch 2 --epoch 3 --device cpu"  # fmt: skip
+
+
+@pytest.fixture
+def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Runner:
+    """command("federated", flags, folder="a"): run a script on the tiny data set; flags come after SMALL."""
+
+    def run(script: str, flags: str = "", folder: str | None = None) -> Done:
+        path = tmp_path / (folder or f"run{len(list(tmp_path.iterdir()))}")
+        argv = [*SMALL.split(), "--run_dir", str(path), *flags.split()]
+        if "--resume" in flags:
+            argv = argv[-2 - len(flags.split()) :]
+        capsys.readouterr()
+        code = {"federated": run_federated, "baseline": run_baseline}[script].run(argv)
+        return Done(code, *capsys.readouterr(), path)
+
+    return run
