@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,12 @@ class RunFolder:
         self.began = time.perf_counter()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         with self.stack:
-            # Whatever ended the run, no completed round is lost.
+            # Whatever ended the run, no completed round is lost, unless it was the disk that ended it.
             if self.last and self.last.t > self.saved_round:
-                self._save_checkpoint()
+                with suppress(OSError) if kind else nullcontext():
+                    self._save_checkpoint()
 
     def _open(self) -> Path:
         c = self.config

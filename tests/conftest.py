@@ -58,9 +58,9 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Runner:
 
     def run(script: str, flags: str = "", folder: str | None = None) -> Done:
         path = tmp_path / (folder or f"run{len(list(tmp_path.iterdir()))}")
-        argv = [*SMALL.split(), "--run_dir", str(path), *flags.split()]
-        if "--resume" in flags:
-            argv = argv[-2 - len(flags.split()) :]
+        # A resumed or matching run takes its flags from a run folder.
+        small = [] if "--resume" in flags or "--match" in flags else SMALL.split()
+        argv = [*small, "--run_dir", str(path), *flags.split()]
         capsys.readouterr()
         code = {"federated": run_federated, "baseline": run_baseline}[script].run(argv)
         return Done(code, *capsys.readouterr(), path)

@@ -66,11 +66,14 @@ def test_one_client_is_the_baseline_step_for_step(optimizer, E, T):
     for one, other in zip(federated, central, strict=True):
         close(one.w, other.w)
         for key in ("test_accuracy", "test_loss", "train_loss", "examples", "local_steps"):
-            assert one.record[key] == pytest.approx(other.record[key], rel=1e-12)
+            a, b = one.record[key], other.record[key]
+            assert a == b or a == pytest.approx(b, rel=1e-12)
 
 
 def test_one_client_is_the_baseline_to_the_bit_in_float32(command):
-    one = "--num_clients 1 --local_epoch 2 --keep_optimizer_state --optimizer adam --init_lr 0.01"
+    one = (
+        "--num_clients 1 --num_select_clients 1 --local_epoch 2 --keep_optimizer_state --optimizer adam --init_lr 0.01"
+    )
     federated = command("federated", one)
     central = command("baseline", f"--match {federated.folder}")
     assert federated.code == central.code == 0
