@@ -18,7 +18,7 @@ from fl.run import one_line
 # Runs that differ only in these are repetitions of one experiment.
 NOT_THE_EXPERIMENT = {
     "seed", "name", "run_dir", "out_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",
-    "data_dir", "device", "target_accuracy", "match",
+    "data_dir", "device", "target_accuracy", "match", "client_fraction",
 }  # fmt: skip
 
 

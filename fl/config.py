@@ -271,6 +271,8 @@ def resolve(given: dict[str, Any], script: str = "federated") -> Config:
     if script != "baseline" and "match" in given:
         raise FlagError(f"--match {given['match']}: only run_baseline.py trains to match a run")
     if "match" in given:
+        if not Path(given["match"]).is_dir():
+            raise FlagError(f"--match {given['match']}: no such folder; expected that of a federated run")
         recorded = read_config(given["match"])
         if recorded["script"] != "federated":
             raise FlagError(f"--match {given['match']}: that is a {recorded['script']} run; expected a federated one")

@@ -93,7 +93,8 @@ def save_comparison(path: Path, runs: dict[str, Sequence[Sequence[Record]]]) -> 
             _dress(axes, key, axis_name)
             axes.label_outer()
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), frameon=False)
+    columns = max(1, 200 // (12 + max(map(len, labels))))  # about what the width holds
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)), frameon=False)
     _save(figure, path)
 
 
@@ -137,6 +138,12 @@ def _dress(axes: Axes, key: str, axis_name: str) -> None:
     if key == "test_accuracy":
         axes.set_ylabel("test accuracy")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        curves: list[Any] = [line.get_ydata() for line in axes.lines]
+        trained = [float(value) for curve in curves if len(curve) > 2 for value in curve[1:]]
+        if trained:
+            # The untrained model is at chance; with it in view the rest would be one flat line at the top.
+            low, high = min(trained), max(trained)
+            axes.set_ylim(low - 0.08 * (high - low) - 1e-3, high + 0.08 * (high - low) + 1e-3)
     else:
         axes.set_ylabel("loss (nats)")
         if axes.dataLim.ymin > 0:

@@ -135,7 +135,7 @@ def test_match_processes_as_many_examples_as_often(command):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: None, "cannot be read"),
+        (lambda path: None, "no such folder"),
         (lambda path: path.mkdir(), "cannot be read"),
         (lambda path: (path.mkdir(), (path / "config.json").write_text("{")), "cannot be read"),
         (

@@ -1,0 +1,114 @@
+"""Random command lines end with exit 0 or 2, never with a traceback, and leave nothing when refused."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import run_baseline
+import run_federated
+from fl.config import FLAGS
+
+ODD = [
+    "",
+    "-1",
+    "0",
+    "1e3",
+    "nan",
+    "inf",
+    "-inf",
+    "ten",
+    "1.5",
+    "99999999999999999999",
+    "é",
+    "--",
+    "@",
+    "@nowhere",
+    "a b",
+]
+small = st.integers(-1, 6).map(str)
+rate = st.sampled_from(["1e-4", "0.01", "0.1", "1", "0", "0.5"])
+VALUES = {
+    "num_clients": st.integers(-1, 70).map(str), "num_select_clients": small, "client_fraction": rate,
+    "global_epoch": st.integers(0, 2).map(str), "local_epoch": st.integers(0, 2).map(str),
+    "batch_size": st.integers(-1, 100).map(str), "init_lr": rate, "lr_decay": rate,
+    "optimizer": st.sampled_from(["adam", "sgd", "lbfgs"]), "momentum": rate, "weight_decay": rate,
+    "epoch": st.integers(0, 2).map(str), "match": st.just("/nowhere"),
+    "model": st.sampled_from(["logistic", "2nn", "cnn", "small_cnn", "gn_cnn", "vgg"]),
+    "dataset": st.just("tiny"), "data_dir": st.just("/nowhere"),
+    "partition": st.sampled_from(["iid", "shards", "dirichlet", "quantity", "none"]),
+    "shards_per_client": small, "alpha": st.sampled_from(["0.01", "0.5", "10", "0"]),
+    "eval_every": small, "target_accuracy": rate, "seed": small,
+    "device": st.sampled_from(["cpu", "auto", "cuda:99", "x"]),
+    "name": st.sampled_from(["ok", "a/b", "."]), "checkpoint_every": small,
+}  # fmt: skip
+SWITCHES = ["keep_optimizer_state", "stop_at_target", "resume", "overwrite", "dry_run", "quiet"]
+
+
+def test_the_strategies_know_every_flag():
+    assert set(VALUES) | set(SWITCHES) | {"out_dir", "run_dir"} == set(FLAGS)
+
+
+@st.composite
+def command_lines(draw):
+    words = []
+    for name in draw(st.lists(st.sampled_from([*VALUES, *SWITCHES]), max_size=7)):
+        if name in SWITCHES:
+            words += [f"--{name}"]
+        else:
+            value = draw(VALUES[name] if draw(st.integers(0, 11)) else st.sampled_from(ODD))
+            words += [f"--{name}={value}"] if draw(st.booleans()) else [f"--{name}", value]
+    if not draw(st.integers(0, 9)):
+        words.insert(draw(st.integers(0, len(words))), draw(st.sampled_from([*ODD, "--nonsense", "-x", "word"])))
+    return words
+
+
+codes = []
+
+
+@settings(max_examples=320, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(words=command_lines(), baseline=st.booleans(), named=st.booleans())
+def check(words, baseline, named):
+    place = Path(tempfile.mkdtemp())
+    try:
+        where = ["--run_dir", str(place / "run")] if named else ["--out_dir", str(place / "runs")]
+        # The tiny data set and short runs by default; what the example draws comes after and wins.
+        default = ["--dataset", "tiny", "--model", "logistic", "--global_epoch", "1", "--epoch", "1"]
+        argv = [*default, *words, *where]
+        code = (run_baseline if baseline else run_federated).run(argv)
+        codes.append(code)
+        left = list(place.iterdir())
+        assert code in (0, 2), argv
+        if code:
+            assert not left, argv
+        elif not any(word == "--dry_run" for word in words):
+            assert left, argv
+    finally:
+        shutil.rmtree(place)
+
+
+def test_random_command_lines(monkeypatch, capsys, tmp_path):
+    # Drawing is tested elsewhere and would be most of the time here.
+    monkeypatch.setattr("fl.plot.save_curves", lambda path, *rest: path.write_bytes(b""))
+    monkeypatch.setattr("fl.plot.save_partition", lambda path, *rest: path.write_bytes(b""))
+    monkeypatch.chdir(tmp_path)
+    codes.clear()
+    check()
+    assert len(codes) >= 300
+    assert codes.count(0) >= 60  # the strategy is not all refusals
+    assert codes.count(2) >= 60
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", [run_federated, run_baseline])
+def test_help_exits_0(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script.run(["--help"])
+    assert stop.value.code == 0

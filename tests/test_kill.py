@@ -1,0 +1,109 @@
+"""Kill -9 at random moments, resume, and compare with the run that nobody disturbed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+MOMENTS = 20
+FLAGS = "--dataset tiny --model 2nn --optimizer adam --init_lr 0.01 --batch_size 5 --num_clients 6 --device cpu " \
+        "--num_select_clients 3 --global_epoch 12 --epoch 12 --quiet --keep_optimizer_state"  # fmt: skip
+
+
+def child(argv: list[str], cut: tuple[int, float] | None) -> None:
+    """Run a script; cut = (n, share) kills it in its n-th atomic write of a checkpoint, after that share of bytes.
+
+    A share above 1 kills between the sync and the rename, or just after the rename.
+    """
+    import torch
+
+    import fl.checkpoint
+    import run_federated
+
+    torch.set_num_threads(1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if cut:
+        number, share = cut
+        whole = fl.checkpoint.write_atomic
+        calls = 0
+
+        def write(path: Path, content: bytes) -> None:
+            nonlocal calls
+            calls += 1
+            if calls != number:
+                whole(path, content)
+                return
+            if share > 1.5:
+                whole(path, content)
+            else:
+                temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+                temporary.write_bytes(content[: int(len(content) * min(share, 1))])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        fl.checkpoint.write_atomic = write
+    os._exit(run_federated.run(argv))
+
+
+def results(folder: Path) -> tuple[str, list[dict]]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    untimed = [{k: v for k, v in record.items() if not k.endswith("_seconds")} for record in records]
+    return json.loads((folder / "summary.json").read_text())["model_sha256"], untimed
+
+
+@pytest.fixture(scope="module")
+def context():
+    made = multiprocessing.get_context("forkserver")  # children share the imports, not this process's threads
+    made.set_forkserver_preload(
+        ["tests", "run_federated", "fl.rounds", "fl.record", "fl.plot", "fl.engines.sequential"]
+    )
+    return made
+
+
+def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, context):
+    def run(argv, cut=None, kill_after=None):
+        process = context.Process(target=child, args=(argv, cut))
+        process.start()
+        if kill_after is not None:
+            time.sleep(kill_after)
+            process.kill()
+        process.join(120)
+        return process.exitcode
+
+    def argv(folder):
+        return [*FLAGS.split(), "--run_dir", str(tmp_path / folder)]
+
+    assert run(argv("warm-up")) == 0
+    began = time.perf_counter()
+    assert run(argv("whole")) == 0
+    duration = time.perf_counter() - began
+    expected = results(tmp_path / "whole")
+    assert len(expected[1]) == 13
+
+    moments = random.Random(0)
+    found = []
+    for moment in range(MOMENTS):
+        folder = f"killed{moment}"
+        if moment % 2:
+            share = moments.choice([moments.random(), 1.2, 1.7])
+            code = run(argv(folder), cut=(moments.randint(1, 13), share))
+        else:
+            code = run(argv(folder), kill_after=moments.uniform(0.02, duration))
+        found.append(code)
+        interrupted = [path.name for path in (tmp_path / folder).glob("*")] if (tmp_path / folder).exists() else []
+        # The same command line again: what a scheduler does.
+        assert run([*argv(folder), "--resume"]) == 0, (moment, interrupted)
+        assert results(tmp_path / folder) == expected, moment
+        assert not list((tmp_path / folder).glob(".*"))
+    killed = found.count(-signal.SIGKILL)
+    with contextlib.suppress(ValueError):
+        assert found.index(0) >= 0  # a kill that came too late found a finished run: allowed, but not often
+    assert killed >= 0.75 * MOMENTS
+    assert all(code == -signal.SIGKILL for code in found[1::2])
