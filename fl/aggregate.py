@@ -2,40 +2,75 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+from torch import Tensor
 
 from fl.client import State
-from fl.device import accumulator_dtype
+
+CHUNK = 1 << 16  # values at once: the passes of a float64 sum over so many stay in a core's cache
+COARSE = 1.5 * 2.0**32  # adding and subtracting this rounds a float64 below 2^31 to a multiple of 2^-20
 
 
 class WeightedMean:
     """w_{t+1} <- sum over k in S_t of n_k / n w_{t+1}^k, with n the examples of the clients that reported.
 
-    Algorithm 1 of McMahan et al. 2017. Models are added one at a time, so the cohort need not be in memory
-    at once. The sum is kept in float64, where n_k w is exact for float32 w and any n_k below 2^29; equal
-    models therefore have themselves as mean, to the bit. Integer buffers (BatchNorm's counter) have no
-    meaningful mean: the maximum is taken.
+    Algorithm 1 of McMahan et al. 2017. Updates are added as they come, so the cohort need not be in memory at
+    once, and partial sums of several workers may be added up: the result has the same bits whatever the order
+    and the grouping. For that each product n_k w (exact in float64 for float32 w and n_k below 2^29) is split
+    into a multiple of 2^-20 and a remainder rounded to a multiple of a still smaller power of two, chosen so
+    that neither sum over the cohort can round (Demmel and Nguyen 2015, "Parallel reproducible summation").
+    It holds while the sum of n_k |w| stays below 2^31. Equal models have themselves as mean, to the bit,
+    where |w| is 0 or at least 2^-47 m.
+
+    Integer buffers (BatchNorm's counter) have no meaningful mean: the maximum is taken.
     """
 
-    def __init__(self) -> None:
-        self.total: State = {}
-        self.dtypes: dict[str, torch.dtype] = {}
+    def __init__(self, like: State, m: int):
+        """like: a state_dict with the names, shapes, dtypes and device of the updates; m: cohort size, at most."""
+        self.like = like
+        self.floating = [name for name, tensor in like.items() if tensor.is_floating_point()]
+        size = sum(like[name].numel() for name in self.floating)
+        device = next(iter(like.values())).device
+        if device.type == "mps":
+            device = torch.device("cpu")  # Apple's GPUs have no float64
+        self.sums = torch.zeros(2, size, dtype=torch.float64, device=device)  # multiples of 2^-20; remainders
+        self.maxima: State = {}
         self.n = 0
+        # m remainders of at most 2^-21 each add up to less than half of this constant.
+        self.fine = 1.5 * 2.0 ** (math.ceil(math.log2(max(m, 1))) - 19)
 
-    def add(self, w_k: State, n_k: int) -> None:
-        for name, tensor in w_k.items():
-            if not tensor.is_floating_point():
-                self.total[name] = torch.maximum(self.total.get(name, tensor), tensor)
-            elif name in self.total:
-                self.total[name].add_(tensor.to(self.total[name].dtype), alpha=n_k)
-            else:
-                self.total[name] = tensor.to(accumulator_dtype(tensor.device), copy=True).mul_(n_k)
-            self.dtypes[name] = tensor.dtype
-        self.n += n_k
+    def add(self, w: State, n_k: list[int]) -> None:
+        """w: the models of len(n_k) clients, stacked: each tensor (S, ...)."""
+        weights = torch.tensor(n_k, dtype=torch.float64, device=self.sums.device)[:, None]  # (S, 1)
+        start = 0
+        for name in self.floating:
+            stack = w[name].reshape(len(n_k), -1).to(self.sums.device)  # (S, P)
+            width = max(CHUNK // len(n_k), 1)
+            for first in range(0, stack.shape[1], width):
+                v = stack[:, first : first + width].to(torch.float64) * weights
+                coarse = (v + COARSE).sub_(COARSE)
+                remainder = v.sub_(coarse).add_(self.fine).sub_(self.fine)
+                sums = self.sums[:, start + first : start + first + v.shape[1]]
+                sums[0] += coarse.sum(0) if len(n_k) > 1 else coarse[0]
+                sums[1] += remainder.sum(0) if len(n_k) > 1 else remainder[0]
+            start += stack.shape[1]
+        for name in w.keys() - set(self.floating):
+            stacked = w[name].amax(0)
+            self.maxima[name] = torch.maximum(self.maxima.get(name, stacked), stacked)
+        self.n += sum(n_k)
 
     def result(self) -> State:
-        """The mean, in the dtypes of the models. At least one must have been added."""
-        return {
-            name: total.div(self.n).to(self.dtypes[name]) if total.is_floating_point() else total
-            for name, total in self.total.items()
-        }
+        """The mean, in the dtypes and on the device of `like`. At least one update must have been added."""
+        mean = self.sums.sum(0).div_(self.n)
+        w: State = {}
+        start = 0
+        for name, tensor in self.like.items():
+            if name in self.maxima:
+                w[name] = self.maxima[name]
+                continue
+            part: Tensor = mean[start : start + tensor.numel()]
+            w[name] = part.view(tensor.shape).to(tensor.dtype).to(tensor.device)
+            start += tensor.numel()
+        return w

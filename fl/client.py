@@ -28,9 +28,9 @@ class Report:
 
 
 class Update(NamedTuple):
-    """What client k sends back: its report and its model."""
+    """What S clients send back: their reports, and their models stacked: each tensor (S, ...), in that order."""
 
-    report: Report
+    reports: list[Report]
     w: State
 
 

@@ -55,10 +55,10 @@ def federated_averaging(
     for t in range(done + 1, config.global_epoch + 1):
         began = time.perf_counter()
         S_t = select_clients(config.seed, t, num_clients, config.num_select_clients)
-        mean, reports = WeightedMean(), []
-        for report, w_k in engine.train(S_t, t, w):
-            mean.add(w_k, report.n_k)
-            reports.append(report)
+        mean, reports = WeightedMean(w, len(S_t)), []
+        for some, w_k in engine.train(S_t, t, w):
+            mean.add(w_k, [report.n_k for report in some])
+            reports += some
         w = mean.result()
         check_finite(w, t, config)
         yield close_round(

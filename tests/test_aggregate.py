@@ -1,12 +1,17 @@
+import random
+
+import pytest
 import torch
 
 from fl.aggregate import WeightedMean
 
+GENERATOR = torch.Generator().manual_seed(0)
 
-def mean(*pairs):
-    rule = WeightedMean()
+
+def mean(*pairs, m=None):
+    rule = WeightedMean(pairs[0][0], m or len(pairs))
     for w_k, n_k in pairs:
-        rule.add(w_k, n_k)
+        rule.add({name: tensor.unsqueeze(0) for name, tensor in w_k.items()}, [n_k])
     return rule.result()
 
 
@@ -15,13 +20,54 @@ def test_weights_are_numbers_of_examples():
     assert result["a"].tolist() == [2.0, 1.0]
 
 
-def test_equal_models_have_themselves_as_mean_to_the_bit():
-    w = {"a": torch.randn(1000, generator=torch.Generator().manual_seed(0))}
-    assert torch.equal(mean((w, 7), (w, 601), (w, 13))["a"], w["a"])
+@pytest.mark.parametrize("n_k", [[600], [7, 601, 13], [60_000] * 4])
+def test_equal_models_have_themselves_as_mean_to_the_bit(n_k):
+    values = torch.randn(200_000, generator=GENERATOR) * 10 ** torch.linspace(-6, 2, 200_000)
+    w = {"a": torch.cat([values, torch.zeros(3)])}
+    assert torch.equal(mean(*((w, n) for n in n_k))["a"], w["a"])
+
+
+def cohort(m, size=70_000):
+    scale = 10 ** torch.linspace(-9, 2, size)
+    return [({"a": torch.randn(size, generator=GENERATOR) * scale, "b": torch.randn(3, 5, generator=GENERATOR)},
+             int(torch.randint(1, 5000, (), generator=GENERATOR))) for _ in range(m)]  # fmt: skip
+
+
+def test_bits_depend_neither_on_order_nor_on_grouping():
+    clients = cohort(12)
+    expected = mean(*clients)
+    order = random.Random(0)
+    for _ in range(5):
+        shuffled = order.sample(clients, len(clients))
+        cut = order.randint(1, 11)
+        parts = []
+        for part in (shuffled[:cut], shuffled[cut:]):  # two workers, each with one stack
+            rule = WeightedMean(part[0][0], 12)
+            rule.add({name: torch.stack([w[name] for w, _ in part]) for name in part[0][0]}, [n for _, n in part])
+            parts.append(rule)
+        parts[0].sums += parts[1].sums
+        parts[0].n += parts[1].n
+        result = parts[0].result()
+        assert all(torch.equal(result[name], expected[name]) for name in expected)
+
+
+def test_a_plain_float64_sum_does_depend_on_order():
+    """The test above can fail: the plain sum, on the same clients, does."""
+    clients = cohort(12)
+    plain = [sum(w["a"].double() * n for w, n in some) for some in (clients, clients[::-1])]
+    assert not torch.equal(*plain)
+
+
+def test_it_is_the_mean():
+    clients = cohort(9)
+    n = sum(n for _, n in clients)
+    exact = sum(w["a"].double() * n_k for w, n_k in clients) / n
+    torch.testing.assert_close(mean(*clients)["a"], exact.float(), rtol=2e-7, atol=1e-15)
 
 
 def test_integer_buffers_take_the_maximum_and_keep_their_type():
-    result = mean(({"n": torch.tensor(3)}, 1), ({"n": torch.tensor(8)}, 1), ({"n": torch.tensor(5)}, 9))
+    pairs = [({"a": torch.ones(1), "n": torch.tensor(count)}, n_k) for count, n_k in ((3, 1), (8, 1), (5, 9))]
+    result = mean(*pairs)
     assert result["n"].item() == 8
     assert result["n"].dtype == torch.int64
 
@@ -31,8 +77,3 @@ def test_updates_are_left_alone_and_dtypes_kept():
     result = mean((w, 2), ({"a": torch.zeros(2)}, 2))
     assert w["a"].tolist() == [1.0, 1.0]
     assert result["a"].dtype == torch.float32
-
-
-def test_memory_format_survives():
-    w = torch.randn(8, 3, 5, 5).to(memory_format=torch.channels_last)
-    assert mean(({"a": w}, 1), ({"a": w}, 2))["a"].is_contiguous(memory_format=torch.channels_last)

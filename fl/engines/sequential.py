@@ -54,7 +54,8 @@ class Sequential:
         loss, examples, steps = train(self.model, optimizer, self.data, batches, self.tick)
         if c.keep_optimizer_state:
             self.optimizer_states[k] = offload(optimizer.state_dict())
-        return Update(Report(k, len(indices), loss, examples, steps), state_of(self.model))
+        w_k = {name: tensor.unsqueeze(0) for name, tensor in state_of(self.model).items()}
+        return Update([Report(k, len(indices), loss, examples, steps)], w_k)
 
     def state(self) -> dict[str, Any]:
         return {"optimizers": dict(self.optimizer_states)}
