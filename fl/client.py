@@ -47,12 +47,13 @@ def load_state(model: nn.Module, w: State) -> None:
 
 
 def make_optimizer(
-    model: nn.Module, name: str, lr: float, momentum: float = 0.0, weight_decay: float = 0.0
+    parameters: Iterable[Tensor], name: str, lr: float, momentum: float = 0.0, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:
     """The local optimizer of --optimizer, with empty state."""
+    parameters = list(parameters)
     if name == "sgd":
-        return torch.optim.SGD(model.parameters(), lr, momentum=momentum, weight_decay=weight_decay)
-    return torch.optim.Adam(model.parameters(), lr, weight_decay=weight_decay)
+        return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
+    return torch.optim.Adam(parameters, lr, weight_decay=weight_decay)
 
 
 def minibatches(indices: Tensor, orders: Tensor, B: int) -> Iterator[Tensor]:

@@ -80,7 +80,9 @@ def centralised(
     and --keep_optimizer_state, `federated_averaging` takes exactly these steps.
     """
     n = len(task.data.train)
-    optimizer = make_optimizer(task.model, config.optimizer, config.init_lr, config.momentum, config.weight_decay)
+    optimizer = make_optimizer(
+        task.model.parameters(), config.optimizer, config.init_lr, config.momentum, config.weight_decay
+    )
     if start:
         load_state(task.model, start.w)
         optimizer.load_state_dict(start.carry["optimizer"])

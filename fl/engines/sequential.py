@@ -45,7 +45,7 @@ class Sequential:
 
         load_state(self.model, w)
         # A fresh optimizer: Adam's moments of another client, or of an old model, are not this client's.
-        optimizer = make_optimizer(self.model, c.optimizer, c.lr(t), c.momentum, c.weight_decay)
+        optimizer = make_optimizer(self.model.parameters(), c.optimizer, c.lr(t), c.momentum, c.weight_decay)
         if k in self.optimizer_states:
             optimizer.load_state_dict(self.optimizer_states[k])
             optimizer.param_groups[0]["lr"] = c.lr(t)  # the schedule's rate, not the saved one

@@ -1,0 +1,46 @@
+"""S networks at once for any model without buffers: torch.func over stacked parameters.
+
+The general path, for models with a layer that fl/engines/layers.py has no like of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+
+class Functional:
+    """S copies of `model`; the interface of layers.Network.
+
+    stack: the parameters by name, each (S, ...), updated in place when eta is given.
+    """
+
+    def __init__(self, model: nn.Module, stack: dict[str, Tensor], eta: float | None, decay: float):
+        self.full, self.now, self.eta, self.decay = stack, stack, eta, decay
+        self.grads = {} if eta is not None else {name: torch.zeros_like(p) for name, p in stack.items()}
+
+        def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+            losses = F.cross_entropy(functional_call(model, parameters, (x,)), y, reduction="none")
+            return (losses * weight).sum(), losses
+
+        self.grad_of: Callable[..., Any] = vmap(grad(loss, has_aux=True))
+
+    def narrow(self, active: int) -> None:
+        self.now = {name: p[:active] for name, p in self.full.items()}
+
+    def gradients(self) -> list[Tensor]:
+        return [self.grads[name][: len(p)] for name, p in self.now.items()]
+
+    def step(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        gradients, losses = self.grad_of(self.now, x, y, weight)
+        for name, p in self.now.items():
+            if self.eta is None:
+                self.grads[name][: len(p)].copy_(gradients[name])
+            else:
+                p.mul_(1 - self.eta * self.decay).sub_(gradients[name], alpha=self.eta)
+        return losses.detach()

@@ -1,0 +1,198 @@
+"""The stacked engine: the clients of a stack advance together, one step of all of them at a time.
+
+Parameters have a leading dimension S, one entry a client. Clients differ in size, so in numbers of steps: within
+a stack those with more steps come first, the ones still training are a prefix, and a batch smaller than B is
+padded with examples of weight zero while the others weigh one over its true size. That is exact, not an
+approximation: the sequential engine's result up to the order of floating-point sums.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.dataset import Dataset
+from data.partition import Partition
+from fl.client import Report, State, Update, make_optimizer
+from fl.config import Config
+from fl.device import accumulator_dtype
+from fl.engines.functional import Functional
+from fl.engines.layers import Network, by_hand
+from fl.rng import shuffles
+
+
+def why_not(model: nn.Module) -> str | None:
+    """What keeps the model from being stacked, or None."""
+    if any(True for _ in model.buffers()):
+        return "has buffers, and statistics of a padded batch would be wrong"
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
+            return f"has {type(module).__name__}, whose batch or draws belong to one client"
+    return None
+
+
+class Stacked:
+    """As Sequential, for models that `why_not` accepts. stack_size: most clients at once, 0 for a good number."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        partition: Partition,
+        config: Config,
+        tick: Callable[[], None] = lambda: None,
+        stack_size: int = 0,
+    ):
+        self.model, self.data, self.partition, self.config, self.tick = model, data, partition, config, tick
+        self.device = data.train.labels.device
+        self.network: Any = Network if by_hand(model) else Functional
+        self.pixels = data.train.images.flatten(1)  # (n, C H W) uint8: rows are gathered faster than images
+        self.stack_size = stack_size or default_stack_size(model, data, config)
+
+    def train(self, clients: Sequence[int], t: int, w: State) -> Iterator[Update]:
+        """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for k in S_t, a stack at a time."""
+        for first in range(0, len(clients), self.stack_size):
+            yield self.train_stack(clients[first : first + self.stack_size], t, w)
+
+    @torch.no_grad()
+    def train_stack(self, clients: Sequence[int], t: int, w: State) -> Update:
+        c = self.config
+        rows, weights, steps = self.schedule(clients, t)  # (steps, S, B) each, clients with most steps first
+        labels = self.data.train.labels[rows]
+        S, B = rows.shape[1:]
+
+        stack = {name: stacked(tensor, S) for name, tensor in w.items()}
+        eta, optimizer = c.lr(t), None
+        if c.optimizer == "sgd" and not c.momentum:
+            network = self.network(self.model, stack, eta, c.weight_decay)
+        else:
+            network = self.network(self.model, stack, None, 0.0)
+            optimizer = make_optimizer(stack.values(), c.optimizer, eta, c.momentum, c.weight_decay)
+
+        losses = torch.zeros(rows.shape, dtype=weights.dtype, device=self.device)
+        active = S
+        for s, (row, y, weight) in enumerate(zip(rows.unbind(), labels.unbind(), weights.unbind(), strict=True)):
+            while steps[active - 1] <= s:
+                active -= 1
+            if active < len(row):
+                row, y, weight = row[:active], y[:active], weight[:active]
+                if active < len(network_now(network)):
+                    network.narrow(active)
+                    optimizer = narrowed(optimizer, stack, active)
+            x = self.data.normalise(self.pixels.index_select(0, row.flatten()))
+            losses[s, :active] = network.step(x.view(active, B, *self.data.shape), y, weight)
+            if optimizer:
+                for p, gradient in zip(optimizer.param_groups[0]["params"], network.gradients(), strict=True):
+                    p.grad = gradient
+                optimizer.step()
+            self.tick()
+
+        wide = accumulator_dtype(self.device)
+        loss = torch.where(weights > 0, losses, 0).sum((0, 2), dtype=wide)  # (S,)
+        return self.in_order(clients, self.descending(clients), stack, loss)
+
+    def descending(self, clients: Sequence[int]) -> list[int]:
+        """Positions in `clients`, those with most steps first."""
+        sizes = [len(self.partition[k]) for k in clients]
+        return sorted(range(len(clients)), key=lambda i: -self.steps(sizes[i]))
+
+    def steps(self, n_k: int) -> int:
+        return self.config.local_epoch * -(-n_k // (self.config.batch_size or n_k))
+
+    def schedule(self, clients: Sequence[int], t: int) -> tuple[Tensor, Tensor, list[int]]:
+        """Which examples each client sees at each step, and with what weight in its loss.
+
+        rows (steps, S, B) int64, weights (steps, S, B) with 1 / b_k for an example and 0 for padding, and the
+        number of steps of each client, descending.
+        """
+        E = self.config.local_epoch
+        members = [self.partition[clients[i]] for i in self.descending(clients)]
+        keys = [clients[i] for i in self.descending(clients)]
+        B = self.config.batch_size or max(map(len, members))
+        B = min(B, max(map(len, members)))
+        steps = [self.steps(len(mine)) for mine in members]
+        rows = torch.zeros(len(members), max(steps), B, dtype=torch.int64, device=self.device)
+        weights = torch.zeros(rows.shape, dtype=self.data.dtype, device=self.device)
+        passes = range((t - 1) * E, t * E)
+        for n in dict.fromkeys(map(len, members)):  # clients of one size are shuffled together
+            same = [i for i, mine in enumerate(members) if len(mine) == n]
+            orders = shuffles(self.config.seed, [(keys[i], p) for i in same for p in passes], n, self.device)
+            own = torch.stack([members[i] for i in same]).to(self.device)  # (same, n)
+            shuffled = own.gather(1, orders.view(len(same), E * n)).view(len(same), E, n)
+            per_epoch = -(-n // B)
+            padded = torch.nn.functional.pad(shuffled, (0, per_epoch * B - n)).view(len(same), E * per_epoch, B)
+            real = (torch.arange(per_epoch * B, device=self.device) < n).view(per_epoch, B).to(weights.dtype)
+            each = (real / real.sum(1, keepdim=True)).repeat(E, 1)
+            first, count = same[0], len(same)
+            place = slice(first, first + count) if same[-1] == first + count - 1 else same
+            rows[place, : E * per_epoch] = padded
+            weights[place, : E * per_epoch] = each
+        return rows.transpose(0, 1).contiguous(), weights.transpose(0, 1).contiguous(), steps
+
+    def in_order(self, clients: Sequence[int], order: list[int], stack: State, loss: Tensor) -> Update:
+        """The update of the stack, back in ascending client order."""
+        if order != sorted(order):
+            back = torch.tensor(order, device=self.device).argsort()
+            stack = {name: tensor[back] for name, tensor in stack.items()}
+            loss = loss[back]
+        sizes = [len(self.partition[k]) for k in clients]
+        reports = [
+            Report(k, n_k, loss[i], self.config.local_epoch * n_k, self.steps(n_k))
+            for i, (k, n_k) in enumerate(zip(clients, sizes, strict=True))
+        ]
+        return Update(reports, stack)
+
+    def state(self) -> dict[str, Any]:
+        return {"optimizers": {}}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def stacked(tensor: Tensor, S: int) -> Tensor:
+    """S copies of a parameter: (S, ...). A convolution's have their channels innermost, as they are fastest."""
+    copies = tensor.detach().unsqueeze(0).expand(S, *tensor.shape)
+    if tensor.dim() == 4:
+        innermost = copies.permute(0, 1, 3, 4, 2).clone(memory_format=torch.contiguous_format)
+        return innermost.permute(0, 1, 4, 2, 3)
+    return copies.clone(memory_format=torch.contiguous_format)
+
+
+def network_now(network: Any) -> Tensor:
+    """Any one of the parameters that the network now trains, for their number of clients."""
+    now: dict[str, Tensor] = network.now if isinstance(network, Functional) else network.weights[0].now
+    return next(iter(now.values()))
+
+
+def narrowed(optimizer: torch.optim.Optimizer | None, stack: State, active: int) -> torch.optim.Optimizer | None:
+    """The same optimizer on the first `active` clients: views of its parameters and of its elementwise state."""
+    if optimizer is None:
+        return None
+    group = optimizer.param_groups[0]
+    before = group["params"]
+    group["params"] = [p[:active] for p in stack.values()]
+    for old, new in zip(before, group["params"], strict=True):
+        state = optimizer.state.pop(old, {})
+        optimizer.state[new] = {
+            key: value[:active] if torch.is_tensor(value) and value.dim() else value for key, value in state.items()
+        }
+    return optimizer
+
+
+def default_stack_size(model: nn.Module, data: Dataset, config: Config) -> int:
+    """As many clients as half of the free memory holds; one on a CPU where convolutions would become grouped."""
+    device = data.train.labels.device
+    if device.type == "cpu" and any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        return 1
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    parameters = sum(p.nbytes for p in model.parameters())
+    batch = (config.batch_size or len(data.train) // config.num_clients) * data.train.images[0].numel() * 4
+    # Weights, gradients, two moments and the sums; and activations, of which an image-sized one per channel.
+    return max(1, int(free / 2 / (6 * parameters + 64 * batch)))

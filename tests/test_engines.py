@@ -1,0 +1,105 @@
+"""Every engine gives the sequential engine's result: float64, ragged clients, every model and optimizer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fl.client import load_state
+from fl.engines.layers import by_hand
+from fl.engines.sequential import Sequential
+from fl.engines.stacked import Stacked, why_not
+from fl.models import MODELS
+from fl.rounds import federated_averaging
+from tests.test_golden import close, config, ragged, task_of
+
+OPTIMIZERS = {
+    "sgd": {"optimizer": "sgd", "init_lr": 0.05},
+    "decay": {"optimizer": "sgd", "init_lr": 0.05, "weight_decay": 0.1},
+    "momentum": {"optimizer": "sgd", "init_lr": 0.02, "momentum": 0.9, "weight_decay": 0.1},
+    "adam": {"optimizer": "adam", "init_lr": 0.003, "weight_decay": 0.01},
+}
+
+
+def both(c, stack_size=0, partition=None):
+    task = task_of(c)
+    w0 = task.w
+    partition = partition or ragged()
+    results = []
+    for engine in (
+        Sequential(task.model, task.data, partition, c),
+        Stacked(task.model, task.data, partition, c, stack_size=stack_size),
+    ):
+        load_state(task.model, w0)
+        results.append(list(federated_averaging(task, len(partition), engine, c)))
+    for one, other in zip(*results, strict=True):
+        close(one.w, other.w, 1e-9)
+        for key in ("train_loss", "test_loss"):
+            a, b = one.record[key], other.record[key]
+            assert a == b or a == pytest.approx(b, rel=1e-9)
+        for key in ("clients", "examples", "local_steps"):
+            assert one.record[key] == other.record[key]
+
+
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+@pytest.mark.parametrize("model", list(MODELS))
+def test_stacked_equals_sequential(model, optimizer):
+    assert by_hand(task_of(config(model=model)).model)
+    both(config(model=model, global_epoch=3, **OPTIMIZERS[optimizer]), stack_size=3)
+
+
+@pytest.mark.parametrize("batch_size", [0, 1, 2, 5, 7, 100])
+@pytest.mark.parametrize("stack_size", [1, 2, 3])
+def test_for_any_batch_and_stack_size(batch_size, stack_size):
+    both(config(batch_size=batch_size, lr_decay=0.5, **OPTIMIZERS["momentum"]), stack_size)
+
+
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+def test_models_without_hand_made_layers_take_the_general_path(optimizer, monkeypatch):
+    monkeypatch.setitem(MODELS, "tanh", "tests.test_engines:tanh_net")
+    c = config(model="tanh", **OPTIMIZERS[optimizer])
+    assert not by_hand(task_of(c).model)
+    both(c, stack_size=3)
+
+
+def tanh_net(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.Tanh(), nn.Linear(9, classes))
+
+
+def test_layers_with_other_options(monkeypatch):
+    monkeypatch.setitem(MODELS, "odd", "tests.test_engines:odd_net")
+    c = config(model="odd", **OPTIMIZERS["sgd"])
+    assert by_hand(task_of(c).model)
+    both(c, stack_size=2)
+
+
+def odd_net(shape, classes):
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2, padding=1, bias=False), nn.ReLU(),
+        nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=2),
+        nn.MaxPool2d(3, stride=1, ceil_mode=True), nn.ReLU(), nn.Flatten(), nn.Linear(16, classes, bias=False),
+    )  # fmt: skip
+
+
+def test_what_cannot_be_stacked_says_why():
+    assert "BatchNorm2d" in (why_not(nn.BatchNorm2d(3, track_running_stats=False)) or "")
+    assert "buffers" in (why_not(nn.BatchNorm2d(3)) or "")
+    assert "Dropout" in (why_not(nn.Dropout()) or "")
+    for name in MODELS:
+        assert why_not(task_of(config(model=name)).model) is None
+
+
+@pytest.mark.parametrize("sizes", [(5, 5, 5), (1, 1, 1), (12,), (1, 4, 7)])
+def test_for_other_sizes(sizes):
+    n = sum(sizes)
+    c = config(num_clients=len(sizes), num_select_clients=len(sizes))
+    task = task_of(c)
+    if n <= len(task.data.train):
+        both(c, partition=ragged(sizes))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("model", list(MODELS))
+def test_stacked_equals_sequential_on_cuda(model):
+    both(config(model=model, device="cuda", **OPTIMIZERS["sgd"]), stack_size=3)
