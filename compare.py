@@ -9,16 +9,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
-from fl.config import FLAGS, read_config
-from fl.errors import FlagError, RunFolderError, RunnerError
-from fl.run import one_line
+from fl.config import FLAGS, check_value, read_config
+from fl.errors import FlagError, RunFolderError
+from fl.run import guarded
 
 # Runs that differ only in these are repetitions of one experiment.
 NOT_THE_EXPERIMENT = {
     "seed", "name", "run_dir", "out_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",
-    "data_dir", "device", "target_accuracy", "match", "client_fraction",
+    "data_dir", "device", "match", "client_fraction",
 }  # fmt: skip
 
 
@@ -31,7 +31,8 @@ def find(patterns: Sequence[str]) -> list[Path]:
     """The folders that the patterns name, each once. Raises RunFolderError for a pattern that names none."""
     folders: dict[Path, None] = {}
     for pattern in patterns:
-        found = [Path(path) for path in sorted(glob.glob(pattern)) if Path(path).is_dir()]
+        literal = Path(pattern)
+        found = [literal] if literal.is_dir() else [p for p in map(Path, sorted(glob.glob(pattern))) if p.is_dir()]
         if not found:
             raise RunFolderError(f"{pattern}: no such run folder")
         folders |= dict.fromkeys(found)
@@ -39,49 +40,62 @@ def find(patterns: Sequence[str]) -> list[Path]:
 
 
 def group(folders: Sequence[Path]) -> dict[str, list[Run]]:
-    """The runs by experiment. The label names the script and the flags in which the experiments differ."""
+    """The runs by experiment. The label names the script and the flags in which the experiments differ.
+
+    Raises RunFolderError for a folder that is no run's; a run without a record yet is passed over with a warning.
+    """
     from fl.record import read_records
 
     experiments: dict[tuple[tuple[str, Any], ...], list[Run]] = {}
     for folder in folders:
         flags = read_config(folder)
-        matched = flags.get("match") is not None
-        key = tuple((name, flags.get(name)) for name in ("script", *FLAGS) if name not in NOT_THE_EXPERIMENT)
-        experiments.setdefault((*key, ("matched", matched)), []).append(Run(flags, read_records(folder)))
-    defaults = {name: field.default for name, field in FLAGS.items()}
-    differing = [
-        name
-        for name in (FLAGS if len(experiments) > 1 else ())
-        if name not in NOT_THE_EXPERIMENT and len({dict(key)[name] for key in experiments}) > 1
-    ]
+        if (folder / "metrics.jsonl").exists() and not (folder / "metrics.jsonl").read_bytes():
+            print(f"warning: {folder}: no round is recorded yet", file=sys.stderr)
+            continue
+        records = read_records(folder)
+        finished = (folder / "summary.json").exists()
+        experiments.setdefault(experiment(flags, records, finished), []).append(Run(flags, records))
+    if not experiments:
+        raise RunFolderError(f"{folders[0]}: no run with a recorded round")
+    differing = [name for name in FLAGS if len({dict(key)[name] for key in experiments if name in dict(key)}) > 1]
     labels: dict[str, list[Run]] = {}
     for key, runs in experiments.items():
         flags = dict(key)
-        words = [flags["script"]] + (["matched"] if flags["matched"] else [])
-        words += [f"{name}={flags[name]}" for name in differing if read_by(flags["script"], name, flags, defaults)]
-        label = " ".join(words)
-        while label in labels:  # differ only in what the label leaves out
-            label += "'"
+        words = [flags["script"], *(["matched"] if "matched" in flags else [])]
+        words += [f"{name}={flags[name]}" for name in differing if flags.get(name) not in (None, ())]
+        words += [] if flags["finished"] else [f"(unfinished, round {flags['round']})"]
+        label = name = " ".join(words)
+        for number in range(2, len(experiments) + 2):  # they differ in what no flag says, such as the run matched
+            if label not in labels:
+                break
+            label = f"{name} #{number}"
         labels[label] = runs
     return labels
 
 
-def read_by(script: str, name: str, flags: dict[str, Any], defaults: dict[str, Any]) -> bool:
-    """Whether the flag says something about a run of this script."""
-    federated_only = FLAGS[name].metadata["group"] == "Federation" or name in (
-        "partition",
-        "alpha",
-        "shards_per_client",
-    )
-    baseline_only = FLAGS[name].metadata["group"] == "Baseline only"
-    return flags[name] is not None and not (baseline_only if script == "federated" else federated_only)
+def experiment(flags: dict[str, Any], records: list[dict[str, Any]], finished: bool) -> tuple[tuple[str, Any], ...]:
+    """What makes a run the experiment that it is: the flags that its script reads, and how far it got."""
+    baseline = flags["script"] == "baseline"
+    unread = {"Federation"} if baseline else {"Baseline only"}
+    names = [name for name in FLAGS if name not in NOT_THE_EXPERIMENT and FLAGS[name].metadata["group"] not in unread]
+    if baseline:
+        names = [name for name in names if name not in ("partition", "alpha", "shards_per_client")]
+    if not flags["stop_at_target"]:
+        names.remove("target_accuracy")
+    key = [("script", flags["script"]), *((name, flags[name]) for name in names), ("finished", finished)]
+    if not finished:
+        key.append(("round", records[-1]["round"]))
+    if flags["match"] is not None:
+        key = [(name, value) for name, value in key if name != "epoch"]
+        key.append(("matched", tuple(record["examples"] for record in records)))
+    return tuple(key)
 
 
 def table(experiments: dict[str, list[Run]], targets: Sequence[float]) -> str:
     """One row an experiment; mean and sample standard deviation over its seeds."""
     from fl.record import summarise
 
-    header = ["run", "n", "accuracy %", "best %", "loss", "rounds", *(f"to {target:.4g}" for target in targets)]
+    header = ["run", "n", "accuracy %", "best %", "loss", "rounds", *(f"to {target!r}" for target in targets)]
     header += ["examples", "steps", "MB down", "MB up", "seconds"]
     rows = [header]
     for label, runs in experiments.items():
@@ -98,7 +112,7 @@ def table(experiments: dict[str, list[Run]], targets: Sequence[float]) -> str:
                 spread([end["best_test_accuracy"] * 100 for end in ends], ".2f"),
                 spread([end["test_loss"] for end in ends], ".4f"),
                 spread([end["rounds"] for end in ends], ".4g"),
-                *(spread([end["rounds_to_target"][f"{target:g}"] for end in ends], ".1f") for target in targets),
+                *(spread([end["rounds_to_target"][repr(target)] for end in ends], ".1f") for target in targets),
                 spread(total("examples"), ",.0f"),
                 spread(total("local_steps"), ",.0f"),
                 spread(total("downlink_bytes", 1e-6), ".1f"),
@@ -130,37 +144,40 @@ def spread(values: Sequence[float | None], spec: str) -> str:
     return text
 
 
-def run(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="compare.py", description=__doc__, allow_abbrev=False)
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise FlagError(message.removeprefix("argument "))
+
+
+def compare(argv: Sequence[str] | None) -> None:
+    parser = _Parser(prog="compare.py", description=__doc__, allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or globs of them")
     parser.add_argument("--out", default="comparison.png", help="the picture (default: %(default)s)")
     parser.add_argument(
-        "--target_accuracy", action="append", type=float, metavar="ACCURACY",
+        "--target_accuracy", action="append", metavar="ACCURACY",
         help="report the rounds until this accuracy; repeatable (default: the targets of the runs)",
     )  # fmt: skip
     words = parser.parse_args(argv)
-    try:
-        experiments = group(find(words.runs))
-        targets = sorted(
-            words.target_accuracy
-            or {target for runs in experiments.values() for run in runs for target in run.flags["target_accuracy"]}
-        )
-        if not all(0 < target <= 1 for target in targets):
-            raise FlagError(f"--target_accuracy {targets[0]:g}: expected a number in (0, 1]")
-        print(table(experiments, targets))
-        from fl.plot import save_comparison
+    out = Path(words.out)
+    if not out.name or out.is_dir():
+        raise FlagError(f"--out {words.out}: expected the name of a picture")
+    experiments = group(find(words.runs))
+    targets = check_value("target_accuracy", words.target_accuracy or []) or sorted(
+        {target for runs in experiments.values() for run in runs for target in run.flags["target_accuracy"]}
+    )
+    print(table(experiments, targets), flush=True)
+    from fl.plot import save_comparison
 
-        try:
-            save_comparison(
-                Path(words.out), {label: [run.records for run in runs] for label, runs in experiments.items()}
-            )
-        except OSError as error:
-            raise FlagError(f"--out {words.out}: cannot be written ({error.strerror})") from None
-        print(f"curves in {words.out}")
-    except RunnerError as error:
-        print(f"compare.py: {one_line(error)}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    try:
+        save_comparison(out, {label: [run.records for run in runs] for label, runs in experiments.items()})
+    except OSError as error:
+        raise FlagError(f"--out {words.out}: cannot be written ({error.strerror})") from None
+    print(f"curves in {words.out}")
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The exit code of the command line `argv` (default: this process's)."""
+    return guarded("compare.py", lambda: compare(argv))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ def train(config: Config) -> None:
         return
 
     bar = Bar(config.quiet)
-    with RunFolder(config, "baseline", task, {"data_source": task.data.source}) as folder:
+    facts = {"data_sha256": task.data.sha256()}
+    with RunFolder(config, "baseline", task, facts, len(ends)) as folder:
         if not config.quiet:
             print(describe(task, f"centralised: {n:,} examples in one place"))
         rounds = centralised(task, config, ends, folder.start, tick=bar)

@@ -29,12 +29,12 @@ def train(config: Config) -> None:
 
     bar = Bar(config.quiet)
     engine = Sequential(task.model, task.data, partition, config, tick=bar)
-    facts = {"data_source": task.data.source, "partition_sha256": partition.sha256()}
-    with RunFolder(config, "federated", task, facts) as folder:
+    facts = {"data_sha256": task.data.sha256(), "partition_sha256": partition.sha256()}
+    with RunFolder(config, "federated", task, facts, config.global_epoch) as folder:
         if not config.quiet:
             print(describe(task, f"partition {config.partition}: {len(partition)} clients"))
         counts = partition.label_counts(task.data.train.labels.cpu(), task.data.classes)
-        save_partition(folder.path / "partition.png", counts, title)
+        folder.picture("partition.png", lambda path: save_partition(path, counts, title))
         rounds = federated_averaging(task, len(partition), engine, config, folder.start)
         rounds = bar.over(rounds, lambda t: round_steps(config, partition, t))
         follow(config, folder, rounds, f"FedAvg, {config.model} on {title}")

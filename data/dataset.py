@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,6 +46,13 @@ class Dataset:
         moved = (Split(s.images.to(device), s.labels.to(device)) for s in (self.train, self.test))
         train, test = moved
         return replace(self, train=train, test=test, dtype=dtype)
+
+    def sha256(self) -> str:
+        """Over the pixels and labels of both splits, so that a resumed run trains on what it began with."""
+        digest = hashlib.sha256()
+        for tensor in (self.train.images, self.train.labels, self.test.images, self.test.labels):
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def batch(self, split: Split, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
         """The examples at `indices` (B,): normalised images (B, C, H, W) and labels (B,)."""

@@ -176,8 +176,9 @@ def _from_torchvision(idx_set: IdxSet) -> Files:
             getattr(datasets, idx_set.folder)(temporary, download=True)
             folder = Path(temporary) / idx_set.folder / "raw"
             return {name: (folder / name).read_bytes() for name in idx_set.sha256}
-    except (ImportError, RuntimeError, OSError, ValueError, EOFError, zlib.error) as error:
-        raise SourceError(error) from error
+    except Exception as error:
+        # Whatever a mirror, a proxy or a broken installation makes torchvision raise, the next source may serve.
+        raise SourceError(f"{type(error).__name__}: {error}") from error
     finally:
         socket.setdefaulttimeout(timeout)
 
@@ -252,8 +253,8 @@ FASHION_MNIST = IdxSet(
     mean=0.2860,
     std=0.3530,
     sources=(
-        (f"Debian's dataset-fashion-mnist in {DEBIAN}", _from_debian),
         ("torchvision's mirrors", _from_torchvision),
+        (f"Debian's dataset-fashion-mnist in {DEBIAN}", _from_debian),
     ),
 )
 # fmt: on

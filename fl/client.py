@@ -56,10 +56,10 @@ def make_optimizer(
     return torch.optim.Adam(parameters, lr, weight_decay=weight_decay)
 
 
-def minibatches(indices: Tensor, orders: Tensor, B: int) -> Iterator[Tensor]:
+def minibatches(indices: Tensor, orders: Iterable[Tensor], B: int) -> Iterator[Tensor]:
     """One epoch after another of a client's examples, cut into batches of B; the last of an epoch may be smaller.
 
-    indices (n_k,), orders (E, n_k): a permutation of range(n_k) for each epoch. B = 0 is the whole data set.
+    indices (n_k,), orders: a permutation of range(n_k) for each epoch. B = 0 is the whole data set.
     """
     for order in orders:
         yield from indices[order].split(B or len(indices))

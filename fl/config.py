@@ -73,7 +73,7 @@ def _text(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    if not text or not all(c.isalnum() or c in "._-" for c in text) or len(text) > 100:
+    if not text or not text.isascii() or not all(c.isalnum() or c in "._-" for c in text) or len(text) > 100:
         raise ValueError
     return text
 
@@ -142,12 +142,12 @@ FLAGS = {field.name: field for field in dataclasses.fields(Config)}
 # A resumed run may change these: none of them changes a round that is already done.
 RESUMABLE = {
     "global_epoch", "epoch", "target_accuracy", "stop_at_target", "device", "data_dir",
-    "name", "out_dir", "run_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",
+    "run_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",
 }  # fmt: skip
 # A baseline that matches a federated run takes these from it.
 MATCHED = (
     "batch_size", "init_lr", "lr_decay", "optimizer", "momentum", "weight_decay",
-    "model", "dataset", "data_dir", "target_accuracy", "seed",
+    "model", "dataset", "data_dir", "eval_every", "target_accuracy", "seed",
 )  # fmt: skip
 
 
@@ -155,10 +155,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse for the tokens and the help text; values are checked here, so that every error is one line."""
 
     def error(self, message: str) -> NoReturn:
-        head, _, rest = message.partition("unrecognized arguments: ")
-        if rest and not head:
-            message = _unknown(shlex.split(rest)[0] if rest.count("'") % 2 == 0 else rest.split()[0])
-        elif message.startswith("argument "):
+        if message.startswith("argument "):
             message = message.removeprefix("argument ").replace(": expected", ": no value given; expected", 1)
         raise FlagError(message)
 
@@ -166,7 +163,7 @@ class _Parser(argparse.ArgumentParser):
 def _unknown(word: str) -> str:
     name = word.split("=")[0]
     if not name.startswith("-"):
-        return f"{word}: a value without a flag; every setting is --flag value"
+        return f"{word or repr(word)}: a value without a flag; every setting is --flag value"
     near = difflib.get_close_matches(name.lstrip("-"), FLAGS, n=1)
     return f"{name}: no such flag" + (f"; did you mean --{near[0]}?" if near else "; --help lists them all")
 
@@ -223,10 +220,24 @@ def _expand(argv: Sequence[str], depth: int = 0) -> list[str]:
     return words
 
 
-def _check_value(name: str, text: object) -> Any:
+def _attach(words: Sequence[str]) -> list[str]:
+    """`--flag -1` as `--flag=-1`: argparse would take a value that begins with a dash for a flag."""
+    attached: list[str] = []
+    for word in words:
+        name = attached[-1][2:] if attached and attached[-1].startswith("--") else ""
+        takes_value = name in FLAGS and FLAGS[name].metadata["kind"] is not SWITCH
+        if takes_value and word.startswith("-") and not word.startswith("--"):
+            attached[-1] += f"={word}"
+        else:
+            attached.append(word)
+    return attached
+
+
+def check_value(name: str, text: object) -> Any:
+    """The value of a flag's text, or of a list of texts. Raises FlagError."""
     kind: Kind = FLAGS[name].metadata["kind"]
     if isinstance(text, list):
-        return tuple(sorted({_check_value(name, one) for one in text}))
+        return tuple(sorted({check_value(name, one) for one in text}))
     try:
         return kind.parse(str(text))
     except ValueError:
@@ -234,20 +245,37 @@ def _check_value(name: str, text: object) -> Any:
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """The recorded flags of a run folder, and its script under the key "script".
+    """The recorded flags of a run folder, checked like typed ones, and its script under the key "script".
 
     Raises RunFolderError when there are none or they are not ours.
     """
     path = Path(folder) / "config.json"
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
-        if not (isinstance(recorded, dict) and set(FLAGS) | {"script"} >= set(recorded) and "script" in recorded):
+        if not isinstance(recorded, dict) or recorded.get("script") not in ("federated", "baseline"):
             raise ValueError("not a run's flags")
-    except (OSError, ValueError) as error:
+        unknown = set(recorded) - set(FLAGS) - {"script"}
+        if unknown:
+            raise ValueError(f"has flags that this version does not know: {', '.join(sorted(unknown))}")
+        defaults = {name: field.default for name, field in FLAGS.items()}
+        return defaults | {k: v if k == "script" else _recorded(k, v) for k, v in recorded.items()}
+    except (OSError, ValueError, FlagError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunFolderError(f"{path}: cannot be read ({reason}); expected the folder of a run") from None
-    recorded["target_accuracy"] = tuple(recorded.get("target_accuracy", ()))
-    return recorded
+
+
+def _recorded(name: str, value: Any) -> Any:
+    """A value of config.json as the flag's own type."""
+    field = FLAGS[name]
+    if field.metadata["kind"] is SWITCH:
+        if not isinstance(value, bool):
+            raise FlagError(f"--{name} {value}: expected true or false")
+        return value
+    if value is None and field.default is None:
+        return None
+    if field.metadata["many"] != isinstance(value, list) or isinstance(value, bool | dict):
+        raise FlagError(f"--{name} {value}: expected {field.metadata['kind'].accepts}")
+    return check_value(name, value)
 
 
 def parse(argv: Sequence[str], script: str, description: str) -> Config:
@@ -255,12 +283,17 @@ def parse(argv: Sequence[str], script: str, description: str) -> Config:
 
     Raises FlagError with one line that names the flag, the value and what is accepted.
     """
-    words = vars(_parser(f"run_{script}.py", description).parse_args(_expand(argv)))
-    given = {name: _check_value(name, text) for name, text in words.items()}
+    words, rest = _parser(f"run_{script}.py", description).parse_known_args(_attach(_expand(argv)))
+    if rest:
+        raise FlagError(_unknown(rest[0]))
+    given = {name: check_value(name, text) for name, text in vars(words).items()}
     if given.get("resume") and "run_dir" not in given:
         raise FlagError("--resume: needs --run_dir, the folder of the run to continue")
     if given.get("resume") and given.get("overwrite"):
         raise FlagError("--overwrite: cannot be combined with --resume; choose one")
+    for name in ("name", "out_dir"):
+        if name in given and "run_dir" in given:
+            raise FlagError(f"--{name} {given[name]}: says nothing beside --run_dir, which names the folder")
     if given.get("resume") and (Path(given["run_dir"]) / "config.json").exists():
         return _resumed(given, script)
     return resolve(given, script)
@@ -276,9 +309,10 @@ def resolve(given: dict[str, Any], script: str = "federated") -> Config:
         recorded = read_config(given["match"])
         if recorded["script"] != "federated":
             raise FlagError(f"--match {given['match']}: that is a {recorded['script']} run; expected a federated one")
-        given = {name: recorded[name] for name in MATCHED if name in recorded} | given
-    if "match" in given and "epoch" in given:
-        raise FlagError(f"--epoch {given['epoch']}: --match already says how long to train; give one of the two")
+        taken = {name: recorded[name] for name in MATCHED}
+        if given.get("optimizer", "sgd") != "sgd":
+            del taken["momentum"]
+        given = taken | given
 
     K = given.get("num_clients", Config.num_clients)
     if "client_fraction" in given and "num_select_clients" in given:
@@ -294,17 +328,22 @@ def resolve(given: dict[str, Any], script: str = "federated") -> Config:
         raise FlagError(f"--num_select_clients {m}: expected at most --num_clients, which is {K}")
 
     config = Config(**(given | {"num_select_clients": m}))
+    check(config, given)
+    return config
+
+
+def check(config: Config, given: dict[str, Any]) -> None:
+    """Refuse flags in `given` that nothing would read: they are mistakes the user should hear of."""
     for name, needed, holds in (
         ("momentum", "--optimizer sgd", config.optimizer == "sgd" or config.momentum == 0),
         ("alpha", "--partition dirichlet or quantity", config.partition in ("dirichlet", "quantity")),
         ("shards_per_client", "--partition shards", config.partition == "shards"),
         ("stop_at_target", "a --target_accuracy", bool(config.target_accuracy)),
         ("overwrite", "--run_dir", config.run_dir is not None),
+        ("epoch", "no --match, which already says how long to train", config.match is None),
     ):
-        # A flag that nothing would read is a mistake the user should hear of.
         if name in given and given[name] is not False and not holds:
             raise FlagError(f"--{name}{'' if given[name] is True else f' {given[name]}'}: needs {needed}")
-    return config
 
 
 def _resumed(given: dict[str, Any], script: str) -> Config:
@@ -319,4 +358,12 @@ def _resumed(given: dict[str, Any], script: str) -> Config:
                 "leave the flag out to continue it, or choose another --run_dir"
             )
     kept = {name: given.get(name, FLAGS[name].default) for name in ("resume", "overwrite", "dry_run", "quiet")}
-    return Config(**(recorded | given | kept))
+    config = Config(**(recorded | given | kept))
+    check(config, given)
+    return config
+
+
+def identity(config: Config, script: str) -> dict[str, Any]:
+    """The flags that make a run what it is: a checkpoint keeps them, and continues no other run."""
+    flags = {name: getattr(config, name) for name in FLAGS if name not in RESUMABLE}
+    return flags | {"script": script, "name": None, "out_dir": None}

@@ -34,11 +34,16 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
 
     Raises BlockingIOError when another process holds it and `wait` is false.
     """
-    with open(path, "w") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                path.unlink()
+    while True:
+        with open(path, "w") as file:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            # The holder before us may have removed the file while we waited: then what we hold guards nothing.
+            if fcntl is not None and not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+                continue
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    path.unlink()
+            return

@@ -15,11 +15,12 @@ from fl.rng import select_clients
 from fl.task import Task
 
 MOST_CLIENTS_LISTED = 20
+MOST_ROUNDS_COUNTED = 1000
 
 
 def steps_per_client(config: Config, sizes: Tensor) -> Tensor:
     """(K,) local steps of a client in a round: E ceil(n_k / B)."""
-    B = config.batch_size or int(sizes.max())
+    B = min(config.batch_size or int(sizes.max()), int(sizes.max()))
     return config.local_epoch * ((sizes + B - 1) // B)
 
 
@@ -29,13 +30,13 @@ def round_steps(config: Config, partition: Partition, t: int) -> int:
     return int(steps_per_client(config, partition.sizes)[S_t].sum())
 
 
-def boundaries(config: Config, n: int) -> list[int]:
+def boundaries(config: Config, n: int) -> Sequence[int]:
     """Examples processed by the end of each record of the baseline.
 
     Raises RunFolderError when --match names a folder without records.
     """
     if config.match is None:
-        return [n * t for t in range(1, config.epoch + 1)]
+        return range(n, n * (config.epoch + 1), n)
     rounds = [record["examples"] for record in read_records(Path(config.match)) if record["round"] > 0]
     return list(accumulate(rounds))
 
@@ -44,7 +45,7 @@ def stream_steps(config: Config, n: int, ends: Sequence[int], t: int) -> int:
     """Gradient steps of record t of the baseline, but for the batches cut at a record's ends."""
     if not 1 <= t <= len(ends):
         return 0
-    B = config.batch_size or n
+    B = min(config.batch_size or n, n)
     return -(-(ends[t - 1] - (ends[t - 2] if t > 1 else 0)) // B)
 
 
@@ -53,14 +54,15 @@ def federated_plan(config: Config, task: Task, partition: Partition) -> str:
     E, B, K = config.local_epoch, config.batch_size, len(partition)
     n = int(sizes.sum())
     u = E * n / (K * B) if B else float(E)
-    steps = sum(round_steps(config, partition, t) for t in range(1, T + 1))
+    exact = min(T, MOST_ROUNDS_COUNTED)
+    steps = sum(round_steps(config, partition, t) for t in range(1, exact + 1)) * T // max(exact, 1)
     counts = partition.label_counts(task.data.train.labels.cpu(), task.data.classes)
     lines = [
         *_what(config, task),
         f"partition     {config.partition}, sha256 {partition.sha256()}",
         f"clients       K = {K}, m = {m} a round; n_k from {int(sizes.min())} to {int(sizes.max())}, n = {n}",
         f"local work    E = {E}, B = {B or 'the whole data set'}, u = E n / (K B) = {u:g} steps a client a round",
-        f"rounds        T = {T}: {steps:,} gradient steps in all",
+        f"rounds        T = {T}: {'' if exact == T else 'about '}{steps:,} gradient steps in all",
         f"bytes a round {m * task.model_bytes:,} down, {m * task.model_bytes:,} up",
         "client    n_k  examples of each label",
     ]
@@ -73,7 +75,12 @@ def federated_plan(config: Config, task: Task, partition: Partition) -> str:
 
 def baseline_plan(config: Config, task: Task, ends: Sequence[int]) -> str:
     n = len(task.data.train)
-    steps = sum(stream_steps(config, n, ends, t) for t in range(1, len(ends) + 1))
+    B = min(config.batch_size or n, n)
+    steps = (
+        len(ends) * -(-n // B)
+        if config.match is None
+        else sum(stream_steps(config, n, ends, t) for t in range(1, len(ends) + 1))
+    )
     last = ends[-1] if ends else 0
     length = f"matching {config.match}" if config.match else f"{config.epoch} epochs"
     return "\n".join(

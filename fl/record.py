@@ -7,12 +7,13 @@ import hashlib
 import io
 import json
 import math
+import os
 import platform
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
@@ -21,9 +22,9 @@ from typing import Any
 import torch
 
 from fl import checkpoint
-from fl.config import Config
+from fl.config import Config, identity, read_config
 from fl.device import device_name
-from fl.errors import RunFolderError
+from fl.errors import FlagError, RunFolderError
 from fl.files import locked, write_atomic
 from fl.rounds import Round
 from fl.task import Task
@@ -36,24 +37,27 @@ RECORD_KEYS = {
     "round", "test_accuracy", "test_loss", "train_loss", "clients", "examples", "local_steps",
     "downlink_bytes", "uplink_bytes", "round_seconds", "evaluate_seconds",
 }  # fmt: skip
+NULLABLE = {"test_accuracy", "test_loss", "train_loss"}
 
 
 class RunFolder:
     """One run's folder, locked while it is open.
 
-    facts: what identifies the data the run trains on, kept in environment.json and compared on resume.
+    facts: hashes of what the run trains on, kept in environment.json and compared on resume.
+    rounds: how many the run is to have.
     After entering, `start` is the Round to go on from (None: from the beginning) and `records` are those
     already there.
     """
 
-    def __init__(self, config: Config, script: str, task: Task, facts: dict[str, str]):
-        self.config, self.script, self.task, self.facts = config, script, task, facts
+    def __init__(self, config: Config, script: str, task: Task, facts: dict[str, str], rounds: int):
+        self.config, self.script, self.task, self.facts, self.rounds = config, script, task, facts, rounds
         self.start: Round | None = None
         self.last: Round | None = None
         self.records: list[dict[str, Any]] = []
         self.earlier_seconds = 0.0
         self.saved_round = -1
         self.stack = ExitStack()
+        self.began = time.perf_counter()
 
     def __enter__(self) -> RunFolder:
         with self.stack:
@@ -66,7 +70,6 @@ class RunFolder:
             except OSError as error:
                 raise RunFolderError(f"{error.filename or '--run_dir'}: {error.strerror}") from None
             self.stack = self.stack.pop_all()
-        self.began = time.perf_counter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
@@ -90,7 +93,9 @@ class RunFolder:
             raise RunFolderError(f"{base}: a thousand runs have this name; choose another --name")
         path = Path(c.run_dir)
         if path.is_dir() and any(path.iterdir()):
-            if not any((path / name).exists() for name in (*OURS, ".lock")):
+            if (path / "config.json").exists() and not c.resume:
+                read_config(path)  # refuses a folder whose config.json is something else's
+            elif not any((path / name).exists() for name in (*OURS, ".lock")):
                 raise RunFolderError(f"--run_dir {path}: holds files that are not a run's; choose another folder")
             if not (c.resume or c.overwrite):
                 raise RunFolderError(f"--run_dir {path}: holds a run; add --resume or --overwrite")
@@ -98,17 +103,20 @@ class RunFolder:
         return path
 
     def _begin(self) -> None:
-        for stale in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
-            stale.unlink()
+        for name in OURS:
+            for stale in self.path.glob(f".{name}.*.tmp"):  # of a process that was killed while it wrote
+                stale.unlink()
         if self.config.overwrite:
             for name in OURS:
                 (self.path / name).unlink(missing_ok=True)
         resumed_at = self._restore() if self.config.resume else []
         # What was drawn and summed up speaks of an earlier end.
         (self.path / "summary.json").unlink(missing_ok=True)
-        self._write_json("config.json", {"script": self.script} | dataclasses.asdict(self.config))
+        flags = dataclasses.asdict(self.config) | {"device": str(self.task.device), "run_dir": str(self.path)}
+        self._write_json("config.json", {"script": self.script} | flags)
         self._write_json("environment.json", self._environment() | {"resumed_at_round": resumed_at})
-        self.metrics = self.stack.enter_context(open(self.path / "metrics.jsonl", "ab"))  # noqa: SIM115
+        self.metrics = open(self.path / "metrics.jsonl", "ab")  # noqa: SIM115
+        self.stack.callback(self._close_metrics)
         self.metrics_sha256 = hashlib.sha256((self.path / "metrics.jsonl").read_bytes())
 
     def _restore(self) -> list[int]:
@@ -122,12 +130,18 @@ class RunFolder:
         changed = [key for key in ("torch", "device_name", "threads") if before.get(key, now[key]) != now[key]]
         if changed:
             print(f"warning: {', '.join(changed)} changed since the run began: bits may differ", file=sys.stderr)
-        resumed_at: list[int] = before.get("resumed_at_round", [])
+        resumed_at = before.get("resumed_at_round")
+        if not isinstance(resumed_at, list):
+            resumed_at = []
         path = self.path / "checkpoint.pt"
         if not path.exists():
             metrics.unlink(missing_ok=True)
             return resumed_at
         saved = checkpoint.load(path)
+        if saved["identity"] != identity(self.config, self.script):
+            raise RunFolderError(
+                f"{self.path / 'config.json'}: holds other flags than {path.name}, whose run it is not"
+            )
         expected = {name: (tensor.shape, tensor.dtype) for name, tensor in self.task.w.items()}
         if {name: (tensor.shape, tensor.dtype) for name, tensor in saved["w"].items()} != expected:
             raise RunFolderError(f"{path}: holds another model than --model {self.config.model}")
@@ -136,6 +150,13 @@ class RunFolder:
             raise RunFolderError(f"{metrics}: is not what the run wrote before its checkpoint; restore it from a copy")
         write_atomic(metrics, content)
         self.records = [json.loads(line) for line in content.splitlines()]
+        evaluated = self.records[-1]["test_accuracy"] is not None
+        if self.rounds < saved["round"] + (not evaluated):
+            flag = "--global_epoch" if self.script == "federated" else "--epoch"
+            raise FlagError(
+                f"{flag} {self.rounds}: the run in {self.path} has {saved['round']} rounds already"
+                + ("" if evaluated else ", and the last is not evaluated; ask for one more")
+            )
         w = {name: tensor.to(self.task.device) for name, tensor in saved["w"].items()}
         self.start = self.last = Round(saved["round"], self.records[-1], w, saved["carry"])
         self.saved_round, self.earlier_seconds = saved["round"], saved["wall_seconds"]
@@ -162,7 +183,9 @@ class RunFolder:
 
     def _save_checkpoint(self) -> None:
         assert self.last
+        os.fsync(self.metrics.fileno())  # the checkpoint pins its hash
         content = {
+            "identity": identity(self.config, self.script),
             "round": self.last.t,
             "w": self.last.w,
             "carry": self.last.carry,
@@ -172,6 +195,18 @@ class RunFolder:
         }
         checkpoint.save(self.path / "checkpoint.pt", content)
         self.saved_round = self.last.t
+
+    def _close_metrics(self) -> None:
+        # Each line was flushed when it was written; if the disk refused one, that error is on its way already.
+        with suppress(OSError):
+            self.metrics.close()
+
+    def picture(self, name: str, draw: Callable[[Path], None]) -> None:
+        """Draw into the folder; a picture that cannot be written is no reason to lose a run."""
+        try:
+            draw(self.path / name)
+        except OSError as error:
+            print(f"warning: {self.path / name} not written ({error.strerror})", file=sys.stderr)
 
     def finish(self) -> dict[str, Any]:
         """Write the model and summary.json; returns the summary."""
@@ -209,6 +244,7 @@ class RunFolder:
             "device_name": device_name(self.task.device),
             "threads": torch.get_num_threads(),
             "git_commit": git_commit(),
+            "data_source": self.task.data.source,
             **self.facts,
         }
 
@@ -254,9 +290,16 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if not records or not all(set(record) >= RECORD_KEYS for record in records):
-            raise ValueError("no records of ours")
-    except (OSError, ValueError, TypeError) as error:
+        if not records:
+            raise ValueError("no round is recorded yet")
+        for record in records:
+            numbers = [record[key] for key in RECORD_KEYS - NULLABLE - {"clients"}]
+            numbers += [record[key] for key in NULLABLE if record[key] is not None]
+            if not all(isinstance(value, int | float) for value in numbers):
+                raise ValueError("a record is not a run's")
+        if records[0]["test_accuracy"] is None:
+            raise ValueError("its first record is not that of an initial model")
+    except (OSError, ValueError, TypeError, KeyError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunFolderError(f"{path}: cannot be read ({reason}); expected the folder of a run") from None
     return records
@@ -270,7 +313,7 @@ def summarise(records: Sequence[dict[str, Any]], targets: Sequence[float]) -> di
         "test_loss": evaluated[-1]["test_loss"],
         "best_test_accuracy": max(record["test_accuracy"] for record in evaluated),
         "rounds": records[-1]["round"],
-        "rounds_to_target": {f"{target:g}": rounds_to_target(records, target) for target in targets},
+        "rounds_to_target": {repr(target): rounds_to_target(records, target) for target in targets},
     }
 
 

@@ -15,7 +15,7 @@ from fl.client import Report, State, Update, load_state, make_optimizer, offload
 from fl.config import Config
 from fl.errors import DivergedError
 from fl.evaluate import evaluate
-from fl.rng import select_clients, shuffles
+from fl.rng import derive, select_clients, shuffles
 from fl.task import Task
 
 
@@ -96,6 +96,7 @@ def centralised(
         for group in optimizer.param_groups:
             group["lr"] = config.lr(t)
         first = boundaries[t - 2] if t > 1 else 0
+        torch.manual_seed(derive(config.seed, "training", t, 0))  # for dropout, as in the sequential engine
         batches = stream(config.seed, n, config.batch_size or n, first, boundaries[t - 1], task.device)
         report = Report(0, n, *train(task.model, optimizer, task.data, batches, tick))
         w = task.w

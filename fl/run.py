@@ -7,12 +7,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fl.config import Config, parse
-from fl.errors import INTERRUPTED, DivergedError, FlagError, RunnerError
+from fl.errors import INTERRUPTED, DivergedError, FlagError, RunFolderError, RunnerError
 
 if TYPE_CHECKING:
     from fl.record import RunFolder
@@ -21,29 +21,43 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None, script: str, description: str, train: Callable[[Config], None]) -> int:
-    """Parse the flags, train, and turn what a user can cause into one line on stderr and an exit code."""
+    """The exit code of a training script: parse the flags, then train."""
+    words = sys.argv[1:] if argv is None else argv
+    return guarded(f"run_{script}.py", lambda: train(parse(words, script, description)))
+
+
+def guarded(name: str, work: Callable[[], None]) -> int:
+    """Run `work` and turn what a user can cause into one line on stderr and an exit code."""
     try:
         with terminated_as_interrupt():
-            train(parse(sys.argv[1:] if argv is None else argv, script, description))
+            work()
             sys.stdout.flush()
     except RunnerError as error:
-        print(f"{'error' if argv is not None else f'run_{script}.py'}: {one_line(error)}", file=sys.stderr)
+        print(f"{name}: {one_line(error)}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; every completed round is kept, --resume continues", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"{name}: interrupted{''.join(interrupt.args)}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has gone; without this Python complains again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence_stdout()
         return INTERRUPTED
+    except OSError as error:
+        silence_stdout()
+        print(f"{name}: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        return RunFolderError.exit_code
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not out_of_memory(error):
             raise
-        print(
-            f"--batch_size, --model, --num_clients: out of memory ({one_line(error)[:120]}); lower one", file=sys.stderr
-        )
+        advice = "lower --batch_size, --local_epoch or --num_clients, or choose a smaller --model"
+        print(f"{name}: out of memory ({one_line(error)[:120]}); {advice}", file=sys.stderr)
         return FlagError.exit_code
     return 0
+
+
+def silence_stdout() -> None:
+    """The reader of our output has gone; without this Python complains again when it flushes at exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def one_line(error: BaseException) -> str:
@@ -99,26 +113,29 @@ def follow(config: Config, folder: RunFolder, rounds: Iterator[Round], title: st
             print(text, flush=True)
 
     def reached() -> bool:
+        """Whether the run may end early: every target is reached, at a round that was evaluated."""
+        if not folder.records:
+            return False
         to_target = summarise(folder.records, config.target_accuracy)["rounds_to_target"]
         return config.stop_at_target and None not in to_target.values()
 
     if folder.start:
-        say(f"resumed after round {folder.start.t}")
+        done_already = ", every --target_accuracy is reached: nothing to do" if reached() else ""
+        say(f"resumed after round {folder.start.t}{done_already}")
     try:
-        if not (folder.start and reached()):
+        if not reached():
             for done in rounds:
                 with uninterrupted():
                     folder.append(done)
                 say(round_line(done.record))
                 if reached():
                     break
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"; continue with --resume --run_dir {folder.path}") from None
     except DivergedError as error:
         raise DivergedError(f"{error}; the rounds before it are in {folder.path}") from None
     summary = folder.finish()
-    try:
-        save_curves(folder.path / "curves.png", folder.records, title, config.target_accuracy)
-    except OSError as error:
-        print(f"warning: {folder.path / 'curves.png'} not written ({error.strerror})", file=sys.stderr)
+    folder.picture("curves.png", lambda path: save_curves(path, folder.records, title, config.target_accuracy))
     for target, rounds_needed in summary["rounds_to_target"].items():
         reached_in = "not reached" if rounds_needed is None else f"{rounds_needed:.2f} rounds"
         say(f"{float(target):.2%} test accuracy: {reached_in}")

@@ -30,6 +30,9 @@ ODD = [
     "@",
     "@nowhere",
     "a b",
+    " ",
+    '"',
+    "'",
 ]
 small = st.integers(-1, 6).map(str)
 rate = st.sampled_from(["1e-4", "0.01", "0.1", "1", "0", "0.5"])

@@ -28,6 +28,34 @@ def test_one_row_an_experiment_with_spread_over_seeds(runs, capsys):
     assert (runs / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
+def rows(runs, capsys, *patterns):
+    capsys.readouterr()
+    assert compare.run([*(f"{runs}/{pattern}" for pattern in patterns), "--out", f"{runs}/c.png"]) == 0
+    return [line for line in capsys.readouterr().out.splitlines()[1:] if line.startswith(("federated", "baseline"))]
+
+
+def test_different_experiments_are_not_averaged(runs, command, capsys):
+    """Baselines that match different runs, runs to different targets, unfinished runs."""
+    command("baseline", f"--match {runs}/fed0", folder="match0")
+    command("baseline", f"--match {runs}/fed0 --seed 7", folder="match1")
+    command("federated", "--global_epoch 5 --local_epoch 1", folder="other")
+    command("baseline", f"--match {runs}/other", folder="match-other")
+    assert len(rows(runs, capsys, "match0", "match1")) == 1
+    assert len(rows(runs, capsys, "match0", "match-other")) == 2
+    for target in ("0.4", "0.95"):
+        command("federated", f"--target_accuracy {target} --stop_at_target --global_epoch 9", folder=f"to{target}")
+    assert len(rows(runs, capsys, "to*")) == 2
+    (runs / "fed0" / "summary.json").unlink()
+    assert "unfinished, round 3" in " ".join(rows(runs, capsys, "fed0", "fed1"))
+
+
+def test_odd_folders(runs, capsys):
+    (runs / "base").rename(runs / "[x]")
+    assert len(rows(runs, capsys, "[x]")) == 1
+    (runs / "shards" / "metrics.jsonl").write_text("")
+    assert len(rows(runs, capsys, "fed*", "shards")) == 1
+
+
 def test_numbers_are_the_runs_own(runs):
     from fl.record import read_records
 
@@ -44,6 +72,9 @@ def test_numbers_are_the_runs_own(runs):
 @pytest.mark.parametrize(
     ("argv", "code", "message"),
     [
+        (["{runs}/base", "--target_accuracy", "0.5", "--target_accuracy", "x"], 2, "--target_accuracy x: expected"),
+        (["{runs}/base", "--out", "."], 2, "--out .: expected the name of a picture"),
+        ([], 2, "the following arguments are required: RUN"),
         (["nowhere"], 4, "nowhere: no such run folder"),
         (["."], 4, "config.json: cannot be read"),
         (["{runs}/base", "--target_accuracy", "7"], 2, "--target_accuracy 7: expected a number in (0, 1]"),

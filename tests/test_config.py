@@ -35,6 +35,7 @@ def test_the_eight_fixed_flags_and_their_defaults():
         ("--model vgg", "--model vgg: expected one of gn_cnn, cnn, 2nn, small_cnn, logistic"),
         ("--num_select_clients 9", "--num_select_clients 9: expected at most --num_clients, which is 8"),
         ("--init_lr -1", "--init_lr -1: expected a number in (0, inf)"),
+        ("--init_lr -inf", "--init_lr -inf: expected a number in (0, inf)"),
         ("--init_lr inf", "--init_lr inf: expected a number in (0, inf)"),
         ("--device gpu", "--device gpu: expected auto, cpu, cuda, cuda:INDEX or mps"),
         ("--num_client 3", "--num_client: no such flag; did you mean --num_clients?"),
@@ -48,6 +49,7 @@ def test_the_eight_fixed_flags_and_their_defaults():
         ("--stop_at_target", "--stop_at_target: needs a --target_accuracy"),
         ("--resume", "--resume: needs --run_dir, the folder of the run to continue"),
         ("--overwrite", "--overwrite: needs --run_dir"),
+        ("--run_dir a --name b", "--name b: says nothing beside --run_dir, which names the folder"),
         ("--resume --overwrite --run_dir x", "--overwrite: cannot be combined with --resume; choose one"),
         ("--match x", "--match x: only run_baseline.py trains to match a run"),
         ("--name a/b", "--name a/b: expected letters, digits, '.', '_' and '-', at most 100"),
@@ -55,13 +57,15 @@ def test_the_eight_fixed_flags_and_their_defaults():
          "--client_fraction 0.5: --num_select_clients says the same; give one of the two"),
     ],
 )  # fmt: skip
-def test_a_wrong_flag_is_one_line_with_name_value_and_way_out(flags, message, command, tmp_path):
+def test_a_wrong_flag_is_one_line_with_name_value_and_way_out(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(FlagError) as error:
         federated(flags)
     assert str(error.value) == message
     import run_federated
 
     assert run_federated.run(flags.split()) == 2
+    assert capsys.readouterr().err == f"run_federated.py: {message}\n"
     assert not list(tmp_path.iterdir())
 
 
@@ -70,6 +74,13 @@ def test_a_wrong_flag_is_one_line_with_name_value_and_way_out(flags, message, co
 )
 def test_client_fraction_rounds(K, C, m):
     assert federated(f"--num_clients {K} --client_fraction {C}").num_select_clients == m
+
+
+@pytest.mark.parametrize(("word", "shown"), [("", "''"), (" ", " "), ('"', '"'), ("'", "'"), ("a b", "a b")])
+def test_stray_words_are_named(word, shown):
+    with pytest.raises(FlagError) as error:
+        parse([word], "federated", "")
+    assert str(error.value) == f"{shown}: a value without a flag; every setting is --flag value"
 
 
 def test_few_clients_lower_the_default_cohort():
@@ -175,7 +186,14 @@ def test_a_training_flag_changes_the_model(flag, one, other, command):
     assert command("federated", f"--{flag} {one}").sha256 != command("federated", f"--{flag} {other}").sha256
 
 
-@pytest.mark.parametrize(("flag", "one", "other"), [("epoch", "3", "2"), ("batch_size", "5", "0"), ("seed", "0", "1")])
+@pytest.mark.parametrize(
+    ("flag", "one", "other"),
+    [
+        ("epoch", "3", "2"), ("batch_size", "5", "0"), ("seed", "0", "1"), ("init_lr", "0.1", "0.05"),
+        ("lr_decay", "1", "0.5"), ("optimizer", "sgd", "adam"), ("momentum", "0", "0.9"), ("weight_decay", "0", "0.1"),
+        ("model", "logistic", "2nn"),
+    ],
+)  # fmt: skip
 def test_a_training_flag_changes_the_baseline(flag, one, other, command):
     assert command("baseline", f"--{flag} {one}").sha256 != command("baseline", f"--{flag} {other}").sha256
 

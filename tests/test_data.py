@@ -198,6 +198,41 @@ def wheel_with(member: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def test_a_mirror_that_answers_nonsense_is_passed_over(tmp_path, monkeypatch):
+    import http.client
+
+    from torchvision import datasets
+
+    def nonsense(*_, **__):
+        raise http.client.BadStatusLine("garbage")
+
+    monkeypatch.setattr(datasets, "MNIST", nonsense)
+    sources = (("mirrors", source._from_torchvision), ("next", lambda s: FILES))
+    monkeypatch.setattr(source, "MNIST", replace(SMALL, sources=sources))
+    assert source.mnist(tmp_path).source == "next"
+
+
+def test_a_lock_whose_file_was_removed_while_waiting_guards_nothing(tmp_path):
+    """Several in turn: each new holder must hold the file that the path names now."""
+    inside, most = [], []
+
+    def hold():
+        from fl.files import locked
+
+        for _ in range(50):
+            with locked(tmp_path / "lock"):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=hold) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
+
+
 def test_the_wheel_holds_the_original_bytes(tmp_path, monkeypatch):
     """A wheel of the real one's form, installed by the real pip from a folder of this machine."""
     images, labels = (torch.tensor(list(FILES[name][start:])) for name, start in ((NAMES[0], 16), (NAMES[1], 8)))

@@ -227,5 +227,18 @@ def test_dropout_draws_follow_from_seed_round_and_client(monkeypatch):
     assert all(torch.equal(whole[-1].w[name], rest[-1].w[name]) for name in w0)
 
 
+def test_dropout_draws_of_the_baseline_repeat(monkeypatch):
+    monkeypatch.setitem(MODELS, "dropout", "tests.test_golden:dropout_net")
+    c = config(model="dropout")
+    task = task_of(c)
+    w0 = task.w
+    ends = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        load_state(task.model, w0)
+        ends.append(list(centralised(task, c, [12, 24]))[-1].w)
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in w0)
+
+
 def dropout_net(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(0.5), nn.Linear(16, classes))

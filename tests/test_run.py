@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -15,7 +16,8 @@ import torch
 
 import run_baseline
 import run_federated
-from fl.checkpoint import model_sha256
+from fl.checkpoint import load, model_sha256
+from fl.config import MATCHED
 from fl.record import OURS, RECORD_KEYS, rounds_to_target
 from tests.conftest import ROOT, SMALL
 
@@ -123,11 +125,17 @@ def test_dry_run_prints_the_plan_and_writes_nothing(script, words, command):
         assert word in done.out
 
 
+MATCHING = "--momentum 0.5 --weight_decay 0.01 --lr_decay 0.9 --eval_every 3 --target_accuracy 0.4"
+
+
 def test_match_processes_as_many_examples_as_often(command):
-    federated = command("federated", "--partition quantity --global_epoch 4 --seed 3")
+    federated = command("federated", f"--partition quantity --global_epoch 4 --seed 3 {MATCHING}")
     matched = command("baseline", f"--match {federated.folder}")
     assert [r["examples"] for r in matched.records] == [r["examples"] for r in federated.records]
     assert matched.records[0]["test_loss"] == federated.records[0]["test_loss"]
+    assert [r["test_loss"] is None for r in matched.records] == [r["test_loss"] is None for r in federated.records]
+    ours, theirs = (json.loads((done.folder / "config.json").read_text()) for done in (matched, federated))
+    assert {name: ours[name] for name in MATCHED} == {name: theirs[name] for name in MATCHED}
     other_seed = command("baseline", f"--match {federated.folder} --seed 4")
     assert other_seed.records[0]["test_loss"] != federated.records[0]["test_loss"]
 
@@ -139,8 +147,8 @@ def test_match_processes_as_many_examples_as_often(command):
         (lambda path: path.mkdir(), "cannot be read"),
         (lambda path: (path.mkdir(), (path / "config.json").write_text("{")), "cannot be read"),
         (
-            lambda path: (path.mkdir(), (path / "config.json").write_text('{"script": "baseline"}')),
-            "expected a federated",
+            lambda path: (path.mkdir(), (path / "config.json").write_text('{"script": "x"}')),
+            "not a run's flags",
         ),
     ],
 )
@@ -162,6 +170,103 @@ def test_a_run_extended_by_resume_equals_the_long_run(script, flags, command):
     whole = command(script, f"{flags} --global_epoch 5 --epoch 5")
     assert rest.sha256 == whole.sha256
     assert rest.untimed == whole.untimed
+
+
+def interrupt_in_round(number, monkeypatch):
+    import fl.rounds
+
+    def interrupt(w, t, config):
+        if t == number:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fl.rounds, "check_finite", interrupt)
+
+
+def test_checkpoint_every(command, monkeypatch):
+    saved = []
+    monkeypatch.setattr("fl.checkpoint.write_atomic", lambda path, content: saved.append(path.name))
+    interrupt_in_round(5, monkeypatch)
+    assert command("federated", "--global_epoch 9 --checkpoint_every 3").code == 130
+    assert saved == ["checkpoint.pt"] * 3  # rounds 0 and 3, and round 4 when it was interrupted
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--global_epoch 2", "--global_epoch 2: the run in .* has 3 rounds already"),
+        ("--stop_at_target", "--stop_at_target: needs a --target_accuracy"),
+        ("--epoch 9 --match x", "--match x: the run in .* has None"),
+    ],
+)
+def test_a_resumed_run_checks_its_flags_too(flags, message, command):
+    first = command("federated", folder="a")
+    before = (first.folder / "config.json").read_bytes()
+    done = command("federated", f"--resume {flags}", folder="a")
+    assert done.code == 2
+    assert re.search(message, done.err)
+    assert (first.folder / "config.json").read_bytes() == before
+
+
+def test_an_interrupted_run_is_not_cut_short_at_a_round_without_evaluation(command, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_in_round(5, patch)
+        assert command("federated", "--global_epoch 9 --eval_every 3", folder="a").code == 130
+    done = command("federated", "--resume --global_epoch 4", folder="a")
+    assert done.code == 2
+    assert "ask for one more" in done.err
+    done = command("federated", "--resume --global_epoch 5", folder="a")
+    assert done.code == 0
+    assert done.records[-1]["test_accuracy"] is not None
+
+
+def test_stopped_at_target_and_resumed_says_that_there_is_nothing_to_do(command):
+    first = command("federated", "--global_epoch 9 --init_lr 0.003 --target_accuracy 0.62 --stop_at_target", folder="a")
+    again = command("federated", "--resume --global_epoch 20", folder="a")
+    assert again.code == 0
+    assert "every --target_accuracy is reached: nothing to do" in again.out
+    assert again.sha256 == first.sha256
+    more = command("federated", "--resume --target_accuracy 0.7 --global_epoch 20", folder="a")
+    assert len(more.records) > len(first.records)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("model", "vgg"), ("target_accuracy", None), ("global_epoch", "many"), ("init_lr", -3), ("dataset", "no"),
+     ("resume", 1), ("colour", "red"), ("script", "other"), ("batch_size", [1])],
+)  # fmt: skip
+def test_a_changed_config_is_refused(name, value, command):
+    done = command("federated", folder="a")
+    path = done.folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    for again in (command("federated", "--resume", folder="a"), command("baseline", f"--match {done.folder}")):
+        assert again.code == 4
+        assert "config.json" in again.err
+        assert len(again.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("change", [{"init_lr": 99.0}, None])
+def test_a_checkpoint_continues_no_other_run(change, command, tmp_path):
+    done = command("federated", folder="a")
+    path = done.folder / "config.json"
+    if change:
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        code = command("federated", "--resume --global_epoch 5", folder="a").code
+    else:
+        path.unlink()
+        code = run_federated.run([*SMALL.split(), "--init_lr", "5", "--resume", "--run_dir", str(tmp_path / "a")])
+        path.unlink(missing_ok=True)
+        assert run_baseline.run([*SMALL.split(), "--resume", "--run_dir", str(tmp_path / "a")]) == 4
+    assert code == 4
+    assert load(done.folder / "checkpoint.pt")["round"] == 3
+
+
+def test_a_run_that_fetched_its_data_can_be_resumed(command, monkeypatch):
+    command("federated", folder="a")
+    import tests.tiny
+
+    served = tests.tiny.tiny
+    monkeypatch.setattr(tests.tiny, "tiny", lambda d: dataclasses.replace(served(d), source="files elsewhere"))
+    assert command("federated", "--resume --global_epoch 4", folder="a").code == 0
 
 
 def test_resuming_a_finished_run_changes_nothing(command):
@@ -213,6 +318,11 @@ def test_overwrite_replaces_the_run(command):
 
 def test_a_folder_of_other_things_is_never_touched(command, tmp_path):
     (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.json").write_text('{"architectures": ["BertModel"]}')
+    for flags in ("", "--overwrite"):
+        assert command("federated", flags, folder="b").code == 4
+    assert (tmp_path / "b" / "config.json").read_text() == '{"architectures": ["BertModel"]}'
     (tmp_path / "a" / "thesis.tex").write_text("mine")
     for flags in ("", "--overwrite"):
         done = command("federated", flags, folder="a")
@@ -280,6 +390,31 @@ def test_a_full_disk_is_exit_4(command, monkeypatch):
     assert done.code == 4
     assert "No space left on device" in done.err
     assert len(done.err.splitlines()) == 1
+
+
+LIMITED = "import resource as r, sys, tests, run_federated as s; n = int(sys.argv.pop(1)); " \
+          "r.setrlimit(r.RLIMIT_FSIZE, (n, n)); sys.exit(s.run(sys.argv[1:]))"  # fmt: skip
+
+
+@pytest.mark.parametrize("limit", [3_000, 9_000, 12_000])
+def test_a_disk_that_fills_up_is_exit_4(limit, tmp_path):
+    """The system refuses files above `limit` bytes: records, checkpoints or pictures, whichever is first."""
+    flags = [*SMALL.split(), "--global_epoch", "60", "--quiet", "--run_dir", str(tmp_path / "a")]
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(limit), *flags], cwd=ROOT, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 4
+    assert "File too large" in done.stderr
+
+
+def test_an_output_that_is_full_is_one_line(tmp_path):
+    code = "import sys, tests, run_federated as s; sys.exit(s.run(sys.argv[1:]))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *SMALL.split(), "--run_dir", str(tmp_path / "a")],
+            cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    assert done.returncode == 4
+    assert done.stderr.splitlines() == ["run_federated.py: output: No space left on device"]
 
 
 def test_a_run_in_progress_is_locked(command):

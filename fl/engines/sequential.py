@@ -39,8 +39,8 @@ class Sequential:
         c = self.config
         indices = self.partition[k].to(self.device)
         first = (t - 1) * c.local_epoch
-        passes = [(k, first + e) for e in range(c.local_epoch)]
-        orders = shuffles(c.seed, passes, len(indices), self.device)  # (E, n_k)
+        epochs = range(first, first + c.local_epoch)
+        orders = (shuffles(c.seed, [(k, e)], len(indices), self.device)[0] for e in epochs)  # E of (n_k,)
         batches = minibatches(indices, orders, c.batch_size)
 
         load_state(self.model, w)
