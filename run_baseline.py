@@ -27,7 +27,7 @@ def train(config: Config) -> None:
 
     bar = Bar(config.quiet)
     facts = {"data_sha256": task.data.sha256()}
-    with RunFolder(config, "baseline", task, facts, len(ends)) as folder:
+    with RunFolder(config, "baseline", task, facts, {}, len(ends)) as folder:
         if not config.quiet:
             print(describe(task, f"centralised: {n:,} examples in one place"))
         rounds = centralised(task, config, ends, folder.start, tick=bar)

@@ -8,7 +8,7 @@ flags of the same names.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +49,12 @@ class Partition:
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[k] for k in range(len(self)))
+
+    def sizes_of(self, clients: Sequence[int]) -> list[int]:
+        """n_k of each client, without a look at the others."""
+        picked = torch.tensor(clients, dtype=torch.int64)
+        n_k: list[int] = (self.offsets[picked + 1] - self.offsets[picked]).tolist()
+        return n_k
 
     @property
     def sizes(self) -> Tensor:

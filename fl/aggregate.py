@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fl.client import State
+from fl.workers import Group
 
 CHUNK = 1 << 16  # values at once: the passes of a float64 sum over so many stay in a core's cache
 COARSE = 1.5 * 2.0**32  # adding and subtracting this rounds a float64 below 2^31 to a multiple of 2^-20
@@ -56,10 +57,25 @@ class WeightedMean:
                 sums[0] += coarse.sum(0) if len(n_k) > 1 else coarse[0]
                 sums[1] += remainder.sum(0) if len(n_k) > 1 else remainder[0]
             start += stack.shape[1]
-        for name in w.keys() - set(self.floating):
+        for name in self.like.keys() - set(self.floating):
             stacked = w[name].amax(0)
             self.maxima[name] = torch.maximum(self.maxima.get(name, stacked), stacked)
         self.n += sum(n_k)
+
+    def combine(self, group: Group, reports: Tensor) -> Tensor:
+        """Add up the sums of all ranks, and their reports (m, columns) float64 with zeros for the others' clients.
+
+        One reduction for both. Returns the summed reports; n is their second column's sum.
+        """
+        if group.size == 1:
+            return reports
+        together = group.sum(torch.cat([self.sums.flatten(), reports.flatten()]))
+        self.sums, reports = together[: self.sums.numel()].view(2, -1), together[self.sums.numel() :].view_as(reports)
+        self.n = int(reports[:, 1].sum())
+        for name in self.like.keys() - set(self.floating):
+            lowest = torch.full_like(self.like[name], torch.iinfo(self.like[name].dtype).min)
+            self.maxima[name] = group.max(self.maxima.get(name, lowest))
+        return reports
 
     def result(self) -> State:
         """The mean, in the dtypes and on the device of `like`. At least one update must have been added."""

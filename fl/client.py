@@ -22,7 +22,7 @@ class Report:
 
     client: int
     n_k: int
-    loss: Tensor  # (), on the device
+    loss: Tensor  # ()
     examples: int
     steps: int
 

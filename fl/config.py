@@ -100,6 +100,12 @@ class Config:
     local_epoch: int = flag(5, "Federation", integer(1), "E, passes over a client's data in a round")
     keep_optimizer_state: bool = flag(False, "Federation", SWITCH, "keep each client's optimizer state between its rounds (default: fresh every round)")
 
+    engine: str = flag("auto", "Execution", choice(["auto", "sequential", "stacked", "distributed"]), "how a round's clients are executed")
+    stack_size: int = flag(0, "Execution", integer(0), "most clients at once of --engine stacked; 0 is as many as are fast and fit")
+    workers: int = flag(0, "Execution", integer(0), "processes of --engine distributed; 0 is one a core, or one a GPU")
+    timeout: float = flag(1800.0, "Execution", number(0, 1e6, "(0, 1e+06]"), "seconds after which a worker that does not answer ends the run")
+    precision: str = flag("fp32", "Execution", choice(["fp32", "bf16", "tf32"]), "arithmetic: strict fp32, bf16 autocast, or tf32 on CUDA")
+
     batch_size: int = flag(100, "Training", integer(0, " (0: the client's whole data set)"), "B, examples in a minibatch; 0 is the client's whole data set")
     init_lr: float = flag(5e-5, "Training", number(0, math.inf, "(0, inf)"), "eta, learning rate of the first round")
     lr_decay: float = flag(1.0, "Training", number(0, 1, "(0, 1]"), "factor on the learning rate after every round")
@@ -142,12 +148,12 @@ FLAGS = {field.name: field for field in dataclasses.fields(Config)}
 # A resumed run may change these: none of them changes a round that is already done.
 RESUMABLE = {
     "global_epoch", "epoch", "target_accuracy", "stop_at_target", "device", "data_dir",
-    "run_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",
+    "workers", "timeout", "run_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",
 }  # fmt: skip
 # A baseline that matches a federated run takes these from it.
 MATCHED = (
     "batch_size", "init_lr", "lr_decay", "optimizer", "momentum", "weight_decay",
-    "model", "dataset", "data_dir", "eval_every", "target_accuracy", "seed",
+    "precision", "model", "dataset", "data_dir", "eval_every", "target_accuracy", "seed",
 )  # fmt: skip
 
 
@@ -338,6 +344,9 @@ def check(config: Config, given: dict[str, Any]) -> None:
         ("momentum", "--optimizer sgd", config.optimizer == "sgd" or config.momentum == 0),
         ("alpha", "--partition dirichlet or quantity", config.partition in ("dirichlet", "quantity")),
         ("shards_per_client", "--partition shards", config.partition == "shards"),
+        ("stack_size", "--engine stacked, distributed or auto", config.engine != "sequential"),
+        ("workers", "--engine distributed or auto", config.engine in ("distributed", "auto")),
+        ("keep_optimizer_state", "--engine sequential or auto", config.engine in ("sequential", "auto")),
         ("stop_at_target", "a --target_accuracy", bool(config.target_accuracy)),
         ("overwrite", "--run_dir", config.run_dir is not None),
         ("epoch", "no --match, which already says how long to train", config.match is None),

@@ -24,15 +24,24 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def make_deterministic() -> None:
-    """Strict fp32 and algorithms that repeat to the bit. Must run before the first CUDA call."""
+def make_deterministic(precision: str, device: torch.device) -> None:
+    """Algorithms that repeat to the bit, in the arithmetic of --precision. Must run before the first CUDA call.
+
+    Raises FlagError for tf32 where there is none.
+    """
+    if precision == "tf32" and device.type != "cuda":
+        raise FlagError(f"--precision tf32: exists on CUDA only, and the device is {device}; expected fp32 or bf16")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     # A debugging aid that costs a pass over memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    # Autocast for the whole run; its cache of cast weights would outlive the steps that change them.
+    torch.set_autocast_cache_enabled(False)
+    torch.set_autocast_dtype(device.type, torch.bfloat16)
+    torch.set_autocast_enabled(device.type, precision == "bf16")
 
 
 def accumulator_dtype(device: torch.device) -> torch.dtype:

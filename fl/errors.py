@@ -31,4 +31,10 @@ class DivergedError(RunnerError):
     exit_code = 5
 
 
+class WorkerError(RunnerError):
+    """A worker died or stopped answering."""
+
+    exit_code = 6
+
+
 INTERRUPTED = 130

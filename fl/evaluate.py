@@ -8,24 +8,28 @@ from torch import nn
 
 from data.dataset import Dataset
 from fl.device import accumulator_dtype
+from fl.workers import Group
 
 CHUNK = {"cpu": 500, "cuda": 10_000}  # examples at once; bounds the memory, does not touch the result's meaning
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, data: Dataset) -> tuple[float, float]:
-    """Accuracy in [0, 1] and cross-entropy in nats of the model, means over test examples (not over batches)."""
+def evaluate(model: nn.Module, data: Dataset, group: Group) -> tuple[float, float]:
+    """Accuracy in [0, 1] and cross-entropy in nats of the model, means over test examples (not over batches).
+
+    The chunks are shared out over the group and summed in their own order: the bits do not depend on its size.
+    """
     was_training = model.training
     model.eval()
     device = data.test.labels.device
-    wide = accumulator_dtype(device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    loss = torch.zeros((), dtype=wide, device=device)
     chunk = CHUNK.get(device.type, 1000)
-    for start in range(0, len(data.test), chunk):
-        x, y = data.batch(data.test, slice(start, start + chunk))
+    starts = range(0, len(data.test), chunk)
+    sums = torch.zeros(len(starts), 2, dtype=accumulator_dtype(device), device=device)  # correct, loss of a chunk
+    for i in range(group.rank, len(starts), group.size):
+        x, y = data.batch(data.test, slice(starts[i], starts[i] + chunk))
         logits = model(x)  # (chunk, classes)
-        correct += (logits.argmax(1) == y).sum()
-        loss += F.cross_entropy(logits, y, reduction="none").to(wide).sum()
+        sums[i, 0] = (logits.argmax(1) == y).sum()
+        sums[i, 1] = F.cross_entropy(logits, y, reduction="none").to(sums.dtype).sum()
     model.train(was_training)
-    return correct.item() / len(data.test), loss.item() / len(data.test)
+    correct, loss = group.sum(sums).sum(0).tolist()
+    return correct / len(data.test), loss / len(data.test)

@@ -44,13 +44,16 @@ class RunFolder:
     """One run's folder, locked while it is open.
 
     facts: hashes of what the run trains on, kept in environment.json and compared on resume.
-    rounds: how many the run is to have.
+    notes: what else environment.json tells, such as the engine. rounds: how many the run is to have.
     After entering, `start` is the Round to go on from (None: from the beginning) and `records` are those
     already there.
     """
 
-    def __init__(self, config: Config, script: str, task: Task, facts: dict[str, str], rounds: int):
-        self.config, self.script, self.task, self.facts, self.rounds = config, script, task, facts, rounds
+    def __init__(
+        self, config: Config, script: str, task: Task, facts: dict[str, str], notes: dict[str, Any], rounds: int
+    ):
+        self.config, self.script, self.task, self.rounds = config, script, task, rounds
+        self.facts, self.notes = facts, notes
         self.start: Round | None = None
         self.last: Round | None = None
         self.records: list[dict[str, Any]] = []
@@ -245,6 +248,8 @@ class RunFolder:
             "threads": torch.get_num_threads(),
             "git_commit": git_commit(),
             "data_source": self.task.data.source,
+            "precision": self.config.precision,
+            **self.notes,
             **self.facts,
         }
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from data.partition import Partition
 from fl.aggregate import WeightedMean
 from fl.client import Report, State, Update, load_state, make_optimizer, offload, train
 from fl.config import Config
@@ -17,6 +18,9 @@ from fl.errors import DivergedError
 from fl.evaluate import evaluate
 from fl.rng import derive, select_clients, shuffles
 from fl.task import Task
+from fl.workers import Group
+
+ALONE = Group()
 
 
 class Engine(Protocol):
@@ -38,33 +42,74 @@ class Round:
 
 
 def federated_averaging(
-    task: Task, num_clients: int, engine: Engine, config: Config, start: Round | None = None
-) -> Iterator[Round]:
+    task: Task,
+    partition: Partition,
+    engine: Engine,
+    config: Config,
+    group: Group = ALONE,
+    start: Round | None = None,
+) -> Generator[Round]:
     """FederatedAveraging, Algorithm 1 of McMahan et al. 2017 (arXiv 1602.05629).
 
-    Yields the initial model as round 0, then a Round after each round; with `start`, those after it.
-    Raises DivergedError when the averaged model is not finite.
+    Yields the initial model as round 0, then a Round after each round; with `start`, those after it. Every rank
+    of the group goes through the same rounds with the same model, each on its share of the clients; `start` and
+    the decision to go on are rank 0's. Raises DivergedError when the averaged model is not finite.
     """
     if start:
-        w, done = start.w, start.t
         engine.load_state(start.carry)
-    else:
-        w, done = task.w, 0
-        yield close_round(task, config, 0, w, [], 0.0, engine.state(), last=False)
+    w, done = first_model(group, task.w, start)
+    if done < 0:
+        yield close_round(task, config, group, 0, w, [], 0.0, engine.state(), last=False)
 
-    for t in range(done + 1, config.global_epoch + 1):
+    for t in range(max(done, 0) + 1, config.global_epoch + 1):
+        if not goes_on(group):
+            return
         began = time.perf_counter()
-        S_t = select_clients(config.seed, t, num_clients, config.num_select_clients)
+        S_t = select_clients(config.seed, t, len(partition), config.num_select_clients)
         mean, reports = WeightedMean(w, len(S_t)), []
-        for some, w_k in engine.train(S_t, t, w):
+        for some, w_k in engine.train(group.share(S_t, partition.sizes_of(S_t)), t, w):
             mean.add(w_k, [report.n_k for report in some])
             reports += some
+        reports = gather(group, mean, reports, S_t)
         w = mean.result()
         check_finite(w, t, config)
-        yield close_round(
-            task, config, t, w, reports, time.perf_counter() - began, engine.state(),
+        done_round = close_round(
+            task, config, group, t, w, reports, time.perf_counter() - began, engine.state(),
             last=t == config.global_epoch, downlink=len(S_t) * task.model_bytes, uplink=len(reports) * task.model_bytes,
         )  # fmt: skip
+        try:
+            yield done_round
+        except GeneratorExit:  # rank 0 has seen enough
+            if t < config.global_epoch:
+                goes_on(group, False)
+            raise
+
+
+def first_model(group: Group, w: State, start: Round | None) -> tuple[State, int]:
+    """The model to begin with and the round it is of, -1 if none was recorded yet: rank 0's, at every rank."""
+    w, done = (start.w, start.t) if start else (w, -1)
+    done = int(group.from_first(torch.tensor(done, device=next(iter(w.values())).device)))
+    return {name: group.from_first(tensor.contiguous()) for name, tensor in w.items()}, done
+
+
+def goes_on(group: Group, yes: bool = True) -> bool:
+    """Whether rank 0 begins another round."""
+    return group.size == 1 or bool(group.from_first(torch.tensor(int(yes), device=group.device)))
+
+
+def gather(group: Group, mean: WeightedMean, reports: Sequence[Report], S_t: Sequence[int]) -> list[Report]:
+    """The reports of all ranks, ascending, their losses read from the device; `mean` becomes that of all ranks."""
+    table = torch.zeros(len(S_t), 4, dtype=mean.sums.dtype)  # loss, n_k, examples, steps
+    if reports:
+        losses = torch.stack([report.loss for report in reports]).tolist()
+        rows = [[loss, r.n_k, r.examples, r.steps] for loss, r in zip(losses, reports, strict=True)]
+        positions = {k: i for i, k in enumerate(S_t)}
+        table[[positions[report.client] for report in reports]] = torch.tensor(rows, dtype=table.dtype)
+    rows = mean.combine(group, table.to(mean.sums.device)).tolist()
+    return [
+        Report(k, int(n_k), torch.tensor(loss, dtype=table.dtype), int(examples), int(steps))
+        for k, (loss, n_k, examples, steps) in zip(S_t, rows, strict=True)
+    ]
 
 
 def centralised(
@@ -73,7 +118,7 @@ def centralised(
     boundaries: Sequence[int],
     start: Round | None = None,
     tick: Callable[[], None] = lambda: None,
-) -> Iterator[Round]:
+) -> Generator[Round]:
     """The same model trained on all the data by one optimizer.
 
     boundaries: examples processed by the end of each record; n, 2n, ... are epochs. With one client, E = 1
@@ -89,12 +134,12 @@ def centralised(
         done = start.t
     else:
         done = 0
-        yield close_round(task, config, 0, task.w, [], 0.0, {"optimizer": optimizer.state_dict()}, last=False)
+        yield close_round(task, config, ALONE, 0, task.w, [], 0.0, {"optimizer": optimizer.state_dict()}, last=False)
 
     for t in range(done + 1, len(boundaries) + 1):
         began = time.perf_counter()
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr(t)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = config.lr(t)
         first = boundaries[t - 2] if t > 1 else 0
         torch.manual_seed(derive(config.seed, "training", t, 0))  # for dropout, as in the sequential engine
         batches = stream(config.seed, n, config.batch_size or n, first, boundaries[t - 1], task.device)
@@ -102,8 +147,8 @@ def centralised(
         w = task.w
         check_finite(w, t, config)
         yield close_round(
-            task, config, t, w, [report], time.perf_counter() - began, {"optimizer": offload(optimizer.state_dict())},
-            last=t == len(boundaries), clients=[],
+            task, config, ALONE, t, w, [report], time.perf_counter() - began,
+            {"optimizer": offload(optimizer.state_dict())}, last=t == len(boundaries), clients=[],
         )  # fmt: skip
 
 
@@ -126,6 +171,7 @@ def stream(seed: int, n: int, B: int, first: int, last: int, device: torch.devic
 def close_round(
     task: Task,
     config: Config,
+    group: Group,
     t: int,
     w: State,
     reports: Sequence[Report],
@@ -142,13 +188,13 @@ def close_round(
     accuracy = loss = None
     if t % config.eval_every == 0 or last:
         load_state(task.model, w)
-        accuracy, loss = evaluate(task.model, task.data)
+        accuracy, loss = evaluate(task.model, task.data, group)
     examples = sum(report.examples for report in reports)
     record = {
         "round": t,
         "test_accuracy": accuracy,
         "test_loss": loss,
-        "train_loss": sum(report.loss.item() for report in reports) / examples if examples else None,
+        "train_loss": sum(float(report.loss) for report in reports) / examples if examples else None,
         "clients": [report.client for report in reports] if clients is None else clients,
         "examples": examples,
         "local_steps": sum(report.steps for report in reports),

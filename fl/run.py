@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,7 @@ def uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def follow(config: Config, folder: RunFolder, rounds: Iterator[Round], title: str) -> None:
+def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: str) -> None:
     """Record and show every round, then sum the run up on disk and on the screen."""
     from fl.plot import save_curves
     from fl.record import summarise
@@ -124,12 +124,13 @@ def follow(config: Config, folder: RunFolder, rounds: Iterator[Round], title: st
         say(f"resumed after round {folder.start.t}{done_already}")
     try:
         if not reached():
-            for done in rounds:
-                with uninterrupted():
-                    folder.append(done)
-                say(round_line(done.record))
-                if reached():
-                    break
+            with closing(rounds):  # at once, not when it is collected: workers wait for the word
+                for done in rounds:
+                    with uninterrupted():
+                        folder.append(done)
+                    say(round_line(done.record))
+                    if reached():
+                        break
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"; continue with --resume --run_dir {folder.path}") from None
     except DivergedError as error:
@@ -173,16 +174,13 @@ class Bar:
     def __call__(self) -> None:
         self.bar.update()
 
-    def over(self, rounds: Iterator[Round], steps: Callable[[int], int]) -> Iterator[Round]:
+    def over(self, rounds: Generator[Round], steps: Callable[[int], int]) -> Generator[Round]:
         """The same rounds, the bar reset before each; steps(t) is the number of steps of round t."""
-        done = None
-        while True:
-            done = next(rounds, None)
-            if done is None:
-                break
-            self.bar.clear()
-            yield done
-            self.bar.reset(steps(done.t + 1))
+        with closing(rounds):
+            for done in rounds:
+                self.bar.clear()
+                yield done
+                self.bar.reset(steps(done.t + 1))
         self.bar.close()
 
 

@@ -43,10 +43,13 @@ class Task:
         return sum(tensor.nbytes for tensor in self.model.state_dict().values())
 
 
-def prepare(config: Config) -> Task:
-    """Load the data and build the model. Raises FlagError (exit 2) and DataError (exit 3)."""
-    make_deterministic()
-    device = choose_device(config.device)
+def prepare(config: Config, device: torch.device | None = None) -> Task:
+    """Load the data and build the model, on `device` or that of --device.
+
+    Raises FlagError (exit 2) and DataError (exit 3).
+    """
+    device = device or choose_device(config.device)
+    make_deterministic(config.precision, device)
     data = pkgutil.resolve_name(DATASETS[config.dataset])(Path(config.data_dir))
     # Built on the CPU from its own stream: the same first weights on every device and for every partition.
     with seeded(config.seed, "model"):

@@ -37,6 +37,11 @@ ODD = [
 small = st.integers(-1, 6).map(str)
 rate = st.sampled_from(["1e-4", "0.01", "0.1", "1", "0", "0.5"])
 VALUES = {
+    "engine": st.sampled_from(["auto", "sequential", "stacked", "none"]),
+    "stack_size": small,
+    "workers": st.sampled_from(["-1", "0"]),
+    "timeout": rate,
+    "precision": st.sampled_from(["fp32", "bf16", "tf32"]),
     "num_clients": st.integers(-1, 70).map(str), "num_select_clients": small, "client_fraction": rate,
     "global_epoch": st.integers(0, 2).map(str), "local_epoch": st.integers(0, 2).map(str),
     "batch_size": st.integers(-1, 100).map(str), "init_lr": rate, "lr_decay": rate,

@@ -162,6 +162,7 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
     flags = "--dataset tiny --model logistic --num_clients 4 --global_epoch 1 --client_fraction 0.5 --name x"
     assert run_federated.run([*flags.split(), "--out_dir", str(tmp_path / "out")]) == 0
     assert command("baseline", "").code == 0
+    assert command("federated", "--engine distributed --workers 1 --timeout 60").code == 0
     argv = ["--match", str(tmp_path / "a"), "--run_dir", str(tmp_path / "b")]
     import run_baseline
 
@@ -205,4 +206,4 @@ def test_keep_optimizer_state_changes_the_model(command):
 
 def test_every_error_class_has_an_exit_code_of_its_own():
     codes = [kind.exit_code for kind in RunnerError.__subclasses__()]
-    assert sorted(codes) == [2, 3, 4, 5]
+    assert sorted(codes) == [2, 3, 4, 5, 6]

@@ -32,7 +32,7 @@ def both(c, stack_size=0, partition=None):
         Stacked(task.model, task.data, partition, c, stack_size=stack_size),
     ):
         load_state(task.model, w0)
-        results.append(list(federated_averaging(task, len(partition), engine, c)))
+        results.append(list(federated_averaging(task, partition, engine, c)))
     for one, other in zip(*results, strict=True):
         close(one.w, other.w, 1e-9)
         for key in ("train_loss", "test_loss"):

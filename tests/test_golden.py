@@ -44,7 +44,7 @@ def ragged(sizes=SIZES) -> Partition:
 
 def run(c: Config, task: Task, partition: Partition):
     engine = Sequential(task.model, task.data, partition, c)
-    return list(federated_averaging(task, len(partition), engine, c))
+    return list(federated_averaging(task, partition, engine, c))
 
 
 def close(a, b, tolerance=1e-12):
@@ -164,7 +164,7 @@ def test_batchnorm_buffers(monkeypatch):
     updates = list(engine.train([0, 1, 2], 1, w0))
     assert [u.w["1.num_batches_tracked"][0].item() for u in updates] == [4, 2, 1]
     load_state(task.model, w0)
-    w = list(federated_averaging(task, 3, Sequential(task.model, task.data, partition, c), c))[-1].w
+    w = list(federated_averaging(task, partition, Sequential(task.model, task.data, partition, c), c))[-1].w
     assert w["1.num_batches_tracked"].item() == 4
     expected = sum(u.reports[0].n_k * u.w["1.running_mean"][0] for u in updates) / 13
     torch.testing.assert_close(w["1.running_mean"], expected)
@@ -223,7 +223,7 @@ def test_dropout_draws_follow_from_seed_round_and_client(monkeypatch):
     whole = run(c, task, ragged())
     load_state(task.model, w0)
     torch.manual_seed(99)
-    rest = list(federated_averaging(task, 3, Sequential(task.model, task.data, ragged(), c), c, whole[1]))
+    rest = list(federated_averaging(task, ragged(), Sequential(task.model, task.data, ragged(), c), c, start=whole[1]))
     assert all(torch.equal(whole[-1].w[name], rest[-1].w[name]) for name in w0)
 
 
