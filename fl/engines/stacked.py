@@ -61,7 +61,10 @@ class Stacked:
     @torch.no_grad()
     def train_stack(self, clients: Sequence[int], t: int, w: State) -> Update:
         c = self.config
-        rows, weights, steps = self.schedule(clients, t)  # (steps, S, B) each, clients with most steps first
+        sizes = self.partition.sizes_of(clients)
+        order = sorted(range(len(clients)), key=lambda i: -self.steps(sizes[i]))  # those with most steps first
+        steps = [self.steps(sizes[i]) for i in order]
+        rows, weights = self.schedule([clients[i] for i in order], t)  # (steps, S, B) each
         labels = self.data.train.labels[rows]
         S, B = rows.shape[1:]
 
@@ -91,36 +94,36 @@ class Stacked:
                 optimizer.step()
             self.tick()
 
-        wide = accumulator_dtype(self.device)
-        loss = torch.where(weights > 0, losses, 0).sum((0, 2), dtype=wide)  # (S,)
-        return self.in_order(clients, self.descending(clients), stack, loss)
-
-    def descending(self, clients: Sequence[int]) -> list[int]:
-        """Positions in `clients`, those with most steps first."""
-        sizes = [len(self.partition[k]) for k in clients]
-        return sorted(range(len(clients)), key=lambda i: -self.steps(sizes[i]))
+        loss = torch.where(weights > 0, losses, 0).sum((0, 2), dtype=accumulator_dtype(self.device))  # (S,)
+        if order != sorted(order):
+            back = torch.tensor(order, device=self.device).argsort()
+            stack = {name: tensor[back] for name, tensor in stack.items()}
+            loss = loss[back]
+        reports = [
+            Report(k, n_k, k_loss, c.local_epoch * n_k, self.steps(n_k))
+            for k, n_k, k_loss in zip(clients, sizes, loss.unbind(), strict=True)
+        ]
+        return Update(reports, stack)
 
     def steps(self, n_k: int) -> int:
         return self.config.local_epoch * -(-n_k // (self.config.batch_size or n_k))
 
-    def schedule(self, clients: Sequence[int], t: int) -> tuple[Tensor, Tensor, list[int]]:
+    def schedule(self, clients: Sequence[int], t: int) -> tuple[Tensor, Tensor]:
         """Which examples each client sees at each step, and with what weight in its loss.
 
-        rows (steps, S, B) int64, weights (steps, S, B) with 1 / b_k for an example and 0 for padding, and the
-        number of steps of each client, descending.
+        rows (steps, S, B) int64; weights (steps, S, B), 1 / b_k for an example and 0 for padding.
         """
         E = self.config.local_epoch
-        members = [self.partition[clients[i]] for i in self.descending(clients)]
-        keys = [clients[i] for i in self.descending(clients)]
-        B = self.config.batch_size or max(map(len, members))
-        B = min(B, max(map(len, members)))
+        members = [self.partition[k] for k in clients]
+        largest = max(map(len, members))
+        B = min(self.config.batch_size or largest, largest)
         steps = [self.steps(len(mine)) for mine in members]
         rows = torch.zeros(len(members), max(steps), B, dtype=torch.int64, device=self.device)
         weights = torch.zeros(rows.shape, dtype=self.data.dtype, device=self.device)
         passes = range((t - 1) * E, t * E)
         for n in dict.fromkeys(map(len, members)):  # clients of one size are shuffled together
             same = [i for i, mine in enumerate(members) if len(mine) == n]
-            orders = shuffles(self.config.seed, [(keys[i], p) for i in same for p in passes], n, self.device)
+            orders = shuffles(self.config.seed, [(clients[i], p) for i in same for p in passes], n, self.device)
             own = torch.stack([members[i] for i in same]).to(self.device)  # (same, n)
             shuffled = own.gather(1, orders.view(len(same), E * n)).view(len(same), E, n)
             per_epoch = -(-n // B)
@@ -131,20 +134,7 @@ class Stacked:
             place = slice(first, first + count) if same[-1] == first + count - 1 else same
             rows[place, : E * per_epoch] = padded
             weights[place, : E * per_epoch] = each
-        return rows.transpose(0, 1).contiguous(), weights.transpose(0, 1).contiguous(), steps
-
-    def in_order(self, clients: Sequence[int], order: list[int], stack: State, loss: Tensor) -> Update:
-        """The update of the stack, back in ascending client order."""
-        if order != sorted(order):
-            back = torch.tensor(order, device=self.device).argsort()
-            stack = {name: tensor[back] for name, tensor in stack.items()}
-            loss = loss[back]
-        sizes = [len(self.partition[k]) for k in clients]
-        reports = [
-            Report(k, n_k, loss[i], self.config.local_epoch * n_k, self.steps(n_k))
-            for i, (k, n_k) in enumerate(zip(clients, sizes, strict=True))
-        ]
-        return Update(reports, stack)
+        return rows.transpose(0, 1).contiguous(), weights.transpose(0, 1).contiguous()
 
     def state(self) -> dict[str, Any]:
         return {"optimizers": {}}

@@ -1,0 +1,152 @@
+"""Seconds a round: our engines, the bare loop, centralised training and, where installed, pfl and Flower.
+
+    python3 -m benchmarks.rounds --workload cnn --workload 2nn --out benchmarks/results
+
+All contenders of a workload live at once, each in its own process, and take turns: round 1 of each, round 2 of
+each, and so on, so that a change of the machine's speed meets all of them. Medians after warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.contenders import CONTENDERS, WORKLOADS
+
+ROUNDS = {"cnn": 7, "2nn": 31, "logistic": 61, "default": 2}
+WARM_UP = 1
+OURS = ("sequential", "stacked", "distributed")
+CNN_FLOP = 56.1e6  # of the paper's CNN, an example, forward and backward
+
+
+class Contender:
+    def __init__(self, name: str, workload: str):
+        self.name = name
+        self.seconds: list[float] = []
+        self.trouble: str | None = None
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.contenders", name, workload],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def round(self) -> None:
+        """One round; a contender that fails is left out from then on, with its reason."""
+        if self.trouble:
+            return
+        assert self.process.stdin
+        assert self.process.stdout
+        try:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+            answer = json.loads(self.process.stdout.readline() or "null")
+        except BrokenPipeError:
+            answer = None
+        if isinstance(answer, float):
+            self.seconds.append(answer)
+            return
+        assert self.process.stderr
+        self.process.kill()
+        last = (self.process.stderr.read().strip().splitlines() or ["no answer"])[-1]
+        self.trouble = answer or last
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def best_convolution_rate() -> float:
+    """FLOP/s of the fastest of the CNN's convolutions, forward or backward, over batch sizes and thread counts."""
+    import torch
+
+    best = 0.0
+    threads_before = torch.get_num_threads()
+    for threads in {1, threads_before}:
+        torch.set_num_threads(threads)
+        for B in (10, 50, 100, 200):
+            x = torch.randn(B, 32, 14, 14).to(memory_format=torch.channels_last).requires_grad_()
+            conv = torch.nn.Conv2d(32, 64, 5, padding=1).to(memory_format=torch.channels_last)
+            flop = 2 * B * 64 * 12 * 12 * 32 * 25
+            g = torch.randn(B, 64, 12, 12).to(memory_format=torch.channels_last)
+            forward, backward = [], []
+            for _ in range(20):
+                began = time.perf_counter()
+                y = conv(x)
+                middle = time.perf_counter()
+                y.backward(g)
+                backward.append(time.perf_counter() - middle)
+                forward.append(middle - began)
+            best = max(best, flop / median(forward), 2 * flop / median(backward))
+    torch.set_num_threads(threads_before)
+    return best
+
+
+def measure(workload: str, rounds: int) -> dict[str, Any]:
+    contenders = [Contender(name, workload) for name in CONTENDERS]
+    for turn in range(WARM_UP + rounds):
+        for i in range(len(contenders)):
+            contenders[(turn + i) % len(contenders)].round()
+        print(f"{workload}: turn {turn + 1} of {WARM_UP + rounds}", file=sys.stderr)
+    for contender in contenders:
+        contender.close()
+    result: dict[str, Any] = {
+        "workload": workload,
+        "rounds": rounds,
+        "seconds": {c.name: c.seconds[WARM_UP:] for c in contenders if not c.trouble},
+        "left_out": {c.name: c.trouble for c in contenders if c.trouble},
+    }
+    if workload == "cnn":
+        result["best_convolution_flops"] = best_convolution_rate()
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    medians = {name: median(values) for name, values in result["seconds"].items()}
+    peers = {name: value for name, value in medians.items() if name not in OURS and not name.startswith("central")}
+    fastest = min(peers, key=peers.__getitem__)
+    lines = [f"{result['workload']}: seconds a round, median of {result['rounds']}; the fastest peer is {fastest}"]
+    for name, value in sorted(medians.items(), key=lambda pair: pair[1]):
+        values = result["seconds"][name]
+        lines.append(
+            f"  {name:20s} {value:9.4f}  ({min(values):.4f} to {max(values):.4f})"
+            f"  {peers[fastest] / value:6.2f} times as fast as the fastest peer"
+        )
+    lines += [f"  {name:20s} left out: {reason}" for name, reason in result["left_out"].items()]
+    if "best_convolution_flops" in result:
+        fastest_ours = min(medians[name] for name in OURS if name in medians)
+        achieved, best = 6000 * CNN_FLOP / fastest_ours, result["best_convolution_flops"]
+        lines.append(
+            f"  our fastest: {achieved / 1e9:.0f} GFLOP/s, {achieved / best:.0%} of the best convolution rate measured "
+            f"in this run, {best / 1e9:.0f} GFLOP/s"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", action="append", choices=list(WORKLOADS), help="default: all but `default`")
+    parser.add_argument("--rounds", type=int, default=0, help="rounds after warm-up (default: by workload)")
+    parser.add_argument("--out", default="benchmarks/results", help="folder of the JSON (default: %(default)s)")
+    words = parser.parse_args()
+    import torch
+
+    from fl.device import device_name
+
+    device = torch.device(os.environ.get("BENCHMARK_DEVICE", "cpu"))
+    for workload in words.workload or ["logistic", "2nn", "cnn"]:
+        result = measure(workload, words.rounds or ROUNDS[workload])
+        result |= {"torch": torch.__version__, "device": device_name(device), "threads": torch.get_num_threads()}
+        print(table(result), flush=True)
+        folder = Path(words.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"rounds-{workload}-{device.type}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
