@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+from contextlib import suppress
 
 import torch
 
@@ -22,6 +24,19 @@ def choose_device(name: str) -> torch.device:
     if name not in here:
         raise FlagError(f"--device {name}: not on this machine; expected one of auto, {', '.join(here)}")
     return torch.device(name)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc reuse large blocks instead of giving them back to the system and faulting them in again.
+
+    A training step frees and allocates its activations; a third of a convolutional step's time on a CPU was spent
+    on page faults. Elsewhere than on glibc this does nothing.
+    """
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def make_deterministic(precision: str, device: torch.device) -> None:

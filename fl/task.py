@@ -15,7 +15,7 @@ from data.dataset import Dataset
 from data.partition import Partition
 from fl.client import State, state_of
 from fl.config import Config
-from fl.device import choose_device, make_deterministic
+from fl.device import choose_device, keep_freed_memory, make_deterministic
 from fl.models import MODELS
 from fl.rng import seeded
 
@@ -50,6 +50,7 @@ def prepare(config: Config, device: torch.device | None = None) -> Task:
     """
     device = device or choose_device(config.device)
     make_deterministic(config.precision, device)
+    keep_freed_memory()
     data = pkgutil.resolve_name(DATASETS[config.dataset])(Path(config.data_dir))
     # Built on the CPU from its own stream: the same first weights on every device and for every partition.
     with seeded(config.seed, "model"):

@@ -89,14 +89,14 @@ class Conv2d:
 
     def forward(self, x: Tensor) -> Tensor:
         self.x = x
-        W = self.weights.now["weight"].flatten(0, 1)  # (S O, C / groups, h, w)
+        W = merged(self.weights.now["weight"])  # (S O, C / groups, h, w)
         bias = self.weights.now["bias"].flatten() if "bias" in self.weights.now else None
         self.bias_sizes = None if bias is None else [bias.numel()]
         return torch.conv2d(x, W, bias, *self.geometry, groups=self.groups * len(self.weights.now["weight"]))
 
     def backward(self, g: Tensor, wanted: bool) -> Tensor | None:
         S = len(self.weights.now["weight"])
-        W = self.weights.now["weight"].flatten(0, 1)
+        W = merged(self.weights.now["weight"])
         wants = [wanted, True, self.bias_sizes is not None]
         g_x, g_W, g_b = aten.convolution_backward(
             g, self.x, W, self.bias_sizes, *self.geometry, False, [0, 0], self.groups * S, wants
@@ -105,6 +105,11 @@ class Conv2d:
         if self.bias_sizes is not None:
             self.weights.update("bias", g_b)
         return g_x
+
+
+def merged(weight: Tensor) -> Tensor:
+    """(S, O, ...) to (S O, ...). For one client by indexing, which keeps the strides that say channels innermost."""
+    return weight[0] if len(weight) == 1 else weight.flatten(0, 1)
 
 
 class GroupNorm:
