@@ -1,9 +1,11 @@
-"""One contender of benchmarks/rounds.py in a process of its own: trains a round for each line it reads.
+"""One contender of benchmarks/rounds.py in a process of its own: trains as many rounds as each line it reads says.
 
     python3 -m benchmarks.contenders NAME WORKLOAD
 
-Every contender trains the same model on the same shards with the same flags; each answers with the seconds its
-round took, evaluation excluded. Peers are given their data as normalised float tensors in memory.
+NAME is one of CONTENDERS, or "workers N" for our distributed engine with so many.
+
+Every contender trains the same model on the same shards with the same flags; each answers with the
+seconds of each round, evaluation excluded. Peers are given their data as normalised float tensors in memory.
 """
 
 from __future__ import annotations
@@ -236,6 +238,8 @@ def flower(actors: int) -> Callable[[str], Iterator[float]]:
             def fit(self, parameters: Any, config: Any) -> Any:
                 import torch.nn.functional as F
 
+                from benchmarks.contenders import optimizer_of, setting  # __main__ is another module there
+
                 torch.set_num_threads(1)
                 c, task, _, images, labels = setting(workload)  # once an actor
                 model = task.model.to(memory_format=torch.contiguous_format)
@@ -260,8 +264,11 @@ def flower(actors: int) -> Callable[[str], Iterator[float]]:
                 lockstep.wait()
                 return super().configure_fit(*args, **kwargs)
 
-            def aggregate_fit(self, *args: Any, **kwargs: Any) -> Any:
-                result = super().aggregate_fit(*args, **kwargs)
+            def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> Any:
+                trained = sum(reply.num_examples for _, reply in results)
+                if failures or trained * c.num_clients != len(task.data.train) * c.num_select_clients:
+                    raise RuntimeError(f"{len(failures)} clients failed ({failures[:1]}), {trained} examples were trained on")
+                result = super().aggregate_fit(server_round, results, failures)
                 lockstep.done()
                 return result
 
@@ -335,10 +342,11 @@ def main() -> None:
     name, workload = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")  # what frameworks print goes elsewhere
     os.dup2(2, 1)
-    rounds = CONTENDERS[name](workload)
+    kind, _, count = name.partition(" ")
+    rounds = (ours("distributed", int(count)) if kind == "workers" else CONTENDERS[name])(workload)
     try:
-        for _ in sys.stdin:
-            print(json.dumps(next(rounds)), file=answers, flush=True)
+        for line in sys.stdin:
+            print(json.dumps([next(rounds) for _ in range(int(line))]), file=answers, flush=True)
     except (ImportError, NotImplementedError) as error:
         print(json.dumps(f"not installed: {error}"), file=answers, flush=True)
     rounds.close()  # type: ignore[attr-defined]

@@ -2,8 +2,8 @@
 
     python3 -m benchmarks.rounds --workload cnn --workload 2nn --out benchmarks/results
 
-All contenders of a workload live at once, each in its own process, and take turns: round 1 of each, round 2 of
-each, and so on, so that a change of the machine's speed meets all of them. Medians after warm-up.
+All contenders of a workload live at once, each in its own process, and take turns, so that a change of the
+machine's speed meets all of them. A turn is a few rounds back to back, as in a run. Medians after a warm-up turn.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from statistics import median
@@ -20,8 +21,8 @@ from typing import Any
 
 from benchmarks.contenders import CONTENDERS, WORKLOADS
 
-ROUNDS = {"cnn": 7, "2nn": 31, "logistic": 61, "default": 2}
-WARM_UP = 1
+TURNS = {"cnn": 5, "2nn": 5, "logistic": 5, "default": 2}
+BURST = {"cnn": 1, "2nn": 5, "logistic": 20, "default": 1}  # rounds a turn
 OURS = ("sequential", "stacked", "distributed")
 CNN_FLOP = 56.1e6  # of the paper's CNN, an example, forward and backward
 
@@ -31,29 +32,30 @@ class Contender:
         self.name = name
         self.seconds: list[float] = []
         self.trouble: str | None = None
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody reads would fill up
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.contenders", name, workload],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
         )  # fmt: skip
 
-    def round(self) -> None:
-        """One round; a contender that fails is left out from then on, with its reason."""
+    def turn(self, rounds: int) -> None:
+        """Some rounds; a contender that fails is left out from then on, with its reason."""
         if self.trouble:
             return
         assert self.process.stdin
         assert self.process.stdout
         try:
-            self.process.stdin.write("go\n")
+            self.process.stdin.write(f"{rounds}\n")
             self.process.stdin.flush()
             answer = json.loads(self.process.stdout.readline() or "null")
         except BrokenPipeError:
             answer = None
-        if isinstance(answer, float):
-            self.seconds.append(answer)
+        if isinstance(answer, list):
+            self.seconds += answer
             return
-        assert self.process.stderr
         self.process.kill()
-        last = (self.process.stderr.read().strip().splitlines() or ["no answer"])[-1]
+        self.log.seek(0)
+        last = (self.log.read().strip().splitlines() or ["no answer"])[-1]
         self.trouble = answer or last
 
     def close(self) -> None:
@@ -87,18 +89,18 @@ def best_convolution_rate() -> float:
     return best
 
 
-def measure(workload: str, rounds: int) -> dict[str, Any]:
+def measure(workload: str, turns: int) -> dict[str, Any]:
     contenders = [Contender(name, workload) for name in CONTENDERS]
-    for turn in range(WARM_UP + rounds):
+    for turn in range(1 + turns):
         for i in range(len(contenders)):
-            contenders[(turn + i) % len(contenders)].round()
-        print(f"{workload}: turn {turn + 1} of {WARM_UP + rounds}", file=sys.stderr)
+            contenders[(turn + i) % len(contenders)].turn(BURST[workload])
+        print(f"{workload}: turn {turn} of {turns}", file=sys.stderr)
     for contender in contenders:
         contender.close()
     result: dict[str, Any] = {
         "workload": workload,
-        "rounds": rounds,
-        "seconds": {c.name: c.seconds[WARM_UP:] for c in contenders if not c.trouble},
+        "rounds": turns * BURST[workload],
+        "seconds": {c.name: c.seconds[BURST[workload] :] for c in contenders if not c.trouble},
         "left_out": {c.name: c.trouble for c in contenders if c.trouble},
     }
     if workload == "cnn":
@@ -131,7 +133,7 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workload", action="append", choices=list(WORKLOADS), help="default: all but `default`")
-    parser.add_argument("--rounds", type=int, default=0, help="rounds after warm-up (default: by workload)")
+    parser.add_argument("--turns", type=int, default=0, help="turns after warm-up (default: by workload)")
     parser.add_argument("--out", default="benchmarks/results", help="folder of the JSON (default: %(default)s)")
     words = parser.parse_args()
     import torch
@@ -140,7 +142,7 @@ def main() -> None:
 
     device = torch.device(os.environ.get("BENCHMARK_DEVICE", "cpu"))
     for workload in words.workload or ["logistic", "2nn", "cnn"]:
-        result = measure(workload, words.rounds or ROUNDS[workload])
+        result = measure(workload, words.turns or TURNS[workload])
         result |= {"torch": torch.__version__, "device": device_name(device), "threads": torch.get_num_threads()}
         print(table(result), flush=True)
         folder = Path(words.out)
