@@ -267,7 +267,7 @@ def flower(actors: int) -> Callable[[str], Iterator[float]]:
             def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> Any:
                 trained = sum(reply.num_examples for _, reply in results)
                 if failures or trained * c.num_clients != len(task.data.train) * c.num_select_clients:
-                    raise RuntimeError(f"{len(failures)} clients failed ({failures[:1]}), {trained} examples were trained on")
+                    raise RuntimeError(f"{len(failures)} clients failed, {trained} examples trained on: {failures[:1]}")
                 result = super().aggregate_fit(server_round, results, failures)
                 lockstep.done()
                 return result
