@@ -32,8 +32,7 @@ def rounds_of(c, group):
     return list(federated_averaging(task, ragged(), engine, c, group))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize(("optimizer", "size"), [("sgd", 2), ("momentum", 3), ("adam", 2)])
 def test_workers_equal_the_sequential_engine(size, optimizer):
     c = config(model="small_cnn", engine="distributed", **OPTIMIZERS[optimizer])
     with start(c, size, rounds_of) as group:

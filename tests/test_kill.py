@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -98,7 +99,10 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, context):
             share = moments.choice([moments.random(), 1.2, 1.7])
             code = run(argv(folder), cut=(moments.randint(1, 13), share))
         else:
-            code = run(argv(folder), kill_after=moments.uniform(0.02, duration))
+            limit = duration
+            while (code := run(argv(folder), kill_after=moments.uniform(0.02, limit))) == 0:  # came too late
+                shutil.rmtree(tmp_path / folder)
+                limit *= 0.8
         found.append(code)
         interrupted = [path.name for path in (tmp_path / folder).glob("*")] if (tmp_path / folder).exists() else []
         # The same command line again: what a scheduler does.
@@ -107,5 +111,4 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, context):
         assert not list((tmp_path / folder).glob(".*"))
     in_writes, at_random = found[1::2], found[::2]
     assert set(in_writes) == {-signal.SIGKILL, -signal.SIGXFSZ}  # at a rename, within the bytes
-    # A kill that comes too late finds a finished run: allowed, but not often.
-    assert at_random.count(-signal.SIGKILL) >= 0.7 * len(at_random)
+    assert set(at_random) == {-signal.SIGKILL}
