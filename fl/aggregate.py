@@ -54,8 +54,8 @@ class WeightedMean:
                 coarse = (v + COARSE).sub_(COARSE)
                 remainder = v.sub_(coarse).add_(self.fine).sub_(self.fine)
                 sums = self.sums[:, start + first : start + first + v.shape[1]]
-                sums[0] += coarse.sum(0) if len(n_k) > 1 else coarse[0]
-                sums[1] += remainder.sum(0) if len(n_k) > 1 else remainder[0]
+                sums[0].add_(coarse.sum(0) if len(n_k) > 1 else coarse[0])
+                sums[1].add_(remainder.sum(0) if len(n_k) > 1 else remainder[0])
             start += stack.shape[1]
         for name in self.like.keys() - set(self.floating):
             stacked = w[name].amax(0)

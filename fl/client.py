@@ -18,11 +18,14 @@ State = dict[str, Tensor]  # a state_dict: parameters and buffers by name
 
 @dataclass(frozen=True)
 class Report:
-    """What client k tells of its training. loss: sum over the examples it processed, each before its step."""
+    """What client k tells of its training.
+
+    loss: sum over the examples it processed, each before its step; () on the device until the round is over.
+    """
 
     client: int
     n_k: int
-    loss: Tensor  # ()
+    loss: Tensor | float
     examples: int
     steps: int
 

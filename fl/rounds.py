@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -99,15 +99,15 @@ def goes_on(group: Group, yes: bool = True) -> bool:
 
 def gather(group: Group, mean: WeightedMean, reports: Sequence[Report], S_t: Sequence[int]) -> list[Report]:
     """The reports of all ranks, ascending, their losses read from the device; `mean` becomes that of all ranks."""
+    losses = torch.stack([torch.as_tensor(report.loss) for report in reports]).tolist() if reports else []
+    if group.size == 1:
+        return [replace(report, loss=loss) for report, loss in zip(reports, losses, strict=True)]
     table = torch.zeros(len(S_t), 4, dtype=mean.sums.dtype)  # loss, n_k, examples, steps
-    if reports:
-        losses = torch.stack([report.loss for report in reports]).tolist()
-        rows = [[loss, r.n_k, r.examples, r.steps] for loss, r in zip(losses, reports, strict=True)]
-        positions = {k: i for i, k in enumerate(S_t)}
-        table[[positions[report.client] for report in reports]] = torch.tensor(rows, dtype=table.dtype)
+    for loss, r in zip(losses, reports, strict=True):
+        table[S_t.index(r.client)] = torch.tensor([loss, r.n_k, r.examples, r.steps], dtype=table.dtype)
     rows = mean.combine(group, table.to(mean.sums.device)).tolist()
     return [
-        Report(k, int(n_k), torch.tensor(loss, dtype=table.dtype), int(examples), int(steps))
+        Report(k, int(n_k), loss, int(examples), int(steps))
         for k, (loss, n_k, examples, steps) in zip(S_t, rows, strict=True)
     ]
 

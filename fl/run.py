@@ -11,7 +11,8 @@ from contextlib import closing, contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from fl.config import Config, parse
+from fl.command_line import parse
+from fl.config import Config
 from fl.errors import INTERRUPTED, DivergedError, FlagError, RunFolderError, RunnerError
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from fl.config import FLAGS, Config, parse
+from fl.command_line import parse
+from fl.config import FLAGS, Config
 from fl.errors import FlagError, RunnerError
 from tests.conftest import ROOT
 
@@ -133,27 +134,27 @@ def test_reading_flags_imports_no_torch():
 
 
 def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
-    """Record which fields the code outside fl/config.py reads, over a few runs that use every flag."""
+    """Record which fields the code outside fl/config.py and fl/command_line.py reads, over a few runs that use every flag."""
     read = set()
     original = Config.__getattribute__
 
     def recording(self, name):
         caller = sys._getframe(1).f_globals["__name__"]
-        if caller != "fl.config" and caller.split(".")[0] in ("fl", "data", "run_federated", "run_baseline"):
+        if caller not in ("fl.config", "fl.command_line") and caller.split(".")[0] in ("fl", "data", "run_federated", "run_baseline"):
             read.add(name)
         return original(self, name)
 
     monkeypatch.setattr(Config, "__getattribute__", recording)
-    import fl.config
+    import fl.command_line
 
-    lookup = fl.config.resolve
+    lookup = fl.command_line.resolve
 
     def resolve(given, script="federated"):
         # These are read before there is a Config: they become --num_select_clients and the other script's flags.
         read.update({"client_fraction", "match"} & set(given))
         return lookup(given, script)
 
-    monkeypatch.setattr(fl.config, "resolve", resolve)
+    monkeypatch.setattr(fl.command_line, "resolve", resolve)
     assert command("federated", "--target_accuracy 0.5 --stop_at_target --partition shards", folder="a").code == 0
     assert command("federated", "--partition dirichlet --dry_run").code == 0
     assert command("federated", "--resume", folder="a").code == 0

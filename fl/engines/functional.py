@@ -5,7 +5,7 @@ The general path, for models with a layer that fl/engines/layers.py has no like 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,11 +24,15 @@ class Functional:
         self.full, self.now, self.eta, self.decay = stack, stack, eta, decay
         self.grads = {} if eta is not None else {name: torch.zeros_like(p) for name, p in stack.items()}
 
-        def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-            losses = F.cross_entropy(functional_call(model, parameters, (x,)), y, reduction="none")
-            return (losses * weight).sum(), losses
+        def loss(parameters: dict[str, Tensor], x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+            logits = functional_call(model, parameters, (x,))
+            return -(target * F.log_softmax(logits, 1)).sum(), logits
 
         self.grad_of: Callable[..., Any] = vmap(grad(loss, has_aux=True))
+
+    @property
+    def active(self) -> int:
+        return len(next(iter(self.now.values())))
 
     def narrow(self, active: int) -> None:
         self.now = {name: p[:active] for name, p in self.full.items()}
@@ -36,11 +40,18 @@ class Functional:
     def gradients(self) -> list[Tensor]:
         return [self.grads[name][: len(p)] for name, p in self.now.items()]
 
-    def step(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        gradients, losses = self.grad_of(self.now, x, y, weight)
+    def begin(self, x: Tensor, counts: Sequence[int]) -> None:
+        self.x = x
+
+    def step(self, s: int, target: Tensor, weight: Tensor) -> Tensor:
+        gradients, logits = self.grad_of(self.now, self.x[: self.active, s], target)
         for name, p in self.now.items():
             if self.eta is None:
                 self.grads[name][: len(p)].copy_(gradients[name])
             else:
                 p.mul_(1 - self.eta * self.decay).sub_(gradients[name], alpha=self.eta)
-        return losses.detach()
+        detached: Tensor = logits.detach()
+        return detached
+
+    def end(self) -> None:
+        pass

@@ -9,15 +9,19 @@ Two layouts, so that one call serves all clients:
   vectors  (S, B, F): linear layers are batched matrix products.
 
 A layer has `forward(x)`, which keeps what `backward(g)` needs, and `backward(g, wanted)`, which updates the
-layer's parameters and returns the gradient of its input if that is wanted.
+layer's parameters and returns the gradient of its input if that is wanted. Network knows the inputs of several
+steps at a time, a block, and `Delayed` makes use of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fl.engines.products import add_outer, gram, product, product_back
 
 aten: Any = torch.ops.aten  # the backward passes that autograd itself calls
 
@@ -26,11 +30,12 @@ class Weights:
     """The stacked parameters of one layer, the first `active` clients of them, and how they are updated.
 
     full: (S, ...) each. eta: the rate of plain SGD, which is applied at once; None collects the gradients in
-    `grads` for an optimizer.
+    `grads` for an optimizer. decay: of the weights, with an eta.
     """
 
     def __init__(self, full: dict[str, Tensor], eta: float | None, decay: float):
-        self.full, self.eta, self.decay = full, eta, decay
+        self.full, self.eta = full, eta
+        self.keep = 1.0 if eta is None else 1 - eta * decay  # what a step leaves of a weight
         self.grads = {} if eta is not None else {name: torch.zeros_like(p) for name, p in full.items()}
         self.now = full
         self.now_grads = self.grads
@@ -45,16 +50,17 @@ class Weights:
         if self.eta is None:
             self.now_grads[name].copy_(gradient.view_as(p))
             return
-        if self.decay:
-            p.mul_(1 - self.eta * self.decay)
+        if self.keep != 1:
+            p.mul_(self.keep)
         p.add_(gradient.view_as(p), alpha=-self.eta)
 
     def update_product(self, name: str, left: Tensor, right: Tensor) -> None:
         """As `update` with the gradient left @ right: (active, o, B) @ (active, B, i)."""
+        shape = (left.shape[0], left.shape[1], right.shape[2])
         if self.eta is None:
-            torch.bmm(left, right, out=self.now_grads[name])
+            torch.bmm(left, right, out=self.now_grads[name].view(shape))
         else:
-            self.now[name].baddbmm_(left, right, beta=1 - self.eta * self.decay, alpha=-self.eta)
+            self.now[name].view(shape).baddbmm_(left, right, beta=self.keep, alpha=-self.eta)
 
 
 class Linear:
@@ -62,20 +68,76 @@ class Linear:
 
     def __init__(self, module: nn.Linear, weights: Weights):
         self.weights = weights
+        self.one = next(iter(weights.full.values())).new_ones(1, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         self.x = x
-        W = self.weights.now["weight"].transpose(1, 2)  # (S, i, o)
-        if "bias" in self.weights.now:
-            return torch.baddbmm(self.weights.now["bias"].unsqueeze(1), x, W)
-        return torch.bmm(x, W)
+        return product(x, self.weights.now["weight"], self.weights.now.get("bias"))
 
     def backward(self, g: Tensor, wanted: bool) -> Tensor | None:
-        g_x = torch.bmm(g, self.weights.now["weight"]) if wanted else None  # before W changes
+        g_x = product_back(g, self.weights.now["weight"]) if wanted else None  # before W changes
         self.weights.update_product("weight", g.transpose(1, 2), self.x)
         if "bias" in self.weights.now:
-            self.weights.update("bias", g.sum(1))
+            self.weights.update_product("bias", self.one.expand(g.shape[0], 1, g.shape[1]), g)
         return g_x
+
+
+class Delayed:
+    """The linear layer that sees the inputs, under plain SGD: its products of a block of steps in one go.
+
+    A minibatch of ten makes thin matrix products, far from what a processor can do. But the first layer's inputs
+    x_0, x_1, ... are known beforehand, and after s steps its weights are
+
+        W_s = keep^s W_0 - eta sum over j < s of keep^(s - 1 - j) g_j^T x_j,
+
+    so its output is x_s W_0^T, for all s one product, corrected by the small (x_s x_j^T) g_j; and the block's
+    update is one product, too. The bias is the weight of an input that is always one.
+    """
+
+    def __init__(self, weights: Weights):
+        assert weights.eta is not None
+        self.weights, self.eta = weights, weights.eta
+
+    def begin(self, x: Tensor, counts: Sequence[int]) -> None:
+        """x (S, L, B, i): the inputs of the block; client k takes counts[k] <= L steps of it."""
+        self.B = x.shape[2]
+        self.x, self.counts = x.flatten(1, 2), counts  # (S, L B, i)
+        self.rows = [count * self.B for count in counts]
+        W, b = self.parameters()
+        self.z = product(self.x, W, b, self.rows)  # (S, L B, o)
+        self.gram = gram(self.x, W, self.rows)  # (S, L B, L B)
+        if b is not None:
+            self.gram += 1
+        self.g = torch.zeros_like(self.z)
+
+    def parameters(self) -> tuple[Tensor, Tensor | None]:
+        """W (S, o, i) and b (S, o) of the clients that began the block."""
+        S, full = len(self.counts), self.weights.full
+        return full["weight"][:S], full["bias"][:S] if "bias" in full else None
+
+    def forward(self, s: int, active: int) -> Tensor:
+        """Outputs of step s of the block: (active, B, o)."""
+        now, before = slice(s * self.B, (s + 1) * self.B), slice(0, s * self.B)
+        z = self.z[:active, now]
+        if s == 0:
+            return z
+        beta = self.weights.keep**s
+        return torch.baddbmm(z, self.gram[:active, now, before], self.g[:active, before], beta=beta, alpha=-self.eta)
+
+    def backward(self, s: int, g: Tensor) -> None:
+        """g (active, B, o): the gradient of step s."""
+        if self.weights.keep != 1:
+            self.g[: len(g), : s * self.B].mul_(self.weights.keep)
+        self.g[: len(g), s * self.B : (s + 1) * self.B] = g
+
+    def end(self) -> None:
+        W, b = self.parameters()
+        if self.weights.keep != 1:
+            left = torch.tensor([self.weights.keep**count for count in self.counts], dtype=W.dtype, device=W.device)
+            W *= left[:, None, None]
+            if b is not None:
+                b *= left[:, None]
+        add_outer(W, b, self.g.mul_(-self.eta), self.x, self.rows)
 
 
 class Conv2d:
@@ -196,6 +258,7 @@ class Flatten:
 
 WEIGHTED: dict[type, Any] = {nn.Linear: Linear, nn.Conv2d: Conv2d, nn.GroupNorm: GroupNorm}
 PLAIN: dict[type, Any] = {nn.ReLU: ReLU, nn.MaxPool2d: MaxPool2d}
+WIDE = 64  # outputs from which on a first layer's block of products pays for the products of its inputs
 
 
 def by_hand(model: nn.Module) -> bool:
@@ -212,35 +275,41 @@ def by_hand(model: nn.Module) -> bool:
 class Network:
     """S copies of an nn.Sequential of such layers.
 
-    stack: the parameters by state_dict name, each (S, ...), updated in place.
+    stack: the parameters by state_dict name, each (S, ...), updated in place. eta, decay: as Weights has them.
     """
 
     def __init__(self, model: nn.Sequential, stack: dict[str, Tensor], eta: float | None, decay: float):
-        S = len(next(iter(stack.values())))
+        self.active = len(next(iter(stack.values())))
         self.layers: list[Any] = []
         self.weights: list[Weights] = []
+        self.first: Delayed | None = None
         modules = list(model.named_children())
+        self.vectors = isinstance(modules[0][1], nn.Flatten)
         # max(relu(x)) is relu(max(x)), on a quarter of the values: rectify after pooling.
         for i in range(len(modules) - 1):
             if isinstance(modules[i][1], nn.ReLU) and isinstance(modules[i + 1][1], nn.MaxPool2d):
                 modules[i], modules[i + 1] = modules[i + 1], modules[i]
-        for name, module in modules:
+        for name, module in modules[1:] if self.vectors else modules:
             if type(module) in WEIGHTED:
                 own = {key: stack[f"{name}.{key}"] for key, _ in module.named_parameters()}
                 weights = Weights(own, eta, decay)
                 self.weights.append(weights)
-                self.layers.append(WEIGHTED[type(module)](module, weights))
+                wide = isinstance(module, nn.Linear) and module.out_features >= WIDE
+                if wide and self.vectors and not self.layers and eta is not None:
+                    self.first = Delayed(weights)
+                else:
+                    self.layers.append(WEIGHTED[type(module)](module, weights))
             elif isinstance(module, nn.Flatten):
-                self.layers.append(Flatten(S))
+                self.layers.append(Flatten(self.active))
             else:
                 self.layers.append(PLAIN[type(module)](module))
         self.flattens = [layer for layer in self.layers if isinstance(layer, Flatten)]
-        self.images = not self.flattens or self.layers[0] is not self.flattens[0]
         # Below the first layer with weights nobody wants a gradient.
-        self.lowest = next(i for i, layer in enumerate(self.layers) if hasattr(layer, "weights"))
+        self.lowest = -1 if self.first else next(i for i, one in enumerate(self.layers) if hasattr(one, "weights"))
 
     def narrow(self, active: int) -> None:
         """From now on only the first `active` clients train."""
+        self.active = active
         parts: list[Any] = [*self.weights, *self.flattens]
         for part in parts:
             part.narrow(active)
@@ -249,21 +318,36 @@ class Network:
         """Where the gradients are collected, in the order of the stack; without an eta only."""
         return [weights.now_grads[name] for weights in self.weights for name in weights.now]
 
-    def step(self, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        """One step of every active client on its minibatch; returns the losses (S, B) of the examples.
+    def begin(self, x: Tensor, counts: Sequence[int]) -> None:
+        """x (S, L, B, C, H, W): what the clients see in their next steps; client i takes counts[i] <= L of them."""
+        self.x = x.flatten(3) if self.vectors else x
+        if self.first:
+            self.first.begin(self.x, counts)
 
-        x (S, B, C, H, W), y (S, B), weight (S, B): 1 / b_k for an example, 0 for padding.
+    def step(self, s: int, target: Tensor, weight: Tensor) -> Tensor:
+        """Step s of the block for every active client; returns the logits (S, B, classes).
+
+        weight (S, B): 1 / b_k for an example, 0 for padding. target (S, B, classes): weight at the label, else 0.
         """
-        S, B = y.shape
-        x = x.transpose(0, 1).reshape(B, -1, *x.shape[3:])  # (B, S C, H, W)
+        if self.first:
+            x = self.first.forward(s, self.active)
+        elif self.vectors:
+            x = self.x[: self.active, s]
+        else:
+            x = self.x[: self.active, s].transpose(0, 1).flatten(1, 2)  # (B, S C, H, W)
         for layer in self.layers:
             x = layer.forward(x)
-        log_p = torch.log_softmax(x, 2)  # (S, B, classes)
-        target = y.unsqueeze(2)
-        losses = -log_p.gather(2, target).squeeze(2)
-        g: Tensor | None = log_p.exp_().scatter_add_(2, target, log_p.new_full((), -1.0).expand(S, B, 1))
-        assert g is not None
-        g = g.mul_(weight.unsqueeze(2))  # d loss / d logits
-        for i in range(len(self.layers) - 1, self.lowest - 1, -1):
+        # d loss / d logits
+        g: Tensor | None = torch.softmax(x, 2).mul_(weight.unsqueeze(2)).sub_(target)
+        for i in range(len(self.layers) - 1, max(self.lowest, 0) - 1, -1):
+            assert g is not None
             g = self.layers[i].backward(g, wanted=i > self.lowest)
-        return losses
+        if self.first:
+            assert g is not None
+            self.first.backward(s, g)
+        return x
+
+    def end(self) -> None:
+        """The block is over: every parameter is up to date."""
+        if self.first:
+            self.first.end()

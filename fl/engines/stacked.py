@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.dataset import Dataset
@@ -23,6 +24,8 @@ from fl.device import accumulator_dtype
 from fl.engines.functional import Functional
 from fl.engines.layers import Network, by_hand
 from fl.rng import shuffles
+
+BLOCK = 128  # examples of a client that are made ready at once: enough for efficient products, few enough for a cache
 
 
 def why_not(model: nn.Module) -> str | None:
@@ -64,9 +67,8 @@ class Stacked:
         sizes = self.partition.sizes_of(clients)
         order = sorted(range(len(clients)), key=lambda i: -self.steps(sizes[i]))  # those with most steps first
         steps = [self.steps(sizes[i]) for i in order]
-        rows, weights = self.schedule([clients[i] for i in order], t)  # (steps, S, B) each
-        labels = self.data.train.labels[rows]
-        S, B = rows.shape[1:]
+        rows, weights = self.schedule([clients[i] for i in order], t)  # (S, steps, B) each
+        S, _, B = rows.shape
 
         stack = {name: stacked(tensor, S) for name, tensor in w.items()}
         eta, optimizer = c.lr(t), None
@@ -76,25 +78,32 @@ class Stacked:
             network = self.network(self.model, stack, None, 0.0)
             optimizer = make_optimizer(stack.values(), c.optimizer, eta, c.momentum, c.weight_decay)
 
-        losses = torch.zeros(rows.shape, dtype=weights.dtype, device=self.device)
-        active = S
-        for s, (row, y, weight) in enumerate(zip(rows.unbind(), labels.unbind(), weights.unbind(), strict=True)):
-            while steps[active - 1] <= s:
-                active -= 1
-            if active < len(row):
-                row, y, weight = row[:active], y[:active], weight[:active]
-                if active < len(network_now(network)):
+        loss = torch.zeros(S, dtype=accumulator_dtype(self.device), device=self.device)
+        L = max(BLOCK // B, 1)
+        for first in range(0, steps[0], L):
+            counts = [min(n - first, L) for n in steps if n > first]
+            block = (slice(len(counts)), slice(first, first + counts[0]))
+            chosen, weight = rows[block], weights[block]  # (active, l, B)
+            x = self.data.normalise(self.pixels.index_select(0, chosen.flatten()))
+            y = self.data.train.labels[chosen]
+            target = F.one_hot(y, self.data.classes) * weight.unsqueeze(3)  # (active, l, B, classes)
+            logits = torch.zeros_like(target)
+            network.begin(x.view(*chosen.shape, *self.data.shape), counts)
+            for s in range(counts[0]):
+                active = sum(count > s for count in counts)
+                if active < network.active:
                     network.narrow(active)
                     optimizer = narrowed(optimizer, stack, active)
-            x = self.data.normalise(self.pixels.index_select(0, row.flatten()))
-            losses[s, :active] = network.step(x.view(active, B, *self.data.shape), y, weight)
-            if optimizer:
-                for p, gradient in zip(optimizer.param_groups[0]["params"], network.gradients(), strict=True):
-                    p.grad = gradient
-                optimizer.step()
-            self.tick()
+                logits[:active, s] = network.step(s, target[:active, s], weight[:active, s])
+                if optimizer:
+                    for p, gradient in zip(optimizer.param_groups[0]["params"], network.gradients(), strict=True):
+                        p.grad = gradient
+                    optimizer.step()
+                self.tick()
+            network.end()
+            losses = F.cross_entropy(logits.flatten(0, 2), y.flatten(), reduction="none").view_as(weight)
+            loss[: len(counts)].add_(torch.where(weight > 0, losses, 0).sum((1, 2), dtype=loss.dtype))
 
-        loss = torch.where(weights > 0, losses, 0).sum((0, 2), dtype=accumulator_dtype(self.device))  # (S,)
         if order != sorted(order):
             back = torch.tensor(order, device=self.device).argsort()
             stack = {name: tensor[back] for name, tensor in stack.items()}
@@ -111,7 +120,7 @@ class Stacked:
     def schedule(self, clients: Sequence[int], t: int) -> tuple[Tensor, Tensor]:
         """Which examples each client sees at each step, and with what weight in its loss.
 
-        rows (steps, S, B) int64; weights (steps, S, B), 1 / b_k for an example and 0 for padding.
+        rows (S, steps, B) int64; weights (S, steps, B), 1 / b_k for an example and 0 for padding.
         """
         E = self.config.local_epoch
         members = [self.partition[k] for k in clients]
@@ -127,14 +136,14 @@ class Stacked:
             own = torch.stack([members[i] for i in same]).to(self.device)  # (same, n)
             shuffled = own.gather(1, orders.view(len(same), E * n)).view(len(same), E, n)
             per_epoch = -(-n // B)
-            padded = torch.nn.functional.pad(shuffled, (0, per_epoch * B - n)).view(len(same), E * per_epoch, B)
+            padded = F.pad(shuffled, (0, per_epoch * B - n)).view(len(same), E * per_epoch, B)
             real = (torch.arange(per_epoch * B, device=self.device) < n).view(per_epoch, B).to(weights.dtype)
             each = (real / real.sum(1, keepdim=True)).repeat(E, 1)
             first, count = same[0], len(same)
             place = slice(first, first + count) if same[-1] == first + count - 1 else same
             rows[place, : E * per_epoch] = padded
             weights[place, : E * per_epoch] = each
-        return rows.transpose(0, 1).contiguous(), weights.transpose(0, 1).contiguous()
+        return rows, weights
 
     def state(self) -> dict[str, Any]:
         return {"optimizers": {}}
@@ -150,12 +159,6 @@ def stacked(tensor: Tensor, S: int) -> Tensor:
         innermost = copies.permute(0, 1, 3, 4, 2).clone(memory_format=torch.contiguous_format)
         return innermost.permute(0, 1, 4, 2, 3)
     return copies.clone(memory_format=torch.contiguous_format)
-
-
-def network_now(network: Any) -> Tensor:
-    """Any one of the parameters that the network now trains, for their number of clients."""
-    now: dict[str, Tensor] = network.now if isinstance(network, Functional) else network.weights[0].now
-    return next(iter(now.values()))
 
 
 def narrowed(optimizer: torch.optim.Optimizer | None, stack: State, active: int) -> torch.optim.Optimizer | None:

@@ -1,0 +1,133 @@
+"""From the words of a command line to a Config: argparse, presets, and errors of one line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fl.config import FLAGS, RESUMABLE, SWITCH, Config, check, check_value, read_config, resolve
+from fl.errors import FlagError, RunFolderError
+
+
+def parse(argv: Sequence[str], script: str, description: str) -> Config:
+    """Flags of `script` ("federated" or "baseline") to a resolved Config.
+
+    Raises FlagError with one line that names the flag, the value and what is accepted.
+    """
+    words, rest = _parser(f"run_{script}.py", description).parse_known_args(_attach(_expand(argv)))
+    if rest:
+        raise FlagError(_unknown(rest[0]))
+    given = {name: check_value(name, text) for name, text in vars(words).items()}
+    if given.get("resume") and "run_dir" not in given:
+        raise FlagError("--resume: needs --run_dir, the folder of the run to continue")
+    if given.get("resume") and given.get("overwrite"):
+        raise FlagError("--overwrite: cannot be combined with --resume; choose one")
+    for name in ("name", "out_dir"):
+        if name in given and "run_dir" in given:
+            raise FlagError(f"--{name} {given[name]}: says nothing beside --run_dir, which names the folder")
+    if given.get("resume") and (Path(given["run_dir"]) / "config.json").exists():
+        return _resumed(given, script)
+    return resolve(given, script)
+
+
+def _resumed(given: dict[str, Any], script: str) -> Config:
+    """The recorded flags, with those of `given` that a resumed run may change."""
+    recorded = read_config(given["run_dir"])
+    if recorded.pop("script") != script:
+        raise RunFolderError(f"--run_dir {given['run_dir']}: holds a run of the other script")
+    for name, value in given.items():
+        if name not in RESUMABLE and value != recorded.get(name, FLAGS[name].default):
+            raise FlagError(
+                f"--{name} {value}: the run in {given['run_dir']} has {recorded.get(name)}; "
+                "leave the flag out to continue it, or choose another --run_dir"
+            )
+    kept = {name: given.get(name, FLAGS[name].default) for name in ("resume", "overwrite", "dry_run", "quiet")}
+    config = Config(**(recorded | given | kept))
+    check(config, given)
+    return config
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse for the tokens and the help text; values are checked here, so that every error is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("argument "):
+            message = message.removeprefix("argument ").replace(": expected", ": no value given; expected", 1)
+        raise FlagError(message)
+
+
+def _unknown(word: str) -> str:
+    name = word.split("=")[0]
+    if not name.startswith("-"):
+        return f"{word or repr(word)}: a value without a flag; every setting is --flag value"
+    near = difflib.get_close_matches(name.lstrip("-"), FLAGS, n=1)
+    return f"{name}: no such flag" + (f"; did you mean --{near[0]}?" if near else "; --help lists them all")
+
+
+def _shown(default: object) -> str:
+    if default is None or default is False or default == ():
+        return ""
+    return f" (default: {default:g})" if isinstance(default, float) else f" (default: {default})"
+
+
+def _parser(prog: str, description: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=prog,
+        usage="%(prog)s [@PRESET] [--flag value ...]",
+        description=description,
+        epilog="@PRESET reads flags from a file, such as those in configs/; flags after it win.",
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=110),
+    )
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for name, field in FLAGS.items():
+        meta = field.metadata
+        group = groups.setdefault(meta["group"], parser.add_argument_group(meta["group"])) \
+            if meta["group"] not in groups else groups[meta["group"]]  # fmt: skip
+        text = (meta["help"] + _shown(field.default)).replace("%", "%%")
+        if meta["kind"] is SWITCH:
+            group.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
+        else:
+            group.add_argument(
+                f"--{name}",
+                action="append" if meta["many"] else "store",
+                default=argparse.SUPPRESS,
+                metavar=name.split("_")[-1].upper(),
+                help=text if not meta["kind"].accepts.startswith("one of") else f"{text}: {meta['kind'].accepts}",
+            )
+    return parser
+
+
+def _expand(argv: Sequence[str], depth: int = 0) -> list[str]:
+    """Replace every @FILE by the words in it; `#` starts a comment."""
+    words: list[str] = []
+    for word in argv:
+        if not word.startswith("@"):
+            words.append(word)
+            continue
+        if depth == 8:
+            raise FlagError(f"{word}: presets are nested more than eight deep")
+        try:
+            text = Path(word[1:]).read_text(encoding="utf-8")
+            words += _expand(shlex.split(text, comments=True), depth + 1)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise FlagError(f"{word}: cannot be read as a preset ({reason}); expected a file of flags") from None
+    return words
+
+
+def _attach(words: Sequence[str]) -> list[str]:
+    """`--flag -1` as `--flag=-1`: argparse would take a value that begins with a dash for a flag."""
+    attached: list[str] = []
+    for word in words:
+        name = attached[-1][2:] if attached and attached[-1].startswith("--") else ""
+        takes_value = name in FLAGS and FLAGS[name].metadata["kind"] is not SWITCH
+        if takes_value and word.startswith("-") and not word.startswith("--"):
+            attached[-1] += f"={word}"
+        else:
+            attached.append(word)
+    return attached

@@ -1,0 +1,84 @@
+"""Matrix products with a weight matrix of each client, by whichever library is faster.
+
+PyTorch takes float32 products on CPUs to BLAS, and convolutions to oneDNN. Where a client's matrix is large,
+oneDNN's products are faster, too (`python3 -m benchmarks.products`). A client's result has the same bits
+whoever shares its stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LARGE = 1 << 17  # weights of a client from which on oneDNN is worth a call for every client
+
+try:
+    onednn: Any = torch.ops.mkldnn._linear_pointwise.default
+except (AttributeError, RuntimeError):  # built without oneDNN
+    onednn = None
+
+
+def suits_onednn(x: Tensor, W: Tensor) -> bool:
+    return (
+        onednn is not None
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and W.shape[1] * W.shape[2] >= LARGE
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+def linear(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
+    """x W^T + b by oneDNN: (B, i), (o, i), (o,) to (B, o)."""
+    y: Tensor = onednn(x, W, b, "none", [], "")
+    return y
+
+
+def product(x: Tensor, W: Tensor, b: Tensor | None, rows: Sequence[int] | None = None) -> Tensor:
+    """x W^T + b: (S, B, i), (S, o, i), (S, o) to (S, B, o). rows: of client k, only so many of the B matter."""
+    if not suits_onednn(x, W):
+        W = W.transpose(1, 2)
+        return torch.bmm(x, W) if b is None else torch.baddbmm(b.unsqueeze(1), x, W)
+    S, B, _ = x.shape
+    if S == 1:
+        return linear(x[0], W[0], None if b is None else b[0]).unsqueeze(0)
+    y = x.new_zeros(S, B, W.shape[1])
+    for k in range(S):
+        own = slice(0, rows[k] if rows else B)
+        y[k, own] = linear(x[k, own], W[k], None if b is None else b[k])
+    return y
+
+
+def product_back(g: Tensor, W: Tensor) -> Tensor:
+    """g W: (S, B, o), (S, o, i) to (S, B, i)."""
+    if not suits_onednn(g, W):
+        return torch.bmm(g, W)
+    if len(g) == 1:
+        return linear(g[0], W[0].t()).unsqueeze(0)
+    return torch.stack([linear(g_k, W_k.t()) for g_k, W_k in zip(g, W, strict=True)])
+
+
+def gram(x: Tensor, W: Tensor, rows: Sequence[int]) -> Tensor:
+    """x x^T: (S, R, i) to (S, R, R). W: what else x is multiplied with, for the choice."""
+    if not suits_onednn(x, W):
+        return torch.bmm(x, x.transpose(1, 2))
+    y = x.new_zeros(*x.shape[:2], x.shape[1])
+    for k, own in enumerate(rows):
+        y[k, :own, :own] = linear(x[k, :own], x[k, :own])
+    return y
+
+
+def add_outer(W: Tensor, b: Tensor | None, g: Tensor, x: Tensor, rows: Sequence[int]) -> None:
+    """W += g^T x and b += the sum of g's rows: (S, o, i), (S, o), (S, R, o), (S, R, i). Rows from rows[k] on are 0."""
+    if not suits_onednn(x, W):
+        W.baddbmm_(g.transpose(1, 2), x)
+        if b is not None:
+            b += g.sum(1)
+        return
+    for k, own in enumerate(rows):
+        W[k].add_(linear(g[k, :own].t(), x[k, :own].t()))
+        if b is not None:
+            b[k].add_(g[k, :own].sum(0))
