@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -80,6 +82,25 @@ def odd_net(shape, classes):
         nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=2),
         nn.MaxPool2d(3, stride=1, ceil_mode=True), nn.ReLU(), nn.Flatten(), nn.Linear(16, classes, bias=False),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_bf16_is_as_near_to_exact_as_autocast(model):
+    """How far the weights of a round are from those in float64, by either engine with bf16, over three seeds."""
+
+    def way(engine, precision, seed):
+        c = config(model=model, precision=precision, global_epoch=1, seed=seed)
+        task = task_of(c)
+        if precision == "bf16":  # autocast leaves float64 alone
+            task = replace(task, model=task.model.float(), data=replace(task.data, dtype=torch.float32))
+        w0 = task.w
+        w = list(federated_averaging(task, ragged(), engine(task.model, task.data, ragged(), c), c))[-1].w
+        return torch.cat([(w[name] - w0[name]).flatten() for name in w0])
+
+    def error(engine):
+        return sum((way(engine, "bf16", seed) - way(Sequential, "fp32", seed)).norm() for seed in range(3))
+
+    assert 0 < error(Stacked) < 1.5 * error(Sequential)
 
 
 def test_what_cannot_be_stacked_says_why():

@@ -33,11 +33,12 @@ def choose(config: Config, task: Task, partition: Partition) -> tuple[str, int]:
     import torch
     from torch import nn
 
+    from fl.engines.layers import by_hand
     from fl.engines.stacked import why_not
 
     obstacle = why_not(task.model)
-    if config.precision == "bf16":
-        obstacle = "runs in bf16, for which there are no hand-made layers"
+    if config.precision == "bf16" and not by_hand(task.model):
+        obstacle = "has layers that are not hand-made, and only those run in bf16"
     if config.engine == "stacked" and obstacle:
         raise FlagError(f"--engine stacked: {config.model} {obstacle}; use --engine sequential or distributed")
     if config.engine == "sequential" or config.keep_optimizer_state:

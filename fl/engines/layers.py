@@ -44,6 +44,10 @@ class Weights:
         self.now = {name: p[:active] for name, p in self.full.items()}
         self.now_grads = {name: g[:active] for name, g in self.grads.items()}
 
+    def cast(self, name: str, dtype: torch.dtype) -> Any:
+        """The parameter in the arithmetic of the activations; None if the layer has none of that name."""
+        return self.now[name].to(dtype) if name in self.now else None
+
     def update(self, name: str, gradient: Tensor) -> None:
         """gradient: (active, ...) of the parameter, in any shape of as many values."""
         p = self.now[name]
@@ -56,11 +60,11 @@ class Weights:
 
     def update_product(self, name: str, left: Tensor, right: Tensor) -> None:
         """As `update` with the gradient left @ right: (active, o, B) @ (active, B, i)."""
-        shape = (left.shape[0], left.shape[1], right.shape[2])
+        left, right = left.to(self.now[name].dtype), right.to(self.now[name].dtype)
         if self.eta is None:
-            torch.bmm(left, right, out=self.now_grads[name].view(shape))
+            torch.bmm(left, right, out=self.now_grads[name])
         else:
-            self.now[name].view(shape).baddbmm_(left, right, beta=self.keep, alpha=-self.eta)
+            self.now[name].baddbmm_(left, right, beta=self.keep, alpha=-self.eta)
 
 
 class Linear:
@@ -68,17 +72,17 @@ class Linear:
 
     def __init__(self, module: nn.Linear, weights: Weights):
         self.weights = weights
-        self.one = next(iter(weights.full.values())).new_ones(1, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         self.x = x
-        return product(x, self.weights.now["weight"], self.weights.now.get("bias"))
+        self.W = self.weights.cast("weight", x.dtype)
+        return product(x, self.W, self.weights.cast("bias", x.dtype))
 
     def backward(self, g: Tensor, wanted: bool) -> Tensor | None:
-        g_x = product_back(g, self.weights.now["weight"]) if wanted else None  # before W changes
+        g_x = product_back(g, self.W) if wanted else None  # before W changes
         self.weights.update_product("weight", g.transpose(1, 2), self.x)
         if "bias" in self.weights.now:
-            self.weights.update_product("bias", self.one.expand(g.shape[0], 1, g.shape[1]), g)
+            self.weights.update("bias", g.sum(1))
         return g_x
 
 
@@ -151,17 +155,17 @@ class Conv2d:
 
     def forward(self, x: Tensor) -> Tensor:
         self.x = x
-        W = merged(self.weights.now["weight"])  # (S O, C / groups, h, w)
-        bias = self.weights.now["bias"].flatten() if "bias" in self.weights.now else None
+        weight, bias = self.weights.cast("weight", x.dtype), self.weights.cast("bias", x.dtype)
+        self.W = merged(weight)  # (S O, C / groups, h, w)
         self.bias_sizes = None if bias is None else [bias.numel()]
-        return torch.conv2d(x, W, bias, *self.geometry, groups=self.groups * len(self.weights.now["weight"]))
+        flat = None if bias is None else bias.flatten()
+        return torch.conv2d(x, self.W, flat, *self.geometry, groups=self.groups * len(weight))
 
     def backward(self, g: Tensor, wanted: bool) -> Tensor | None:
         S = len(self.weights.now["weight"])
-        W = merged(self.weights.now["weight"])
         wants = [wanted, True, self.bias_sizes is not None]
         g_x, g_W, g_b = aten.convolution_backward(
-            g, self.x, W, self.bias_sizes, *self.geometry, False, [0, 0], self.groups * S, wants
+            g, self.x, self.W, self.bias_sizes, *self.geometry, False, [0, 0], self.groups * S, wants
         )
         self.weights.update("weight", g_W.unflatten(0, (S, -1)))
         if self.bias_sizes is not None:
@@ -183,16 +187,16 @@ class GroupNorm:
     def forward(self, x: Tensor) -> Tensor:
         self.x = x
         S = len(self.weights.now["weight"])
-        gamma, beta = self.weights.now["weight"].flatten(), self.weights.now["bias"].flatten()
+        self.gamma = self.weights.cast("weight", x.dtype).flatten()
+        beta = self.weights.cast("bias", x.dtype).flatten()
         B, channels, height, width = x.shape
         self.sizes = (B, channels, height * width, self.groups * S)
-        y, self.mean, self.rstd = aten.native_group_norm(x, gamma, beta, *self.sizes, self.eps)
+        y, self.mean, self.rstd = aten.native_group_norm(x, self.gamma, beta, *self.sizes, self.eps)
         return y
 
     def backward(self, g: Tensor, wanted: bool) -> Tensor | None:
-        gamma = self.weights.now["weight"].flatten()
         g_x, g_gamma, g_beta = aten.native_group_norm_backward(
-            g, self.x, self.mean, self.rstd, gamma, *self.sizes, [wanted, True, True]
+            g, self.x, self.mean, self.rstd, self.gamma, *self.sizes, [wanted, True, True]
         )
         self.weights.update("weight", g_gamma)
         self.weights.update("bias", g_beta)
@@ -276,9 +280,18 @@ class Network:
     """S copies of an nn.Sequential of such layers.
 
     stack: the parameters by state_dict name, each (S, ...), updated in place. eta, decay: as Weights has them.
+    arithmetic: of activations and products; weights, updates and the loss keep the dtype of the stack.
     """
 
-    def __init__(self, model: nn.Sequential, stack: dict[str, Tensor], eta: float | None, decay: float):
+    def __init__(
+        self,
+        model: nn.Sequential,
+        stack: dict[str, Tensor],
+        eta: float | None,
+        decay: float,
+        arithmetic: torch.dtype | None = None,
+    ):
+        self.arithmetic = arithmetic
         self.active = len(next(iter(stack.values())))
         self.layers: list[Any] = []
         self.weights: list[Weights] = []
@@ -295,7 +308,7 @@ class Network:
                 weights = Weights(own, eta, decay)
                 self.weights.append(weights)
                 wide = isinstance(module, nn.Linear) and module.out_features >= WIDE
-                if wide and self.vectors and not self.layers and eta is not None:
+                if wide and self.vectors and not self.layers and eta is not None and arithmetic is None:
                     self.first = Delayed(weights)
                 else:
                     self.layers.append(WEIGHTED[type(module)](module, weights))
@@ -321,6 +334,8 @@ class Network:
     def begin(self, x: Tensor, counts: Sequence[int]) -> None:
         """x (S, L, B, C, H, W): what the clients see in their next steps; client i takes counts[i] <= L of them."""
         self.x = x.flatten(3) if self.vectors else x
+        if self.arithmetic:
+            self.x = self.x.to(self.arithmetic)
         if self.first:
             self.first.begin(self.x, counts)
 
@@ -338,7 +353,7 @@ class Network:
         for layer in self.layers:
             x = layer.forward(x)
         # d loss / d logits
-        g: Tensor | None = torch.softmax(x, 2).mul_(weight.unsqueeze(2)).sub_(target)
+        g: Tensor | None = torch.softmax(x, 2, dtype=target.dtype).mul_(weight.unsqueeze(2)).sub_(target).to(x.dtype)
         for i in range(len(self.layers) - 1, max(self.lowest, 0) - 1, -1):
             assert g is not None
             g = self.layers[i].backward(g, wanted=i > self.lowest)

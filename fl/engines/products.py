@@ -25,7 +25,7 @@ def suits_onednn(x: Tensor, W: Tensor) -> bool:
     return (
         onednn is not None
         and x.device.type == "cpu"
-        and x.dtype == torch.float32
+        and x.dtype in (torch.float32, torch.bfloat16)
         and W.shape[1] * W.shape[2] >= LARGE
         and torch.backends.mkldnn.is_available()
     )

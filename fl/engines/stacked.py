@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ class Stacked:
     ):
         self.model, self.data, self.partition, self.config, self.tick = model, data, partition, config, tick
         self.device = data.train.labels.device
-        self.network: Any = Network if by_hand(model) else Functional
+        self.network: Any = partial(Network, arithmetic=half(config)) if by_hand(model) else Functional
         self.pixels = data.train.images.flatten(1)  # (n, C H W) uint8: rows are gathered faster than images
         self.stack_size = stack_size or default_stack_size(model, data, config)
 
@@ -62,6 +63,8 @@ class Stacked:
             yield self.train_stack(clients[first : first + self.stack_size], t, w)
 
     @torch.no_grad()
+    @torch.autocast("cpu", enabled=False)  # the layers see to their arithmetic themselves
+    @torch.autocast("cuda", enabled=False)
     def train_stack(self, clients: Sequence[int], t: int, w: State) -> Update:
         c = self.config
         sizes = self.partition.sizes_of(clients)
@@ -150,6 +153,11 @@ class Stacked:
 
     def load_state(self, state: dict[str, Any]) -> None:
         pass
+
+
+def half(config: Config) -> torch.dtype | None:
+    """The arithmetic of activations and products, where it is not that of the weights."""
+    return torch.bfloat16 if config.precision == "bf16" else None
 
 
 def stacked(tensor: Tensor, S: int) -> Tensor:
