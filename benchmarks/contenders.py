@@ -48,7 +48,7 @@ def setting(workload: str) -> tuple[Any, Any, Any, list[Any], list[Any]]:
     return c, task, partition, [x for x, _ in batches], [y for _, y in batches]
 
 
-def ours(engine: str, workers: int) -> Callable[[str], Iterator[float]]:
+def ours(engine: str, workers: int, **flags: Any) -> Callable[[str], Iterator[float]]:
     """The real loop, with one of our engines; `round_seconds` of its records."""
 
     def rounds(workload: str) -> Iterator[float]:
@@ -57,7 +57,7 @@ def ours(engine: str, workers: int) -> Callable[[str], Iterator[float]]:
         from fl.task import prepare, split
         from fl.workers import group_of
 
-        c = config_of(workload, engine=engine, **({"workers": workers} if workers else {}))
+        c = config_of(workload, engine=engine, **({"workers": workers} if workers else {}), **flags)
         task = prepare(c)
         partition = split(c, task.data)
         name, _ = choose(c, task, partition)
@@ -328,6 +328,7 @@ CONTENDERS: dict[str, Callable[[str], Iterator[float]]] = {
     "sequential": ours("sequential", 0),
     "stacked": ours("stacked", 0),
     "distributed": ours("distributed", 2),
+    "distributed, bf16": ours("distributed", 2, precision="bf16"),
     "bare, 1 thread": bare(1),
     "bare, 2 threads": bare(2),
     "central, 1 thread": central(1),

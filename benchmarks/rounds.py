@@ -110,14 +110,14 @@ def measure(workload: str, turns: int) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     medians = {name: median(values) for name, values in result["seconds"].items()}
-    peers = {name: value for name, value in medians.items() if name not in OURS and not name.startswith("central")}
-    fastest = min(peers, key=peers.__getitem__)
+    peers = [name for name in medians if name.startswith(("bare", "pfl", "flower"))]
+    fastest = min(peers, key=medians.__getitem__)
     lines = [f"{result['workload']}: seconds a round, median of {result['rounds']}; the fastest peer is {fastest}"]
     for name, value in sorted(medians.items(), key=lambda pair: pair[1]):
         values = result["seconds"][name]
         lines.append(
             f"  {name:20s} {value:9.4f}  ({min(values):.4f} to {max(values):.4f})"
-            f"  {peers[fastest] / value:6.2f} times as fast as the fastest peer"
+            f"  {medians[fastest] / value:6.2f} times as fast as the fastest peer"
         )
     lines += [f"  {name:20s} left out: {reason}" for name, reason in result["left_out"].items()]
     if "best_convolution_flops" in result:
