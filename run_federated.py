@@ -13,6 +13,7 @@ from fl.run import Bar, describe, follow, main
 def train(config: Config) -> None:
     """Partition, then rounds of: select, local update, aggregate, evaluate, record; at last, plot."""
     # Imported only now: --help and wrong flags answer without waiting for torch.
+    from fl.attack import poisoned
     from fl.engines import assist, choose, make_engine
     from fl.plan import federated_plan, round_steps
     from fl.plot import save_partition
@@ -23,6 +24,7 @@ def train(config: Config) -> None:
 
     task = prepare(config, torchrun_device(config))
     partition = split(config, task.data)
+    task = poisoned(task, partition, config)
     engine_name, workers = choose(config, task, partition)
     title = f"{config.dataset}, {config.partition} over {len(partition)} clients"
     if config.dry_run:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from fl.client import State
+from fl.algorithms.algorithm import floating
+from fl.client import Report, State
 from fl.workers import Group
 
 CHUNK = 1 << 16  # values at once: the passes of a float64 sum over so many stay in a core's cache
@@ -19,7 +22,7 @@ class WeightedMean:
 
     Algorithm 1 of McMahan et al. 2017. Updates are added as they come, so the cohort need not be in memory at
     once, and partial sums of several workers may be added up: the result has the same bits whatever the order
-    and the grouping. For that each product n_k w (exact in float64 for float32 w and n_k below 2^29) is split
+    and the grouping. For that each product n_k w (in float64: exact for float32 w and n_k below 2^29) is split
     into a multiple of 2^-20 and a remainder rounded to a multiple of a still smaller power of two, chosen so
     that neither sum over the cohort can round (Demmel and Nguyen 2015, "Parallel reproducible summation").
     It holds while the sum of n_k |w| stays below 2^31. Equal models have themselves as mean, to the bit,
@@ -38,12 +41,12 @@ class WeightedMean:
             device = torch.device("cpu")  # Apple's GPUs have no float64
         self.sums = torch.zeros(2, size, dtype=torch.float64, device=device)  # multiples of 2^-20; remainders
         self.maxima: State = {}
-        self.n = 0
+        self.n = 0.0
         # m remainders of at most 2^-21 each add up to less than half of this constant.
         self.fine = 1.5 * 2.0 ** (math.ceil(math.log2(max(m, 1))) - 19)
 
-    def add(self, w: State, n_k: list[int]) -> None:
-        """w: the models of len(n_k) clients, stacked: each tensor (S, ...)."""
+    def add(self, w: State, n_k: Sequence[float]) -> None:
+        """w: the models of len(n_k) clients, stacked: each tensor (S, ...). n_k: their weights."""
         weights = torch.tensor(n_k, dtype=torch.float64, device=self.sums.device)[:, None]  # (S, 1)
         start = 0
         for name in self.floating:
@@ -65,13 +68,13 @@ class WeightedMean:
     def combine(self, group: Group, reports: Tensor) -> Tensor:
         """Add up the sums of all ranks, and their reports (m, columns) float64 with zeros for the others' clients.
 
-        One reduction for both. Returns the summed reports; n is their second column's sum.
+        One reduction for both. Returns the summed reports; n is the sum of their last column, the weights.
         """
         if group.size == 1:
             return reports
         together = group.sum(torch.cat([self.sums.flatten(), reports.flatten()]))
         self.sums, reports = together[: self.sums.numel()].view(2, -1), together[self.sums.numel() :].view_as(reports)
-        self.n = int(reports[:, 1].sum())
+        self.n = float(reports[:, -1].sum())
         for name in self.like.keys() - set(self.floating):
             lowest = torch.full_like(self.like[name], torch.iinfo(self.like[name].dtype).min)
             self.maxima[name] = group.max(self.maxima.get(name, lowest))
@@ -90,3 +93,84 @@ class WeightedMean:
             w[name] = part.view(tensor.shape).to(tensor.dtype).to(tensor.device)
             start += tensor.numel()
         return w
+
+
+Rule = Callable[[Tensor, Tensor], Tensor]  # models (m, P) and their weights (m,) to one model (P,)
+NOT_FINITE = "not finite"
+
+
+class Updates:
+    """The updates of a round: examined as they come in, then averaged, or kept for a rule that needs all of them.
+
+    weight(report): of a model in the mean. rule: None for the weighted mean. keep: whether `models` is wanted.
+    After `gather`: `reports` of the clients that count, ascending, at every rank; `rejected`, reasons by client;
+    and `models`, theirs in the same order, (m, ...) each.
+    """
+
+    def __init__(
+        self, like: State, S_t: Sequence[int], weight: Callable[[Report], float], rule: Rule | None, keep: bool
+    ):
+        self.like, self.S_t, self.weight, self.rule = like, S_t, weight, rule
+        self.average = WeightedMean(like, len(S_t)) if rule is None else None
+        m = len(S_t)
+        self.models = {name: x.new_zeros(m, *x.shape) for name, x in like.items()} if keep or rule else None
+        self.reports: list[Report] = []
+        self.rejected: dict[int, str] = {}
+
+    def add(self, reports: Sequence[Report], w: State) -> None:
+        """The reports of S clients and their models, stacked: (S, ...) each."""
+        whole = sum(tensor.flatten(1).sum(1) for tensor in floating(w).values())
+        assert isinstance(whole, Tensor)
+        good = [i for i, fine in enumerate(whole.isfinite().tolist()) if fine]
+        for i in set(range(len(reports))) - set(good):
+            self.rejected[reports[i].client] = NOT_FINITE
+        if len(good) < len(reports):
+            reports, w = [reports[i] for i in good], {name: tensor[good] for name, tensor in w.items()}
+        self.reports += reports
+        if self.average and reports:
+            self.average.add(w, [self.weight(report) for report in reports])
+        if self.models:
+            rows = [self.S_t.index(report.client) for report in reports]
+            for name, tensor in w.items():
+                self.models[name][rows] = tensor
+
+    def gather(self, group: Group) -> None:
+        """What all ranks have, at every rank."""
+        losses = torch.stack([torch.as_tensor(r.loss) for r in self.reports]).tolist() if self.reports else []
+        self.reports = [replace(report, loss=loss) for report, loss in zip(self.reports, losses, strict=True)]
+        if group.size > 1:
+            self._gather(group)
+        if self.models and self.rejected:
+            rows = [self.S_t.index(report.client) for report in self.reports]
+            self.models = {name: tensor[rows] for name, tensor in self.models.items()}
+
+    def _gather(self, group: Group) -> None:
+        sums = self.average.sums if self.average else torch.zeros(2, 0, dtype=torch.float64)
+        table = torch.zeros(len(self.S_t), 5, dtype=sums.dtype)  # loss, n_k, examples, steps, weight
+        for r in self.reports:
+            row = [float(r.loss), r.n_k, r.examples, r.steps, self.weight(r)]
+            table[self.S_t.index(r.client)] = torch.tensor(row, dtype=table.dtype)
+        device = group.device or sums.device
+        table = self.average.combine(group, table.to(device)) if self.average else group.sum(table.to(device))
+        if self.models:
+            self.models = {name: group.sum(tensor) for name, tensor in self.models.items()}
+        self.reports, self.rejected = [], {}
+        for k, (loss, n_k, examples, steps, _) in zip(self.S_t, table.tolist(), strict=True):
+            if n_k:
+                self.reports.append(Report(k, int(n_k), loss, int(examples), int(steps)))
+            else:
+                self.rejected[k] = NOT_FINITE
+
+    def result(self) -> State:
+        """One model of all. At least one update must have been accepted."""
+        if self.average:
+            return self.average.result()
+        assert self.models
+        assert self.rule
+        weights = torch.tensor([self.weight(report) for report in self.reports], dtype=torch.float64)
+        parts = {name: tensor.flatten(1) for name, tensor in floating(self.models).items()}
+        flat = torch.cat(list(parts.values()), 1)  # (m, P)
+        one = self.rule(flat, weights.to(flat)).split([part.shape[1] for part in parts.values()])
+        w = {name: tensor.amax(0) for name, tensor in self.models.items() if name not in parts}
+        w |= {name: part.view(self.like[name].shape) for name, part in zip(parts, one, strict=True)}
+        return {name: w[name] for name in self.like}

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from data.dataset import Dataset
 from fl.device import accumulator_dtype
+
+if TYPE_CHECKING:
+    from fl.algorithms.algorithm import Correction
 
 State = dict[str, Tensor]  # a state_dict: parameters and buffers by name
 
@@ -74,9 +78,11 @@ def train(
     data: Dataset,
     batches: Iterable[Tensor],
     tick: Callable[[], None] = lambda: None,
+    correction: Correction | None = None,
 ) -> tuple[Tensor, int, int]:
     """One step w <- w - eta grad l(w; b) for each batch b (B,) of example numbers, and a tick.
 
+    correction: of an algorithm other than FedAvg, to the gradient.
     Returns the summed loss () on the device, the examples processed and the steps taken.
     """
     model.train()
@@ -88,6 +94,8 @@ def train(
         loss = F.cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()
+        if correction:
+            correct(model, correction, x, y)
         optimizer.step()
         # Stays on the device: reading it here would make every step wait for the GPU.
         loss_sum += loss.detach() * len(b)
@@ -95,6 +103,35 @@ def train(
         steps += 1
         tick()
     return loss_sum, examples, steps
+
+
+def correct(model: nn.Module, correction: Correction, x: Tensor, y: Tensor) -> None:
+    """Correct the gradients of one client, those of the minibatch x (B, C, H, W), y (B,), in place."""
+    parameters = dict(model.named_parameters())
+    at_anchor: dict[str, Tensor] = {}
+    if correction.anchor:
+        anchor = {name: correction.anchor[name][0].detach().requires_grad_() for name in parameters}
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}  # left as they are
+        gradients = torch.autograd.grad(
+            F.cross_entropy(functional_call(model, anchor | buffers, (x,)), y), list(anchor.values())
+        )
+        at_anchor = {name: g.unsqueeze(0) for name, g in zip(anchor, gradients, strict=True)}
+    for name, p in parameters.items():
+        assert p.grad is not None
+        correction.apply(name, p.grad.unsqueeze(0), p.detach().unsqueeze(0), at_anchor.get(name))
+
+
+def gradient_sum(model: nn.Module, data: Dataset, indices: Tensor) -> State:
+    """The gradient of the summed loss over the examples `indices` (n_k,) at the model's weights, by parameter."""
+    model.train()
+    parameters = dict(model.named_parameters())
+    total = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
+    for b in indices.split(500):
+        x, y = data.batch(data.train, b)
+        loss = F.cross_entropy(model(x), y, reduction="sum")
+        for name, g in zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True):
+            total[name] += g
+    return total
 
 
 def offload(value: Any) -> Any:

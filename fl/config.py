@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from data import DATASETS, PARTITIONS
+from fl.algorithms import ALGORITHMS
 from fl.errors import FlagError, RunFolderError
 from fl.models import MODELS
 
@@ -78,6 +79,7 @@ def _name(text: str) -> str:
     return text
 
 
+AGGREGATES = ["mean", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median"]
 SWITCH = Kind(lambda text: True, "no value")
 PATH = Kind(_text, "a path")
 
@@ -99,6 +101,19 @@ class Config:
     global_epoch: int = flag(5, "Federation", integer(0), "T, rounds")
     local_epoch: int = flag(5, "Federation", integer(1), "E, passes over a client's data in a round")
     keep_optimizer_state: bool = flag(False, "Federation", SWITCH, "keep each client's optimizer state between its rounds (default: fresh every round)")
+
+    algorithm: str = flag("fedavg", "Algorithm", choice(list(ALGORITHMS)), "federated algorithm")
+    proximal_mu: float = flag(0.01, "Algorithm", number(0, math.inf, "[0, inf)"), "mu, weight of the proximal term of fedprox")
+    server_lr: float = flag(1.0, "Algorithm", number(0, math.inf, "(0, inf)"), "eta of the server: fedavgm, fedadagrad, fedadam, fedyogi")
+    server_momentum: float = flag(0.9, "Algorithm", number(0, 1, "[0, 1)"), "beta_1 of the server: fedavgm, fedadagrad, fedadam, fedyogi")
+    server_beta2: float = flag(0.99, "Algorithm", number(0, 1, "[0, 1)"), "beta_2 of the server: fedadam, fedyogi")
+    server_tau: float = flag(1e-3, "Algorithm", number(0, math.inf, "(0, inf)"), "tau, adaptivity of the server: fedadagrad, fedadam, fedyogi")
+    aggregate: str = flag("mean", "Algorithm", choice(AGGREGATES), "what the server makes of the models")
+    trim: float = flag(0.2, "Algorithm", number(0, 0.5, "[0, 0.5)"), "share of values that trimmed_mean leaves out at either end")
+    byzantine: int = flag(1, "Algorithm", integer(0), "f, bad clients that krum and multi_krum withstand")
+    attack: str | None = flag(None, "Algorithm", choice(["label_flip", "sign_flip", "gaussian", "scaled"]), "what some clients do to harm")
+    attackers: float = flag(0.2, "Algorithm", number(0, 1, "[0, 1]"), "share of the K clients that attack")
+    attack_scale: float = flag(10.0, "Algorithm", number(0, math.inf, "(0, inf)"), "lambda: factor of sign_flip and scaled, deviation of gaussian")
 
     engine: str = flag("auto", "Execution", choice(["auto", "sequential", "stacked", "distributed"]), "how a round's clients are executed")
     stack_size: int = flag(0, "Execution", integer(0), "most clients at once of --engine stacked; 0 is as many as are fast and fit")
@@ -143,6 +158,9 @@ class Config:
         """eta of round t, counted from 1."""
         return self.init_lr * self.lr_decay ** (t - 1)
 
+
+NEED_SGD = ("scaffold", "fednova", "fsvrg")  # they make something of the number and the size of the steps
+SERVER_OPTIMIZERS = ("fedavgm", "fedadagrad", "fedadam", "fedyogi")
 
 FLAGS = {field.name: field for field in dataclasses.fields(Config)}
 # A resumed run may change these: none of them changes a round that is already done.
@@ -230,6 +248,12 @@ def resolve(given: dict[str, Any], script: str = "federated") -> Config:
     if m > K:
         raise FlagError(f"--num_select_clients {m}: expected at most --num_clients, which is {K}")
 
+    if given.get("algorithm") == "fedsgd":
+        for name, value in (("local_epoch", 1), ("batch_size", 0)):
+            if given.get(name, value) != value:
+                raise FlagError(f"--{name} {given[name]}: --algorithm fedsgd is E = 1 and B = 0; leave the flag out")
+            given = given | {name: value}
+
     config = Config(**(given | {"num_select_clients": m}))
     check(config, given)
     return config
@@ -245,11 +269,28 @@ def check(config: Config, given: dict[str, Any]) -> None:
         ("workers", "--engine distributed or auto", config.engine in ("distributed", "auto")),
         ("keep_optimizer_state", "--engine sequential or auto", config.engine in ("sequential", "auto")),
         ("stop_at_target", "a --target_accuracy", bool(config.target_accuracy)),
+        ("algorithm", "--optimizer sgd", config.algorithm not in NEED_SGD or config.optimizer == "sgd"),
+        ("momentum", "another --algorithm", config.algorithm not in ("scaffold", "fsvrg") or config.momentum == 0),
+        ("proximal_mu", "--algorithm fedprox", config.algorithm == "fedprox"),
+        ("server_lr", f"--algorithm {', '.join(SERVER_OPTIMIZERS)}", config.algorithm in SERVER_OPTIMIZERS),
+        ("server_momentum", f"--algorithm {', '.join(SERVER_OPTIMIZERS)}", config.algorithm in SERVER_OPTIMIZERS),
+        ("server_beta2", "--algorithm fedadam or fedyogi", config.algorithm in ("fedadam", "fedyogi")),
+        ("server_tau", "--algorithm fedadagrad, fedadam or fedyogi", config.algorithm in SERVER_OPTIMIZERS[1:]),
+        ("trim", "--aggregate trimmed_mean", config.aggregate == "trimmed_mean"),
+        ("byzantine", "--aggregate krum or multi_krum", "krum" in config.aggregate),
+        ("attackers", "an --attack", config.attack is not None),
+        ("attack_scale", "--attack sign_flip, gaussian or scaled", config.attack not in (None, "label_flip")),
         ("overwrite", "--run_dir", config.run_dir is not None),
         ("epoch", "no --match, which already says how long to train", config.match is None),
     ):
         if name in given and given[name] is not False and not holds:
             raise FlagError(f"--{name}{'' if given[name] is True else f' {given[name]}'}: needs {needed}")
+    least = config.byzantine + 3
+    if "krum" in config.aggregate and config.num_select_clients < least:
+        raise FlagError(
+            f"--byzantine {config.byzantine}: {config.aggregate} needs at least {least} clients a round (f + 3), "
+            f"and --num_select_clients is {config.num_select_clients}"
+        )
 
 
 def identity(config: Config, script: str) -> dict[str, Any]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import pkgutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from data.partition import Partition
-from fl.aggregate import WeightedMean
-from fl.client import Report, State, Update, load_state, make_optimizer, offload, train
+from fl.aggregate import Updates, WeightedMean
+from fl.algorithms import ALGORITHMS
+from fl.algorithms.algorithm import Algorithm, Correct, Memory, Situation
+from fl.attack import attack, attackers
+from fl.client import Report, State, Update, gradient_sum, load_state, make_optimizer, offload, train
 from fl.config import Config
 from fl.errors import DivergedError
 from fl.evaluate import evaluate
 from fl.rng import derive, select_clients, shuffles
+from fl.robust import rule_of
 from fl.task import Task
 from fl.workers import Group
 
@@ -26,7 +32,7 @@ ALONE = Group()
 class Engine(Protocol):
     """How clients are executed: fl/engines."""
 
-    def train(self, clients: Sequence[int], t: int, w: State) -> Iterator[Update]: ...
+    def train(self, clients: Sequence[int], t: int, w: State, correct: Correct = ...) -> Iterator[Update]: ...
     def state(self) -> dict[str, Any]: ...
     def load_state(self, state: dict[str, Any]) -> None: ...
 
@@ -38,7 +44,7 @@ class Round:
     t: int
     record: dict[str, Any]
     w: State
-    carry: dict[str, Any]  # what else survives the round: kept optimizer states
+    carry: dict[str, Any]  # what else survives the round: kept optimizer states, the algorithm's memory
 
 
 def federated_averaging(
@@ -49,33 +55,45 @@ def federated_averaging(
     group: Group = ALONE,
     start: Round | None = None,
 ) -> Generator[Round]:
-    """FederatedAveraging, Algorithm 1 of McMahan et al. 2017 (arXiv 1602.05629).
+    """FederatedAveraging, Algorithm 1 of McMahan et al. 2017 (arXiv 1602.05629), and what --algorithm makes of it.
 
     Yields the initial model as round 0, then a Round after each round; with `start`, those after it. Every rank
     of the group goes through the same rounds with the same model, each on its share of the clients; `start` and
-    the decision to go on are rank 0's. Raises DivergedError when the averaged model is not finite.
+    the decision to go on are rank 0's. Raises DivergedError when the model is not finite.
     """
+    algorithm: Algorithm = pkgutil.resolve_name(ALGORITHMS[config.algorithm])
+    rule, bad = rule_of(config), attackers(config)
     if start:
         engine.load_state(start.carry)
     w, done = first_model(group, task.w, start)
+    memory = first_memory(group, start, task.device)
+    n = int(partition.sizes.sum())
     if done < 0:
-        yield close_round(task, config, group, 0, w, [], 0.0, engine.state(), last=False)
+        yield close_round(task, config, group, 0, w, [], 0.0, carry(engine, memory), last=False)
 
     for t in range(max(done, 0) + 1, config.global_epoch + 1):
         if not goes_on(group):
             return
         began = time.perf_counter()
         S_t = select_clients(config.seed, t, len(partition), config.num_select_clients)
-        mean, reports = WeightedMean(w, len(S_t)), []
-        for some, w_k in engine.train(group.share(S_t, partition.sizes_of(S_t)), t, w):
-            mean.add(w_k, [report.n_k for report in some])
-            reports += some
-        reports = gather(group, mean, reports, S_t)
-        w = mean.result()
+        sizes = partition.sizes_of(S_t)
+        now = Situation(config, t, w, n, dict(zip(S_t, sizes, strict=True)), memory)
+        mine = group.share(S_t, sizes)
+        if algorithm.full_gradient:
+            now = replace(now, gradient=full_gradient(task, partition, now, mine, group))
+        updates = Updates(w, S_t, partial(algorithm.weight, now), rule, algorithm.models)
+        for reports, w_k in engine.train(mine, t, w, partial(algorithm.correction, now)):
+            attack(config, bad, t, w, [report.client for report in reports], w_k)
+            updates.add(reports, w_k)
+        updates.gather(group)
+        check_left(updates, t, config)
+        if updates.reports:
+            w = algorithm.server(now, updates.result(), updates.reports, updates.models)
         check_finite(w, t, config)
+        down, up = (vectors * task.model_bytes for vectors in algorithm.transfers)
         done_round = close_round(
-            task, config, group, t, w, reports, time.perf_counter() - began, engine.state(),
-            last=t == config.global_epoch, downlink=len(S_t) * task.model_bytes, uplink=len(reports) * task.model_bytes,
+            task, config, group, t, w, updates.reports, time.perf_counter() - began, carry(engine, memory),
+            last=t == config.global_epoch, downlink=len(S_t) * down, uplink=len(S_t) * up, rejected=updates.rejected,
         )  # fmt: skip
         try:
             yield done_round
@@ -97,19 +115,36 @@ def goes_on(group: Group, yes: bool = True) -> bool:
     return group.size == 1 or bool(group.from_first(torch.tensor(int(yes), device=group.device)))
 
 
-def gather(group: Group, mean: WeightedMean, reports: Sequence[Report], S_t: Sequence[int]) -> list[Report]:
-    """The reports of all ranks, ascending, their losses read from the device; `mean` becomes that of all ranks."""
-    losses = torch.stack([torch.as_tensor(report.loss) for report in reports]).tolist() if reports else []
-    if group.size == 1:
-        return [replace(report, loss=loss) for report, loss in zip(reports, losses, strict=True)]
-    table = torch.zeros(len(S_t), 4, dtype=mean.sums.dtype)  # loss, n_k, examples, steps
-    for loss, r in zip(losses, reports, strict=True):
-        table[S_t.index(r.client)] = torch.tensor([loss, r.n_k, r.examples, r.steps], dtype=table.dtype)
-    rows = mean.combine(group, table.to(mean.sums.device)).tolist()
-    return [
-        Report(k, int(n_k), loss, int(examples), int(steps))
-        for k, (loss, n_k, examples, steps) in zip(S_t, rows, strict=True)
-    ]
+def first_memory(group: Group, start: Round | None, device: torch.device) -> Memory:
+    """The algorithm's memory to begin with: rank 0's, at every rank."""
+    saved = start.carry["memory"] if start else {"server": {}, "clients": {}}
+    saved = group.content_from_first(saved)
+    server = {key: {name: x.to(device) for name, x in state.items()} for key, state in saved["server"].items()}
+    return Memory(server, dict(saved["clients"]))
+
+
+def carry(engine: Engine, memory: Memory) -> dict[str, Any]:
+    """What survives a round beside the model."""
+    return engine.state() | {"memory": {"server": offload(memory.server), "clients": dict(memory.clients)}}
+
+
+def full_gradient(task: Task, partition: Partition, now: Situation, mine: Sequence[int], group: Group) -> State:
+    """The gradient at w of the mean loss over the examples of the round's clients, by parameter."""
+    load_state(task.model, now.w)
+    like = {name: p.detach() for name, p in task.model.named_parameters()}
+    sums = WeightedMean(like, len(now.sizes))
+    for k in mine:
+        g = gradient_sum(task.model, task.data, partition[k].to(task.device))
+        sums.add({name: tensor.unsqueeze(0) for name, tensor in g.items()}, [1.0])
+    sums.combine(group, torch.zeros(len(now.sizes), 1, dtype=sums.sums.dtype, device=sums.sums.device))
+    sums.n = sum(now.sizes.values())
+    return sums.result()
+
+
+def check_left(updates: Updates, t: int, config: Config) -> None:
+    """A round without a finite update is one that diverged, unless attackers were asked for."""
+    if not updates.reports and config.attack is None:
+        raise diverged(t, config)
 
 
 def centralised(
@@ -182,6 +217,7 @@ def close_round(
     downlink: int = 0,
     uplink: int = 0,
     clients: list[int] | None = None,
+    rejected: dict[int, str] | None = None,
 ) -> Round:
     """Evaluate w where it is due and write the record of the round."""
     began = time.perf_counter()
@@ -190,7 +226,7 @@ def close_round(
         load_state(task.model, w)
         accuracy, loss = evaluate(task.model, task.data, group)
     examples = sum(report.examples for report in reports)
-    record = {
+    record: dict[str, Any] = {
         "round": t,
         "test_accuracy": accuracy,
         "test_loss": loss,
@@ -203,13 +239,19 @@ def close_round(
         "round_seconds": round_seconds,
         "evaluate_seconds": time.perf_counter() - began,
     }
+    if rejected:
+        record["rejected"] = rejected
     return Round(t, record, w, carry)
 
 
 def check_finite(w: State, t: int, config: Config) -> None:
     finite = [tensor.isfinite().all() for tensor in w.values() if tensor.is_floating_point()]
     if not torch.stack(finite).all():
-        raise DivergedError(
-            f"--init_lr {config.init_lr:g}: training diverged, the model of round {t} is not finite; "
-            "use a smaller rate (a rate for adam is far too small for sgd, and the other way round too large)"
-        )
+        raise diverged(t, config)
+
+
+def diverged(t: int, config: Config) -> DivergedError:
+    return DivergedError(
+        f"--init_lr {config.init_lr:g}: training diverged, the model of round {t} is not finite; "
+        "use a smaller rate (a rate for adam is far too small for sgd, and the other way round too large)"
+    )

@@ -7,6 +7,7 @@ they are there already, on one machine or several.
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import threading
@@ -57,6 +58,10 @@ class Group:
     def from_first(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor, in place, at every rank."""
         return tensor
+
+    def content_from_first(self, content: Any) -> Any:
+        """Rank 0's tensors, numbers, strings, dicts and lists, at every rank; on the CPU."""
+        return content
 
     def __enter__(self) -> Group:
         return self
@@ -109,6 +114,14 @@ class Distributed(Group):
         with self.translated("broadcast"):
             dist.broadcast(tensor, 0)
         return tensor
+
+    def content_from_first(self, content: Any) -> Any:
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        size = int(self.from_first(torch.tensor(len(buffer.getvalue()), device=self.device)))
+        own = torch.frombuffer(bytearray(buffer.getvalue().ljust(size)[:size]), dtype=torch.uint8)
+        sent = self.from_first(own.to(self.device)).cpu().numpy().tobytes()
+        return torch.load(io.BytesIO(sent), weights_only=True, map_location="cpu")
 
     def __exit__(self, *exception: object) -> None:
         failed = exception[0] is not None

@@ -37,6 +37,11 @@ ODD = [
 small = st.integers(-1, 6).map(str)
 rate = st.sampled_from(["1e-4", "0.01", "0.1", "1", "0", "0.5"])
 VALUES = {
+    "algorithm": st.sampled_from(["fedavg", "fedsgd", "fedprox", "fedadam", "scaffold", "fednova", "fsvrg", "x"]),
+    "proximal_mu": rate, "server_lr": rate, "server_momentum": rate, "server_beta2": rate, "server_tau": rate,
+    "aggregate": st.sampled_from(["mean", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median", "x"]),
+    "trim": rate, "byzantine": small, "attackers": rate, "attack_scale": rate,
+    "attack": st.sampled_from(["label_flip", "sign_flip", "gaussian", "scaled", "sybil"]),
     "engine": st.sampled_from(["auto", "sequential", "stacked", "none"]),
     "stack_size": small,
     "workers": st.sampled_from(["-1", "0"]),

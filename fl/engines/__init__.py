@@ -74,11 +74,13 @@ def make_engine(
 
 def assist(config: Config, group: Group) -> None:
     """What every process but the first does: the same rounds on its share of the clients, and no records."""
+    from fl.attack import poisoned
     from fl.rounds import federated_averaging
     from fl.task import prepare, split
 
     task = prepare(config, group.device)
     partition = split(config, task.data)
+    task = poisoned(task, partition, config)
     engine = make_engine(choose(config, task, partition)[0], config, task, partition)
     for _ in federated_averaging(task, partition, engine, config, group):
         pass

@@ -20,8 +20,15 @@ class Functional:
     stack: the parameters by name, each (S, ...), updated in place when eta is given.
     """
 
-    def __init__(self, model: nn.Module, stack: dict[str, Tensor], eta: float | None, decay: float):
-        self.full, self.now, self.eta, self.decay = stack, stack, eta, decay
+    def __init__(
+        self,
+        model: nn.Module,
+        stack: dict[str, Tensor],
+        eta: float | None,
+        decay: float = 0.0,
+        drift: dict[str, Tensor] | None = None,
+    ):
+        self.full, self.now, self.eta, self.decay, self.drift = stack, stack, eta, decay, drift
         self.grads = {} if eta is not None else {name: torch.zeros_like(p) for name, p in stack.items()}
 
         def loss(parameters: dict[str, Tensor], x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,6 +57,8 @@ class Functional:
                 self.grads[name][: len(p)].copy_(gradients[name])
             else:
                 p.mul_(1 - self.eta * self.decay).sub_(gradients[name], alpha=self.eta)
+                if self.drift:
+                    p.sub_(self.drift[name][: len(p)], alpha=self.eta)
         detached: Tensor = logits.detach()
         return detached
 

@@ -30,11 +30,13 @@ class Weights:
     """The stacked parameters of one layer, the first `active` clients of them, and how they are updated.
 
     full: (S, ...) each. eta: the rate of plain SGD, which is applied at once; None collects the gradients in
-    `grads` for an optimizer. decay: of the weights, with an eta.
+    `grads` for an optimizer. With an eta, decay p + drift is added to the gradient of a parameter p; drift: (S, ...)
+    or (1, ...) each.
     """
 
-    def __init__(self, full: dict[str, Tensor], eta: float | None, decay: float):
+    def __init__(self, full: dict[str, Tensor], eta: float | None, decay: float, drift: dict[str, Tensor] | None):
         self.full, self.eta = full, eta
+        self.drift, self.drift_now = drift, drift
         self.keep = 1.0 if eta is None else 1 - eta * decay  # what a step leaves of a weight
         self.grads = {} if eta is not None else {name: torch.zeros_like(p) for name, p in full.items()}
         self.now = full
@@ -43,6 +45,8 @@ class Weights:
     def narrow(self, active: int) -> None:
         self.now = {name: p[:active] for name, p in self.full.items()}
         self.now_grads = {name: g[:active] for name, g in self.grads.items()}
+        if self.drift:
+            self.drift_now = {name: d[:active] for name, d in self.drift.items()}
 
     def cast(self, name: str, dtype: torch.dtype) -> Any:
         """The parameter in the arithmetic of the activations; None if the layer has none of that name."""
@@ -57,6 +61,8 @@ class Weights:
         if self.keep != 1:
             p.mul_(self.keep)
         p.add_(gradient.view_as(p), alpha=-self.eta)
+        if self.drift_now:
+            p.add_(self.drift_now[name], alpha=-self.eta)
 
     def update_product(self, name: str, left: Tensor, right: Tensor) -> None:
         """As `update` with the gradient left @ right: (active, o, B) @ (active, B, i)."""
@@ -65,6 +71,8 @@ class Weights:
             torch.bmm(left, right, out=self.now_grads[name])
         else:
             self.now[name].baddbmm_(left, right, beta=self.keep, alpha=-self.eta)
+            if self.drift_now:
+                self.now[name].add_(self.drift_now[name], alpha=-self.eta)
 
 
 class Linear:
@@ -92,7 +100,7 @@ class Delayed:
     A minibatch of ten makes thin matrix products, far from what a processor can do. But the first layer's inputs
     x_0, x_1, ... are known beforehand, and after s steps its weights are
 
-        W_s = keep^s W_0 - eta sum over j < s of keep^(s - 1 - j) g_j^T x_j,
+        W_s = keep^s W_0 - eta sum over j < s of keep^(s - 1 - j) (g_j^T x_j + drift),
 
     so its output is x_s W_0^T, for all s one product, corrected by the small (x_s x_j^T) g_j; and the block's
     update is one product, too. The bias is the weight of an input that is always one.
@@ -104,20 +112,28 @@ class Delayed:
 
     def begin(self, x: Tensor, counts: Sequence[int]) -> None:
         """x (S, L, B, i): the inputs of the block; client k takes counts[k] <= L steps of it."""
-        self.B = x.shape[2]
+        S, L, self.B, _ = x.shape
         self.x, self.counts = x.flatten(1, 2), counts  # (S, L B, i)
         self.rows = [count * self.B for count in counts]
-        W, b = self.parameters()
-        self.z = product(self.x, W, b, self.rows)  # (S, L B, o)
-        self.gram = gram(self.x, W, self.rows)  # (S, L B, L B)
-        if b is not None:
+        keep, weights = self.weights.keep, self.weights
+        # What s steps leave of the weights at the beginning, and how much drift they bring.
+        self.left = [keep**s for s in range(L + 1)]
+        self.brought = [-self.eta * sum(self.left[:s]) for s in range(L + 1)]
+
+        self.W, self.b = weights.full["weight"][:S], weights.full["bias"][:S] if "bias" in weights.full else None
+        self.z = product(self.x, self.W, self.b, self.rows)  # (S, L B, o)
+        z = self.z.view(S, L, self.B, -1)
+        if keep != 1:
+            z.mul_(z.new_tensor(self.left[:L]).view(L, 1, 1))
+        if weights.drift:
+            self.dW = weights.drift["weight"][:S].expand_as(self.W)
+            self.db = None if self.b is None else weights.drift["bias"][:S].expand_as(self.b)
+            drift = product(self.x, self.dW, self.db, self.rows).view_as(z)
+            z.addcmul_(drift, z.new_tensor(self.brought[:L]).view(L, 1, 1))
+        self.gram = gram(self.x, self.W, self.rows)  # (S, L B, L B)
+        if self.b is not None:
             self.gram += 1
         self.g = torch.zeros_like(self.z)
-
-    def parameters(self) -> tuple[Tensor, Tensor | None]:
-        """W (S, o, i) and b (S, o) of the clients that began the block."""
-        S, full = len(self.counts), self.weights.full
-        return full["weight"][:S], full["bias"][:S] if "bias" in full else None
 
     def forward(self, s: int, active: int) -> Tensor:
         """Outputs of step s of the block: (active, B, o)."""
@@ -125,8 +141,7 @@ class Delayed:
         z = self.z[:active, now]
         if s == 0:
             return z
-        beta = self.weights.keep**s
-        return torch.baddbmm(z, self.gram[:active, now, before], self.g[:active, before], beta=beta, alpha=-self.eta)
+        return torch.baddbmm(z, self.gram[:active, now, before], self.g[:active, before], alpha=-self.eta)
 
     def backward(self, s: int, g: Tensor) -> None:
         """g (active, B, o): the gradient of step s."""
@@ -135,12 +150,17 @@ class Delayed:
         self.g[: len(g), s * self.B : (s + 1) * self.B] = g
 
     def end(self) -> None:
-        W, b = self.parameters()
+        W, b = self.W, self.b
         if self.weights.keep != 1:
-            left = torch.tensor([self.weights.keep**count for count in self.counts], dtype=W.dtype, device=W.device)
-            W *= left[:, None, None]
+            left = W.new_tensor([self.left[count] for count in self.counts])
+            W.mul_(left[:, None, None])
             if b is not None:
-                b *= left[:, None]
+                b.mul_(left[:, None])
+        if self.weights.drift:
+            brought = W.new_tensor([self.brought[count] for count in self.counts])
+            W.addcmul_(self.dW, brought[:, None, None])
+            if b is not None and self.db is not None:
+                b.addcmul_(self.db, brought[:, None])
         add_outer(W, b, self.g.mul_(-self.eta), self.x, self.rows)
 
 
@@ -279,7 +299,7 @@ def by_hand(model: nn.Module) -> bool:
 class Network:
     """S copies of an nn.Sequential of such layers.
 
-    stack: the parameters by state_dict name, each (S, ...), updated in place. eta, decay: as Weights has them.
+    stack: the parameters by state_dict name, each (S, ...), updated in place. eta, decay, drift: see Weights.
     arithmetic: of activations and products; weights, updates and the loss keep the dtype of the stack.
     """
 
@@ -288,7 +308,8 @@ class Network:
         model: nn.Sequential,
         stack: dict[str, Tensor],
         eta: float | None,
-        decay: float,
+        decay: float = 0.0,
+        drift: dict[str, Tensor] | None = None,
         arithmetic: torch.dtype | None = None,
     ):
         self.arithmetic = arithmetic
@@ -305,7 +326,8 @@ class Network:
         for name, module in modules[1:] if self.vectors else modules:
             if type(module) in WEIGHTED:
                 own = {key: stack[f"{name}.{key}"] for key, _ in module.named_parameters()}
-                weights = Weights(own, eta, decay)
+                own_drift = drift and {key: drift[f"{name}.{key}"] for key in own}
+                weights = Weights(own, eta, decay, own_drift)
                 self.weights.append(weights)
                 wide = isinstance(module, nn.Linear) and module.out_features >= WIDE
                 if wide and self.vectors and not self.layers and eta is not None and arithmetic is None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from data.dataset import Dataset
 from data.partition import Partition
+from fl.algorithms.algorithm import Correct, Correction, uncorrected
 from fl.client import Report, State, Update, load_state, make_optimizer, minibatches, offload, state_of, train
 from fl.config import Config
 from fl.rng import derive, shuffles
@@ -30,12 +31,12 @@ class Sequential:
         self.device = data.train.labels.device
         self.optimizer_states: dict[int, dict[str, Any]] = {}  # by client, with --keep_optimizer_state
 
-    def train(self, clients: Sequence[int], t: int, w: State) -> Iterator[Update]:
+    def train(self, clients: Sequence[int], t: int, w: State, correct: Correct = uncorrected) -> Iterator[Update]:
         """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for k in S_t."""
         for k in clients:
-            yield self.client_update(k, t, w)
+            yield self.client_update(k, t, w, correct([k]))
 
-    def client_update(self, k: int, t: int, w: State) -> Update:
+    def client_update(self, k: int, t: int, w: State, correction: Correction | None) -> Update:
         c = self.config
         indices = self.partition[k].to(self.device)
         first = (t - 1) * c.local_epoch
@@ -51,7 +52,7 @@ class Sequential:
             optimizer.param_groups[0]["lr"] = c.lr(t)  # the schedule's rate, not the saved one
         # For models that draw while they train, such as dropout; nothing else uses torch's own generator.
         torch.manual_seed(derive(c.seed, "training", t, k))
-        loss, examples, steps = train(self.model, optimizer, self.data, batches, self.tick)
+        loss, examples, steps = train(self.model, optimizer, self.data, batches, self.tick, correction)
         if c.keep_optimizer_state:
             self.optimizer_states[k] = offload(optimizer.state_dict())
         w_k = {name: tensor.unsqueeze(0) for name, tensor in state_of(self.model).items()}

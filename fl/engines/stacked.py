@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from data.dataset import Dataset
 from data.partition import Partition
+from fl.algorithms.algorithm import Correct, Correction, uncorrected
 from fl.client import Report, State, Update, make_optimizer
 from fl.config import Config
 from fl.device import accumulator_dtype
@@ -57,15 +58,15 @@ class Stacked:
         self.pixels = data.train.images.flatten(1)  # (n, C H W) uint8: rows are gathered faster than images
         self.stack_size = stack_size or default_stack_size(model, data, config)
 
-    def train(self, clients: Sequence[int], t: int, w: State) -> Iterator[Update]:
+    def train(self, clients: Sequence[int], t: int, w: State, correct: Correct = uncorrected) -> Iterator[Update]:
         """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for k in S_t, a stack at a time."""
         for first in range(0, len(clients), self.stack_size):
-            yield self.train_stack(clients[first : first + self.stack_size], t, w)
+            yield self.train_stack(clients[first : first + self.stack_size], t, w, correct)
 
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)  # the layers see to their arithmetic themselves
     @torch.autocast("cuda", enabled=False)
-    def train_stack(self, clients: Sequence[int], t: int, w: State) -> Update:
+    def train_stack(self, clients: Sequence[int], t: int, w: State, correct: Correct) -> Update:
         c = self.config
         sizes = self.partition.sizes_of(clients)
         order = sorted(range(len(clients)), key=lambda i: -self.steps(sizes[i]))  # those with most steps first
@@ -74,12 +75,16 @@ class Stacked:
         S, _, B = rows.shape
 
         stack = {name: stacked(tensor, S) for name, tensor in w.items()}
-        eta, optimizer = c.lr(t), None
-        if c.optimizer == "sgd" and not c.momentum:
-            network = self.network(self.model, stack, eta, c.weight_decay)
+        correction = correct([clients[i] for i in order]) or Correction()
+        eta, optimizer, at_anchor = c.lr(t), None, None
+        if c.optimizer == "sgd" and not c.momentum and correction.scale is None and correction.anchor is None:
+            network = self.network(self.model, stack, eta, c.weight_decay + correction.pull, correction.drift)
         else:
-            network = self.network(self.model, stack, None, 0.0)
+            network = self.network(self.model, stack, None)
             optimizer = make_optimizer(stack.values(), c.optimizer, eta, c.momentum, c.weight_decay)
+            if correction.anchor:
+                anchor = {name: stacked(tensor, S) for name, tensor in w.items()}
+                at_anchor = self.network(self.model, anchor, None)
 
         loss = torch.zeros(S, dtype=accumulator_dtype(self.device), device=self.device)
         L = max(BLOCK // B, 1)
@@ -91,16 +96,28 @@ class Stacked:
             y = self.data.train.labels[chosen]
             target = F.one_hot(y, self.data.classes) * weight.unsqueeze(3)  # (active, l, B, classes)
             logits = torch.zeros_like(target)
-            network.begin(x.view(*chosen.shape, *self.data.shape), counts)
+            x = x.view(*chosen.shape, *self.data.shape)
+            network.begin(x, counts)
+            if at_anchor:
+                at_anchor.begin(x, counts)
             for s in range(counts[0]):
                 active = sum(count > s for count in counts)
                 if active < network.active:
                     network.narrow(active)
-                    optimizer = narrowed(optimizer, stack, active)
+                    optimizer, correction = narrowed(optimizer, stack, active), correction.of(active)
+                    if at_anchor:
+                        at_anchor.narrow(active)
                 logits[:active, s] = network.step(s, target[:active, s], weight[:active, s])
                 if optimizer:
-                    for p, gradient in zip(optimizer.param_groups[0]["params"], network.gradients(), strict=True):
-                        p.grad = gradient
+                    gradients = network.gradients()
+                    anchored: Sequence[Tensor | None] = [None] * len(gradients)
+                    if at_anchor:
+                        at_anchor.step(s, target[:active, s], weight[:active, s])
+                        anchored = at_anchor.gradients()
+                    parameters = optimizer.param_groups[0]["params"]
+                    for name, p, g, g_anchor in zip(stack, parameters, gradients, anchored, strict=True):
+                        correction.apply(name, g, p, g_anchor)
+                        p.grad = g
                     optimizer.step()
                 self.tick()
             network.end()

@@ -1,0 +1,114 @@
+"""What an algorithm consists of: what it adds to a client's gradient, and what the server makes of the mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from fl.client import Report, State
+from fl.config import Config
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What clients do to their gradient g(w) before the optimizer sees it:
+
+        scale (g(w) - g(anchor)) + pull w + drift
+
+    with g at both points of the same minibatch, and nothing subtracted without an anchor. Elementwise, so that
+    one line serves one client or a stack: tensors have a leading dimension, S with an entry for each client, or 1.
+    """
+
+    pull: float = 0.0
+    drift: State | None = None
+    anchor: State | None = None
+    scale: Tensor | None = None  # (S,)
+
+    def of(self, active: int) -> Correction:
+        """That of the first `active` clients of the stack."""
+
+        def first(state: State | None) -> State | None:
+            return state and {name: tensor[:active] for name, tensor in state.items()}
+
+        scale = None if self.scale is None else self.scale[:active]
+        return replace(self, drift=first(self.drift), anchor=first(self.anchor), scale=scale)
+
+    def apply(self, name: str, g: Tensor, w: Tensor, at_anchor: Tensor | None) -> None:
+        """Correct g (S, ...) in place; w and at_anchor are the parameter and its gradient at the anchor."""
+        if at_anchor is not None:
+            g.sub_(at_anchor)
+        if self.scale is not None:
+            g.mul_(self.scale.view(-1, *[1] * (g.dim() - 1)))
+        if self.pull:
+            g.add_(w, alpha=self.pull)
+        if self.drift is not None:
+            g.add_(self.drift[name])
+
+
+Correct = Callable[[Sequence[int]], Correction | None]  # of a stack of clients
+
+
+def uncorrected(clients: Sequence[int]) -> None:
+    """FedAvg's correction: none."""
+
+
+@dataclass
+class Memory:
+    """What an algorithm keeps from round to round, on the CPU as far as it belongs to single clients."""
+
+    server: dict[str, State] = field(default_factory=dict)
+    clients: dict[int, State] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A round before its clients train.
+
+    w: w_t. n: examples of all K clients together. sizes: n_k of the round's clients. gradient: of the loss over
+    their examples at w_t, by parameter, if the algorithm asks for it.
+    """
+
+    config: Config
+    t: int
+    w: State
+    n: int
+    sizes: dict[int, int]
+    memory: Memory
+    gradient: State | None = None
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """FedAvg, where nothing is given.
+
+    correction(situation, clients) for a stack of clients; None is none.
+    weight(situation, report) of a client's model in the mean: n_k.
+    server(situation, mean, reports, models) is w_{t+1}: the mean. models: every model, (m, ...), with `models`.
+    transfers: how many vectors as long as the model a client gets, and sends.
+    """
+
+    correction: Callable[[Situation, Sequence[int]], Correction | None] = lambda now, clients: None
+    weight: Callable[[Situation, Report], float] = lambda now, report: report.n_k
+    server: Callable[[Situation, State, Sequence[Report], State | None], State] = lambda now, mean, reports, models: (
+        mean
+    )
+    models: bool = False
+    full_gradient: bool = False
+    transfers: tuple[int, int] = (1, 1)
+
+
+def floating(w: State) -> dict[str, Tensor]:
+    """What is averaged: all but integer buffers."""
+    return {name: tensor for name, tensor in w.items() if tensor.is_floating_point()}
+
+
+def along(vector: Tensor, like: Tensor) -> Tensor:
+    """(m,) shaped to multiply (m, ...)."""
+    return vector.view(-1, *[1] * (like.dim() - 1))
+
+
+def zeros(w: State) -> State:
+    return {name: torch.zeros_like(tensor) for name, tensor in floating(w).items()}

@@ -1,0 +1,9 @@
+"""Federated averaging, and FedSGD, which is federated averaging with E = 1 and B = infinity.
+
+McMahan, Moore, Ramage, Hampson and Aguera y Arcas 2017, "Communication-Efficient Learning of Deep Networks from
+Decentralized Data", arXiv 1602.05629, Algorithm 1.
+"""
+
+from fl.algorithms.algorithm import Algorithm
+
+fedavg = Algorithm()

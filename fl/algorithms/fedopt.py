@@ -1,0 +1,53 @@
+"""FedOpt: the mean change of the clients' models, Delta_t, is a gradient for an optimizer on the server.
+
+FedAdagrad, FedAdam and FedYogi: Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar and McMahan 2021, "Adaptive
+Federated Optimization", arXiv 2003.00295, Algorithm 2: no bias correction, and v starts at tau^2.
+FedAvgM: Hsu, Qi and Brown 2019, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual
+Classification", arXiv 1909.06335. With rate 1 and no momentum it is FedAvg.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fl.algorithms.algorithm import Algorithm, Situation, floating, zeros
+from fl.client import Report, State
+
+
+def averaged_with_momentum(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
+    """v <- beta v + Delta, w <- w + eta v, written so that beta = 0 and eta = 1 give the mean to the bit."""
+    c = now.config
+    v = now.memory.server.setdefault("velocity", zeros(now.w))
+    new = dict(mean)
+    for name, w in floating(now.w).items():
+        target = mean[name] + c.server_momentum * v[name] if c.server_momentum else mean[name]
+        v[name] = target - w
+        new[name] = torch.lerp(w, target, c.server_lr)
+    return new
+
+
+def adaptive(second_moment: Callable[[Tensor, Tensor, float], Tensor]) -> Algorithm:
+    """w <- w + eta m / (sqrt(v) + tau), with m <- beta_1 m + (1 - beta_1) Delta and v <- second_moment(v, Delta^2)."""
+
+    def server(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
+        c, tau = now.config, now.config.server_tau
+        m = now.memory.server.setdefault("momentum", zeros(now.w))
+        v = now.memory.server.setdefault("second", {name: z + tau**2 for name, z in zeros(now.w).items()})
+        new = dict(mean)
+        for name, w in floating(now.w).items():
+            delta = mean[name] - w
+            m[name] = c.server_momentum * m[name] + (1 - c.server_momentum) * delta
+            v[name] = second_moment(v[name], delta.square(), c.server_beta2)
+            new[name] = w + c.server_lr * m[name] / (v[name].sqrt() + tau)
+        return new
+
+    return Algorithm(server=server)
+
+
+fedavgm = Algorithm(server=averaged_with_momentum)
+fedadagrad = adaptive(lambda v, squared, beta2: v + squared)
+fedadam = adaptive(lambda v, squared, beta2: beta2 * v + (1 - beta2) * squared)
+fedyogi = adaptive(lambda v, squared, beta2: v - (1 - beta2) * squared * torch.sign(v - squared))

@@ -1,0 +1,22 @@
+"""FedProx: a client's loss has a proximal term, mu / 2 |w - w_t|^2, that keeps it near the model it was sent.
+
+Li, Sahu, Zaheer, Sanjabi, Talwalkar and Smith 2020, "Federated Optimization in Heterogeneous Networks",
+arXiv 1812.06127, Algorithm 2, with E epochs of local SGD for the inexact solver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fl.algorithms.algorithm import Algorithm, Correction, Situation, floating
+
+
+def correction(now: Situation, clients: Sequence[int]) -> Correction | None:
+    """The gradient of the proximal term, mu (w - w_t)."""
+    mu = now.config.proximal_mu
+    if mu == 0:
+        return None
+    return Correction(pull=mu, drift={name: w.unsqueeze(0) * -mu for name, w in floating(now.w).items()})
+
+
+fedprox = Algorithm(correction=correction)

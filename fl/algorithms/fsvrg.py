@@ -1,0 +1,32 @@
+"""FSVRG: every local step is corrected by the full gradient, so that sampling adds no variance near the optimum.
+
+Konecny, McMahan, Ramage and Richtarik 2016, "Federated Optimization: Distributed Machine Learning for On-Device
+Intelligence", arXiv 1610.02527, Algorithm 4:
+
+    w <- w - h_k (S_k (grad f_i(w) - grad f_i(w_t)) + grad f(w_t)),    h_k = h / n_k
+    w_{t+1} = w_t + A sum of n_k / n (w_k - w_t)
+
+S_k = diag(phi_j / phi_kj) and A = diag(K / omega_j) make up for features that few clients have. The data sets of
+the runner are dense: every client has every feature, phi_kj = phi_j = 1 and omega_j = K, so that both are the
+identity, and they do not appear below. fl/optimizers.py has them, for sparse features.
+
+The full gradient is that of the round's clients, for in the paper all of them take part. One more exchange a round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fl.algorithms.algorithm import Algorithm, Correction, Situation
+
+
+def correction(now: Situation, clients: Sequence[int]) -> Correction:
+    """h / n_k: the rate is h, and the division stands in the direction."""
+    assert now.gradient is not None
+    sizes = next(iter(now.w.values())).new_tensor([now.sizes[k] for k in clients])
+    anchor = {name: now.w[name].unsqueeze(0) for name in now.gradient}
+    drift = {name: g / sizes.view(-1, *[1] * g.dim()) for name, g in now.gradient.items()}
+    return Correction(drift=drift, anchor=anchor, scale=1 / sizes)
+
+
+fsvrg = Algorithm(correction=correction, full_gradient=True, transfers=(2, 2))

@@ -1,0 +1,53 @@
+"""SCAFFOLD: control variates, c of the server and c_k of every client, take the clients' drift out of their steps.
+
+Karimireddy, Kale, Mohri, Reddi, Stich and Suresh 2020, "SCAFFOLD: Stochastic Controlled Averaging for Federated
+Learning", arXiv 1910.06378, Algorithm 1 with option II and global rate 1. The paper's clients count alike; here,
+as everywhere, client k weighs n_k, in the mean of the models and in c = sum of n_k / n c_k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from fl.algorithms.algorithm import Algorithm, Correction, Situation, along, floating, zeros
+from fl.client import Report, State
+
+
+def variates(now: Situation, clients: Sequence[int]) -> State:
+    """c_k of the clients, (S, ...) each; zero before their first round."""
+    kept = now.memory.clients
+    return {
+        name: torch.stack([kept[k][name].to(w) if k in kept else torch.zeros_like(w) for k in clients])
+        for name, w in floating(now.w).items()
+    }
+
+
+def correction(now: Situation, clients: Sequence[int]) -> Correction | None:
+    """c - c_k is added to client k's gradient."""
+    if not now.memory.clients:
+        return None
+    c, c_k = now.memory.server["c"], variates(now, clients)
+    return Correction(drift={name: c[name] - c_k[name] for name in c_k})
+
+
+def server(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
+    """c_k <- c_k - c + (w_t - w_k) / (steps eta), and c follows."""
+    assert models is not None
+    c = now.memory.server.setdefault("c", zeros(now.w))
+    before = variates(now, [report.client for report in reports])
+    like = next(iter(c.values()))
+    steps = like.new_tensor([report.steps * now.config.lr(now.t) for report in reports])
+    shares = like.new_tensor([report.n_k / now.n for report in reports])
+    for report in reports:
+        now.memory.clients[report.client] = {}
+    for name, w in floating(now.w).items():
+        change = (w - models[name]) / along(steps, models[name]) - c[name]
+        for report, after in zip(reports, (before[name] + change).cpu(), strict=True):
+            now.memory.clients[report.client][name] = after.clone()
+        c[name] = c[name] + (change * along(shares, change)).sum(0)
+    return mean
+
+
+scaffold = Algorithm(correction=correction, server=server, models=True, transfers=(2, 2))
