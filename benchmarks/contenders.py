@@ -338,13 +338,16 @@ CONTENDERS: dict[str, Callable[[str], Iterator[float]]] = {
     "flower, 2 actors": flower(2),
 }
 
+CLIENTS_OF = {"fedavg": {}, "fedprox": {"proximal_mu": 0.01}, "scaffold": {}, "fednova": {}, "fedadam": {}, "fsvrg": {}}
+ALGORITHMS = {name: ours("stacked", 0, algorithm=name, **flags) for name, flags in CLIENTS_OF.items()}
+
 
 def main() -> None:
     name, workload = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")  # what frameworks print goes elsewhere
     os.dup2(2, 1)
     kind, _, count = name.partition(" ")
-    rounds = (ours("distributed", int(count)) if kind == "workers" else CONTENDERS[name])(workload)
+    rounds = (ours("distributed", int(count)) if kind == "workers" else (CONTENDERS | ALGORITHMS)[name])(workload)
     try:
         for line in sys.stdin:
             print(json.dumps([next(rounds) for _ in range(int(line))]), file=answers, flush=True)

@@ -15,11 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.contenders import CONTENDERS, WORKLOADS
+from benchmarks.contenders import ALGORITHMS, CONTENDERS, WORKLOADS
 
 TURNS = {"cnn": 5, "2nn": 5, "logistic": 5, "default": 2}
 BURST = {"cnn": 1, "2nn": 5, "logistic": 20, "default": 1}  # rounds a turn
@@ -89,8 +90,8 @@ def best_convolution_rate() -> float:
     return best
 
 
-def measure(workload: str, turns: int) -> dict[str, Any]:
-    contenders = [Contender(name, workload) for name in CONTENDERS]
+def measure(workload: str, turns: int, names: Iterable[str]) -> dict[str, Any]:
+    contenders = [Contender(name, workload) for name in names]
     for turn in range(1 + turns):
         for i in range(len(contenders)):
             contenders[(turn + i) % len(contenders)].turn(BURST[workload])
@@ -103,13 +104,18 @@ def measure(workload: str, turns: int) -> dict[str, Any]:
         "seconds": {c.name: c.seconds[BURST[workload] :] for c in contenders if not c.trouble},
         "left_out": {c.name: c.trouble for c in contenders if c.trouble},
     }
-    if workload == "cnn":
+    if workload == "cnn" and "sequential" in names:
         result["best_convolution_flops"] = best_convolution_rate()
     return result
 
 
 def table(result: dict[str, Any]) -> str:
     medians = {name: median(values) for name, values in result["seconds"].items()}
+    if "fedavg" in medians:
+        lines = [f"{result['workload']}: seconds a round on the stacked engine, median of {result['rounds']}"]
+        for name, value in medians.items():
+            lines.append(f"  {name:20s} {value:9.4f}  {value / medians['fedavg']:5.2f} times fedavg's")
+        return "\n".join(lines)
     peers = [name for name in medians if name.startswith(("bare", "pfl", "flower"))]
     fastest = min(peers, key=medians.__getitem__)
     lines = [f"{result['workload']}: seconds a round, median of {result['rounds']}; the fastest peer is {fastest}"]
@@ -135,19 +141,22 @@ def main() -> None:
     parser.add_argument("--workload", action="append", choices=list(WORKLOADS), help="default: all but `default`")
     parser.add_argument("--turns", type=int, default=0, help="turns after warm-up (default: by workload)")
     parser.add_argument("--out", default="benchmarks/results", help="folder of the JSON (default: %(default)s)")
+    parser.add_argument("--algorithms", action="store_true", help="the algorithms against each other, no peers")
     words = parser.parse_args()
+    names = list(ALGORITHMS if words.algorithms else CONTENDERS)
     import torch
 
     from fl.device import device_name
 
     device = torch.device(os.environ.get("BENCHMARK_DEVICE", "cpu"))
     for workload in words.workload or ["logistic", "2nn", "cnn"]:
-        result = measure(workload, words.turns or TURNS[workload])
+        result = measure(workload, words.turns or TURNS[workload], names)
         result |= {"torch": torch.__version__, "device": device_name(device), "threads": torch.get_num_threads()}
         print(table(result), flush=True)
         folder = Path(words.out)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"rounds-{workload}-{device.type}.json").write_text(json.dumps(result, indent=1) + "\n")
+        kind = "algorithms" if words.algorithms else "rounds"
+        (folder / f"{kind}-{workload}-{device.type}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
