@@ -39,7 +39,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             # The holder before us may have removed the file while we waited: then what we hold guards nothing.
-            if fcntl is not None and not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+            if fcntl is not None and not _is_at(file.fileno(), path):
                 continue
             try:
                 yield
@@ -47,3 +47,11 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
                 with suppress(OSError):
                     path.unlink()
             return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one that has this path now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -165,6 +165,12 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
     assert run_federated.run([*flags.split(), "--out_dir", str(tmp_path / "out")]) == 0
     assert command("baseline", "").code == 0
     assert command("federated", "--engine distributed --workers 1 --timeout 60").code == 0
+    for flags in (
+        "--algorithm fedprox --attack sign_flip --attackers 1.0",
+        "--algorithm fedyogi --aggregate trimmed_mean",
+        "--aggregate krum --byzantine 0 --num_select_clients 4",
+    ):
+        assert command("federated", flags).code == 0
     argv = ["--match", str(tmp_path / "a"), "--run_dir", str(tmp_path / "b")]
     import run_baseline
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import run_federated
 from fl.engines import make_engine
 from fl.engines.sequential import Sequential
 from fl.rounds import federated_averaging
@@ -91,11 +92,16 @@ def results(folder: Path):
     return json.loads((folder / "summary.json").read_text())["model_sha256"], untimed
 
 
+def run_here(folder: Path, *flags: object) -> None:
+    """As `run`, with rank 0 in this process."""
+    assert run_federated.run([*FLAGS, "--run_dir", str(folder), *map(str, flags)]) == 0
+
+
 def test_any_number_of_workers_gives_the_same_bits_also_under_torchrun(tmp_path):
     for workers in (1, 2, 3):
-        run(tmp_path / str(workers), "--engine", "distributed", "--workers", workers)
+        run_here(tmp_path / str(workers), "--engine", "distributed", "--workers", workers)
     run(tmp_path / "torchrun", launcher=("torch.distributed.run", "--standalone", "--nproc_per_node", "2"))
-    run(tmp_path / "stacked", "--engine", "stacked")
+    run_here(tmp_path / "stacked", "--engine", "stacked")
     for folder in ("2", "3", "torchrun", "stacked"):
         assert results(tmp_path / folder) == results(tmp_path / "1")
     environment = json.loads((tmp_path / "2" / "environment.json").read_text())
@@ -103,7 +109,7 @@ def test_any_number_of_workers_gives_the_same_bits_also_under_torchrun(tmp_path)
 
 
 def test_a_run_to_a_target_ends_for_all_workers(tmp_path):
-    run(tmp_path / "a", "--engine", "distributed", "--workers", 2, "--stop_at_target", "--global_epoch", 40)
+    run_here(tmp_path / "a", "--engine", "distributed", "--workers", 2, "--stop_at_target", "--global_epoch", 40)
     assert len(results(tmp_path / "a")[1]) < 41
 
 
@@ -168,8 +174,8 @@ def test_a_lost_worker_ends_the_run_and_resume_continues_it(sign, tmp_path):
     if sign == signal.SIGSTOP:
         return  # from here on as for the other
     rounds = len((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()) + 2
-    run(tmp_path / "a", "--resume", "--engine", "distributed", "--workers", 3, "--global_epoch", rounds)
-    run(tmp_path / "b", "--engine", "distributed", "--workers", 1, "--global_epoch", rounds)
+    run_here(tmp_path / "a", "--resume", "--engine", "distributed", "--workers", 3, "--global_epoch", rounds)
+    run_here(tmp_path / "b", "--engine", "distributed", "--workers", 1, "--global_epoch", rounds)
     assert results(tmp_path / "a") == results(tmp_path / "b")
 
 
