@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fl.client import load_state
-from fl.engines.layers import by_hand
+from fl.engines.network import by_hand
 from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked, why_not
 from fl.models import MODELS

@@ -33,7 +33,7 @@ def choose(config: Config, task: Task, partition: Partition) -> tuple[str, int]:
     import torch
     from torch import nn
 
-    from fl.engines.layers import by_hand
+    from fl.engines.network import by_hand
     from fl.engines.stacked import why_not
 
     obstacle = why_not(task.model)

@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, vmap
 
 
 class Functional:
-    """S copies of `model`; the interface of layers.Network.
+    """S copies of `model`; the interface of network.Network.
 
     stack: the parameters by name, each (S, ...), updated in place when eta is given.
     """

@@ -24,7 +24,7 @@ from fl.client import Report, State, Update, make_optimizer
 from fl.config import Config
 from fl.device import accumulator_dtype
 from fl.engines.functional import Functional
-from fl.engines.layers import Network, by_hand
+from fl.engines.network import Network, by_hand
 from fl.rng import shuffles
 
 BLOCK = 128  # examples of a client that are made ready at once: enough for efficient products, few enough for a cache

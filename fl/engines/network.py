@@ -1,0 +1,120 @@
+"""S networks at once, made of the layers of fl/engines/layers.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fl.engines.layers import Conv2d, Delayed, Flatten, GroupNorm, Linear, MaxPool2d, ReLU, Weights
+
+WEIGHTED: dict[type, Any] = {nn.Linear: Linear, nn.Conv2d: Conv2d, nn.GroupNorm: GroupNorm}
+PLAIN: dict[type, Any] = {nn.ReLU: ReLU, nn.MaxPool2d: MaxPool2d}
+WIDE = 64  # outputs from which on a first layer's block of products pays for the products of its inputs
+
+
+def by_hand(model: nn.Module) -> bool:
+    """Whether every layer of the model has its like here."""
+    return isinstance(model, nn.Sequential) and all(
+        (type(module) in WEIGHTED and getattr(module, "padding_mode", "zeros") == "zeros"
+         and not isinstance(getattr(module, "padding", 0), str) and getattr(module, "affine", True))
+        or type(module) in PLAIN
+        or (isinstance(module, nn.Flatten) and module.start_dim == 1)
+        for module in model
+    )  # fmt: skip
+
+
+class Network:
+    """S copies of an nn.Sequential of such layers.
+
+    stack: the parameters by state_dict name, each (S, ...), updated in place. eta, decay, drift: see Weights.
+    arithmetic: of activations and products; weights, updates and the loss keep the dtype of the stack.
+    """
+
+    def __init__(
+        self,
+        model: nn.Sequential,
+        stack: dict[str, Tensor],
+        eta: float | None,
+        decay: float = 0.0,
+        drift: dict[str, Tensor] | None = None,
+        arithmetic: torch.dtype | None = None,
+    ):
+        self.arithmetic = arithmetic
+        self.active = len(next(iter(stack.values())))
+        self.layers: list[Any] = []
+        self.weights: list[Weights] = []
+        self.first: Delayed | None = None
+        modules = list(model.named_children())
+        self.vectors = isinstance(modules[0][1], nn.Flatten)
+        # max(relu(x)) is relu(max(x)), on a quarter of the values: rectify after pooling.
+        for i in range(len(modules) - 1):
+            if isinstance(modules[i][1], nn.ReLU) and isinstance(modules[i + 1][1], nn.MaxPool2d):
+                modules[i], modules[i + 1] = modules[i + 1], modules[i]
+        for name, module in modules[1:] if self.vectors else modules:
+            if type(module) in WEIGHTED:
+                own = {key: stack[f"{name}.{key}"] for key, _ in module.named_parameters()}
+                own_drift = drift and {key: drift[f"{name}.{key}"] for key in own}
+                weights = Weights(own, eta, decay, own_drift)
+                self.weights.append(weights)
+                wide = isinstance(module, nn.Linear) and module.out_features >= WIDE
+                if wide and self.vectors and not self.layers and eta is not None and arithmetic is None:
+                    self.first = Delayed(weights)
+                else:
+                    self.layers.append(WEIGHTED[type(module)](module, weights))
+            elif isinstance(module, nn.Flatten):
+                self.layers.append(Flatten(self.active))
+            else:
+                self.layers.append(PLAIN[type(module)](module))
+        self.flattens = [layer for layer in self.layers if isinstance(layer, Flatten)]
+        # Below the first layer with weights nobody wants a gradient.
+        self.lowest = -1 if self.first else next(i for i, one in enumerate(self.layers) if hasattr(one, "weights"))
+
+    def narrow(self, active: int) -> None:
+        """From now on only the first `active` clients train."""
+        self.active = active
+        parts: list[Any] = [*self.weights, *self.flattens]
+        for part in parts:
+            part.narrow(active)
+
+    def gradients(self) -> list[Tensor]:
+        """Where the gradients are collected, in the order of the stack; without an eta only."""
+        return [weights.now_grads[name] for weights in self.weights for name in weights.now]
+
+    def begin(self, x: Tensor, counts: Sequence[int]) -> None:
+        """x (S, L, B, C, H, W): what the clients see in their next steps; client i takes counts[i] <= L of them."""
+        self.x = x.flatten(3) if self.vectors else x
+        if self.arithmetic:
+            self.x = self.x.to(self.arithmetic)
+        if self.first:
+            self.first.begin(self.x, counts)
+
+    def step(self, s: int, target: Tensor, weight: Tensor) -> Tensor:
+        """Step s of the block for every active client; returns the logits (S, B, classes).
+
+        weight (S, B): 1 / b_k for an example, 0 for padding. target (S, B, classes): weight at the label, else 0.
+        """
+        if self.first:
+            x = self.first.forward(s, self.active)
+        elif self.vectors:
+            x = self.x[: self.active, s]
+        else:
+            x = self.x[: self.active, s].transpose(0, 1).flatten(1, 2)  # (B, S C, H, W)
+        for layer in self.layers:
+            x = layer.forward(x)
+        # d loss / d logits
+        g: Tensor | None = torch.softmax(x, 2, dtype=target.dtype).mul_(weight.unsqueeze(2)).sub_(target).to(x.dtype)
+        for i in range(len(self.layers) - 1, max(self.lowest, 0) - 1, -1):
+            assert g is not None
+            g = self.layers[i].backward(g, wanted=i > self.lowest)
+        if self.first:
+            assert g is not None
+            self.first.backward(s, g)
+        return x
+
+    def end(self) -> None:
+        """The block is over: every parameter is up to date."""
+        if self.first:
+            self.first.end()
