@@ -67,7 +67,7 @@ def federated_averaging(
         engine.load_state(start.carry)
     w, done = first_model(group, task.w, start)
     memory = first_memory(group, start, task.device)
-    n = int(partition.sizes.sum())
+    n, trained = int(partition.sizes.sum()), [name for name, _ in task.model.named_parameters()]
     if done < 0:
         yield close_round(task, config, group, 0, w, [], 0.0, carry(engine, memory), last=False)
 
@@ -77,7 +77,7 @@ def federated_averaging(
         began = time.perf_counter()
         S_t = select_clients(config.seed, t, len(partition), config.num_select_clients)
         sizes = partition.sizes_of(S_t)
-        now = Situation(config, t, w, n, dict(zip(S_t, sizes, strict=True)), memory)
+        now = Situation(config, t, w, trained, n, dict(zip(S_t, sizes, strict=True)), memory)
         mine = group.share(S_t, sizes)
         if algorithm.full_gradient:
             now = replace(now, gradient=full_gradient(task, partition, now, mine, group))

@@ -255,6 +255,20 @@ def test_transfers_are_counted():
         assert run(c)[-1].record["downlink_bytes"] == bytes_ == run(c)[-1].record["uplink_bytes"]
 
 
+@pytest.mark.parametrize("name", list(FLAGS))
+def test_buffers_are_averaged_whatever_the_algorithm(name, monkeypatch):
+    """A momentum or a sign on running_var could make it negative."""
+    from fl.models import MODELS
+    from tests.test_golden import bn_round
+
+    monkeypatch.setitem(MODELS, "bn", "tests.test_golden:bn_net")
+    expected, ours = (bn_round(config(**flags(each, model="bn", global_epoch=1))) for each in ("fedavg", name))
+    if name in ("fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"):  # the clients' models are FedAvg's
+        for buffer in ("1.running_mean", "1.running_var"):
+            assert torch.equal(ours[buffer], expected[buffer])
+    assert (ours["1.running_var"] > 0).all()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -170,6 +170,14 @@ def test_batchnorm_buffers(monkeypatch):
     torch.testing.assert_close(w["1.running_mean"], expected)
 
 
+def bn_round(c: Config):
+    """The model after one round with BatchNorm, on clients of at least two examples."""
+    task = task_of(c)
+    task = replace(task, data=prepare(c).data.to(task.device, torch.float64))
+    partition = ragged((7, 4, 2))
+    return list(federated_averaging(task, partition, Sequential(task.model, task.data, partition, c), c))[-1].w
+
+
 def bn_net(shape, classes):
     return nn.Sequential(nn.Conv2d(shape[0], 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, classes))
 

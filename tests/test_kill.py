@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -91,24 +92,26 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, context):
     expected = results(tmp_path / "whole")
     assert len(expected[1]) == 13
 
-    moments = random.Random(0)
-    found = []
-    for moment in range(MOMENTS):
-        folder = f"killed{moment}"
+    def strike(moment):
+        """Kill a run, resume it and compare; the exit code of the run that was killed."""
+        folder, draw = f"killed{moment}", random.Random(moment)
         if moment % 2:
-            share = moments.choice([moments.random(), 1.2, 1.7])
-            code = run(argv(folder), cut=(moments.randint(1, 13), share))
+            share = draw.choice([draw.random(), 1.2, 1.7])
+            code = run(argv(folder), cut=(draw.randint(1, 13), share))
         else:
             limit = duration
-            while (code := run(argv(folder), kill_after=moments.uniform(0.02, limit))) == 0:  # came too late
+            while (code := run(argv(folder), kill_after=draw.uniform(0.02, limit))) == 0:  # came too late
                 shutil.rmtree(tmp_path / folder)
                 limit *= 0.8
-        found.append(code)
         interrupted = [path.name for path in (tmp_path / folder).glob("*")] if (tmp_path / folder).exists() else []
         # The same command line again: what a scheduler does.
         assert run([*argv(folder), "--resume"]) == 0, (moment, interrupted)
         assert results(tmp_path / folder) == expected, moment
         assert not list((tmp_path / folder).glob(".*"))
+        return code
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(strike, range(MOMENTS)))
     in_writes, at_random = found[1::2], found[::2]
     assert set(in_writes) == {-signal.SIGKILL, -signal.SIGXFSZ}  # at a rename, within the bytes
     assert set(at_random) == {-signal.SIGKILL}

@@ -67,17 +67,24 @@ class Memory:
 class Situation:
     """A round before its clients train.
 
-    w: w_t. n: examples of all K clients together. sizes: n_k of the round's clients. gradient: of the loss over
-    their examples at w_t, by parameter, if the algorithm asks for it.
+    w: w_t. trained: its parameters' names; the others are buffers, which no algorithm moves otherwise than FedAvg.
+    n: examples of all K clients together. sizes: n_k of the round's clients. gradient: of the loss over their
+    examples at w_t, by parameter, if the algorithm asks for it.
     """
 
     config: Config
     t: int
     w: State
+    trained: Sequence[str]
     n: int
     sizes: dict[int, int]
     memory: Memory
     gradient: State | None = None
+
+    @property
+    def parameters(self) -> State:
+        """What is trained of w_t."""
+        return {name: self.w[name] for name in self.trained}
 
 
 @dataclass(frozen=True)
@@ -111,4 +118,4 @@ def along(vector: Tensor, like: Tensor) -> Tensor:
 
 
 def zeros(w: State) -> State:
-    return {name: torch.zeros_like(tensor) for name, tensor in floating(w).items()}
+    return {name: torch.zeros_like(tensor) for name, tensor in w.items()}

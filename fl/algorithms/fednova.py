@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fl.algorithms.algorithm import Algorithm, Situation, floating
+from fl.algorithms.algorithm import Algorithm, Situation
 from fl.client import Report, State
 
 
@@ -37,7 +37,7 @@ def server(now: Situation, mean: State, reports: Sequence[Report], models: State
     n = sum(report.n_k for report in reports)
     tau_eff = sum(report.n_k * a_k for report, a_k in zip(reports, a, strict=True)) / n
     factor = tau_eff * sum(weight(now, report) for report in reports) / n
-    new = {name: w + factor * (mean[name] - w) for name, w in floating(now.w).items()}
+    new = {name: w + factor * (mean[name] - w) for name, w in now.parameters.items()}
     return mean | new
 
 

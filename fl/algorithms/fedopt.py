@@ -13,16 +13,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fl.algorithms.algorithm import Algorithm, Situation, floating, zeros
+from fl.algorithms.algorithm import Algorithm, Situation, zeros
 from fl.client import Report, State
 
 
 def averaged_with_momentum(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
     """v <- beta v + Delta, w <- w + eta v, written so that beta = 0 and eta = 1 give the mean to the bit."""
     c = now.config
-    v = now.memory.server.setdefault("velocity", zeros(now.w))
+    v = now.memory.server.setdefault("velocity", zeros(now.parameters))
     new = dict(mean)
-    for name, w in floating(now.w).items():
+    for name, w in now.parameters.items():
         target = mean[name] + c.server_momentum * v[name] if c.server_momentum else mean[name]
         v[name] = target - w
         new[name] = torch.lerp(w, target, c.server_lr)
@@ -34,10 +34,10 @@ def adaptive(second_moment: Callable[[Tensor, Tensor, float], Tensor]) -> Algori
 
     def server(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
         c, tau = now.config, now.config.server_tau
-        m = now.memory.server.setdefault("momentum", zeros(now.w))
-        v = now.memory.server.setdefault("second", {name: z + tau**2 for name, z in zeros(now.w).items()})
+        m = now.memory.server.setdefault("momentum", zeros(now.parameters))
+        v = now.memory.server.setdefault("second", {name: z + tau**2 for name, z in zeros(now.parameters).items()})
         new = dict(mean)
-        for name, w in floating(now.w).items():
+        for name, w in now.parameters.items():
             delta = mean[name] - w
             m[name] = c.server_momentum * m[name] + (1 - c.server_momentum) * delta
             v[name] = second_moment(v[name], delta.square(), c.server_beta2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fl.algorithms.algorithm import Algorithm, Correction, Situation, floating
+from fl.algorithms.algorithm import Algorithm, Correction, Situation
 
 
 def correction(now: Situation, clients: Sequence[int]) -> Correction | None:
@@ -16,7 +16,7 @@ def correction(now: Situation, clients: Sequence[int]) -> Correction | None:
     mu = now.config.proximal_mu
     if mu == 0:
         return None
-    return Correction(pull=mu, drift={name: w.unsqueeze(0) * -mu for name, w in floating(now.w).items()})
+    return Correction(pull=mu, drift={name: w.unsqueeze(0) * -mu for name, w in now.parameters.items()})
 
 
 fedprox = Algorithm(correction=correction)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fl.algorithms.algorithm import Algorithm, Correction, Situation, along, floating, zeros
+from fl.algorithms.algorithm import Algorithm, Correction, Situation, along, zeros
 from fl.client import Report, State
 
 
@@ -20,7 +20,7 @@ def variates(now: Situation, clients: Sequence[int]) -> State:
     kept = now.memory.clients
     return {
         name: torch.stack([kept[k][name].to(w) if k in kept else torch.zeros_like(w) for k in clients])
-        for name, w in floating(now.w).items()
+        for name, w in now.parameters.items()
     }
 
 
@@ -35,14 +35,14 @@ def correction(now: Situation, clients: Sequence[int]) -> Correction | None:
 def server(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
     """c_k <- c_k - c + (w_t - w_k) / (steps eta), and c follows."""
     assert models is not None
-    c = now.memory.server.setdefault("c", zeros(now.w))
+    c = now.memory.server.setdefault("c", zeros(now.parameters))
     before = variates(now, [report.client for report in reports])
     like = next(iter(c.values()))
     steps = like.new_tensor([report.steps * now.config.lr(now.t) for report in reports])
     shares = like.new_tensor([report.n_k / now.n for report in reports])
     for report in reports:
         now.memory.clients[report.client] = {}
-    for name, w in floating(now.w).items():
+    for name, w in now.parameters.items():
         change = (w - models[name]) / along(steps, models[name]) - c[name]
         for report, after in zip(reports, (before[name] + change).cpu(), strict=True):
             now.memory.clients[report.client][name] = after.clone()
