@@ -108,17 +108,10 @@ class Stacked:
                     if at_anchor:
                         at_anchor.narrow(active)
                 logits[:active, s] = network.step(s, target[:active, s], weight[:active, s])
+                if at_anchor:
+                    at_anchor.step(s, target[:active, s], weight[:active, s])
                 if optimizer:
-                    gradients = network.gradients()
-                    anchored: Sequence[Tensor | None] = [None] * len(gradients)
-                    if at_anchor:
-                        at_anchor.step(s, target[:active, s], weight[:active, s])
-                        anchored = at_anchor.gradients()
-                    parameters = optimizer.param_groups[0]["params"]
-                    for name, p, g, g_anchor in zip(stack, parameters, gradients, anchored, strict=True):
-                        correction.apply(name, g, p, g_anchor)
-                        p.grad = g
-                    optimizer.step()
+                    corrected_step(optimizer, correction, list(stack), network, at_anchor)
                 self.tick()
             network.end()
             losses = F.cross_entropy(logits.flatten(0, 2), y.flatten(), reduction="none").view_as(weight)
@@ -184,6 +177,19 @@ def stacked(tensor: Tensor, S: int) -> Tensor:
         innermost = copies.permute(0, 1, 3, 4, 2).clone(memory_format=torch.contiguous_format)
         return innermost.permute(0, 1, 4, 2, 3)
     return copies.clone(memory_format=torch.contiguous_format)
+
+
+def corrected_step(
+    optimizer: torch.optim.Optimizer, correction: Correction, names: Sequence[str], network: Any, at_anchor: Any
+) -> None:
+    """One step along the gradients that the networks have collected, corrected."""
+    gradients = network.gradients()
+    anchored = at_anchor.gradients() if at_anchor else [None] * len(gradients)
+    parameters = optimizer.param_groups[0]["params"]
+    for name, p, g, g_anchor in zip(names, parameters, gradients, anchored, strict=True):
+        correction.apply(name, g, p, g_anchor)
+        p.grad = g
+    optimizer.step()
 
 
 def narrowed(optimizer: torch.optim.Optimizer | None, stack: State, active: int) -> torch.optim.Optimizer | None:
