@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import redirect_stdout
 from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
@@ -47,7 +48,8 @@ def run(folder: Path, algorithm: str, flags: dict[str, float], rounds: int, seed
         else:
             words = words.replace("--batch_size 10 ", "")
         words += f" --run_dir {folder} --checkpoint_every {rounds} --target_accuracy {TARGET}"
-        code = run_federated.run([*words.split(), *(f"--{key}={value:g}" for key, value in flags.items())])
+        with redirect_stdout(sys.stderr):
+            code = run_federated.run([*words.split(), *(f"--{key}={value:g}" for key, value in flags.items())])
         if code == 5:  # diverged: that is a result, and no summary is written
             return []
         if code:

@@ -9,6 +9,8 @@ w - 10 (w_k - w) (--attack sign_flip). Runs that are there already are not run a
 from __future__ import annotations
 
 import argparse
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import run_federated
@@ -39,7 +41,8 @@ def main() -> None:
         for seed in range(words.seeds):
             folder = Path(words.out_dir) / f"{name}-seed{seed}"
             if not (folder / "summary.json").exists():
-                code = run_federated.run([*f"{SETTING} {more} --seed {seed} --run_dir {folder}".split()])
+                with redirect_stdout(sys.stderr):
+                    code = run_federated.run([*f"{SETTING} {more} --seed {seed} --run_dir {folder}".split()])
                 if code:
                     raise SystemExit(f"{folder}: exit code {code}")
             accuracies.append(read_records(folder)[-1]["test_accuracy"])
