@@ -35,7 +35,7 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
     "fedyogi": SERVER,
     "scaffold": {"init_lr": (0.02, 0.05, 0.1)},
     "fednova": {"init_lr": (0.03, 0.05, 0.1, 0.2)},
-    "fsvrg": {"init_lr": (5.0, 10.0, 20.0)},
+    "fsvrg": {"init_lr": (0.3, 1.0, 5.0)},
 }
 
 
