@@ -48,7 +48,7 @@ def train(config: Config) -> None:
             folder.picture("partition.png", lambda path: save_partition(path, counts, title))
             rounds = federated_averaging(task, partition, engine, config, group, folder.start)
             rounds = bar.over(rounds, lambda t: round_steps(config, partition, t) // group.size)
-            follow(config, folder, rounds, f"FedAvg, {config.model} on {title}")
+            follow(config, folder, rounds, f"{config.algorithm}, {config.model} on {title}")
 
 
 def run(argv: Sequence[str] | None = None) -> int:

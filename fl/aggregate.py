@@ -96,21 +96,28 @@ class WeightedMean:
 
 
 Rule = Callable[[Tensor, Tensor], Tensor]  # models (m, P) and their weights (m,) to one model (P,)
-NOT_FINITE = "not finite"
+NOT_FINITE, WRONG_SHAPE, ABSURD_WEIGHT = REASONS = ("not finite", "wrong shape", "absurd weight")
 
 
 class Updates:
     """The updates of a round: examined as they come in, then averaged, or kept for a rule that needs all of them.
 
-    weight(report): of a model in the mean. rule: None for the weighted mean. keep: whether `models` is wanted.
+    weight(report): of a model in the mean. n: examples of all clients, more than which no one can have. rule: None
+    for the weighted mean. keep: whether `models` is wanted.
     After `gather`: `reports` of the clients that count, ascending, at every rank; `rejected`, reasons by client;
     and `models`, theirs in the same order, (m, ...) each.
     """
 
     def __init__(
-        self, like: State, S_t: Sequence[int], weight: Callable[[Report], float], rule: Rule | None, keep: bool
+        self,
+        like: State,
+        S_t: Sequence[int],
+        weight: Callable[[Report], float],
+        n: int,
+        rule: Rule | None = None,
+        keep: bool = False,
     ):
-        self.like, self.S_t, self.weight, self.rule = like, S_t, weight, rule
+        self.like, self.S_t, self.weight, self.n, self.rule = like, S_t, weight, n, rule
         self.average = WeightedMean(like, len(S_t)) if rule is None else None
         m = len(S_t)
         self.models = {name: x.new_zeros(m, *x.shape) for name, x in like.items()} if keep or rule else None
@@ -119,20 +126,29 @@ class Updates:
 
     def add(self, reports: Sequence[Report], w: State) -> None:
         """The reports of S clients and their models, stacked: (S, ...) each."""
-        whole = sum(tensor.flatten(1).sum(1) for tensor in floating(w).values())
-        assert isinstance(whole, Tensor)
-        good = [i for i, fine in enumerate(whole.isfinite().tolist()) if fine]
-        for i in set(range(len(reports))) - set(good):
-            self.rejected[reports[i].client] = NOT_FINITE
-        if len(good) < len(reports):
+        reasons = self.examine(reports, w)
+        self.rejected |= {r.client: reason for r, reason in zip(reports, reasons, strict=True) if reason}
+        if any(reasons):
+            good = [i for i, reason in enumerate(reasons) if not reason]
             reports, w = [reports[i] for i in good], {name: tensor[good] for name, tensor in w.items()}
         self.reports += reports
         if self.average and reports:
             self.average.add(w, [self.weight(report) for report in reports])
-        if self.models:
+        if self.models and reports:
             rows = [self.S_t.index(report.client) for report in reports]
             for name, tensor in w.items():
                 self.models[name][rows] = tensor
+
+    def examine(self, reports: Sequence[Report], w: State) -> list[str | None]:
+        """Why each of the updates is turned away; None if it is not."""
+        if {k: x.shape[1:] for k, x in w.items()} != {k: x.shape for k, x in self.like.items()}:
+            return [WRONG_SHAPE for _ in reports]
+        whole = sum(tensor.flatten(1).sum(1) for tensor in floating(w).values())
+        assert isinstance(whole, Tensor)
+        return [
+            NOT_FINITE if not fine else ABSURD_WEIGHT if not 0 < report.n_k <= self.n else None
+            for report, fine in zip(reports, whole.isfinite().tolist(), strict=True)
+        ]
 
     def gather(self, group: Group) -> None:
         """What all ranks have, at every rank."""
@@ -146,20 +162,22 @@ class Updates:
 
     def _gather(self, group: Group) -> None:
         sums = self.average.sums if self.average else torch.zeros(2, 0, dtype=torch.float64)
-        table = torch.zeros(len(self.S_t), 5, dtype=sums.dtype)  # loss, n_k, examples, steps, weight
+        table = torch.zeros(len(self.S_t), 6, dtype=sums.dtype)  # loss, n_k, examples, steps, 1 + reason, weight
         for r in self.reports:
-            row = [float(r.loss), r.n_k, r.examples, r.steps, self.weight(r)]
+            row = [float(r.loss), r.n_k, r.examples, r.steps, 0, self.weight(r)]
             table[self.S_t.index(r.client)] = torch.tensor(row, dtype=table.dtype)
+        for k, reason in self.rejected.items():
+            table[self.S_t.index(k), 4] = 1 + REASONS.index(reason)
         device = group.device or sums.device
         table = self.average.combine(group, table.to(device)) if self.average else group.sum(table.to(device))
         if self.models:
             self.models = {name: group.sum(tensor) for name, tensor in self.models.items()}
         self.reports, self.rejected = [], {}
-        for k, (loss, n_k, examples, steps, _) in zip(self.S_t, table.tolist(), strict=True):
-            if n_k:
-                self.reports.append(Report(k, int(n_k), loss, int(examples), int(steps)))
+        for k, (loss, n_k, examples, steps, reason, _) in zip(self.S_t, table.tolist(), strict=True):
+            if reason:
+                self.rejected[k] = REASONS[int(reason) - 1]
             else:
-                self.rejected[k] = NOT_FINITE
+                self.reports.append(Report(k, int(n_k), loss, int(examples), int(steps)))
 
     def result(self) -> State:
         """One model of all. At least one update must have been accepted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from data.partition import Partition
+from fl.algorithms import ALGORITHMS
 from fl.config import Config
 from fl.record import read_records
 from fl.rng import select_clients
@@ -55,6 +57,7 @@ def federated_plan(config: Config, task: Task, partition: Partition) -> str:
     n = int(sizes.sum())
     u = E * n / (K * B) if B else float(E)
     exact = min(T, MOST_ROUNDS_COUNTED)
+    down, up = pkgutil.resolve_name(ALGORITHMS[config.algorithm]).transfers
     steps = sum(round_steps(config, partition, t) for t in range(1, exact + 1)) * T // max(exact, 1)
     counts = partition.label_counts(task.data.train.labels.cpu(), task.data.classes)
     lines = [
@@ -63,7 +66,8 @@ def federated_plan(config: Config, task: Task, partition: Partition) -> str:
         f"clients       K = {K}, m = {m} a round; n_k from {int(sizes.min())} to {int(sizes.max())}, n = {n}",
         f"local work    E = {E}, B = {B or 'the whole data set'}, u = E n / (K B) = {u:g} steps a client a round",
         f"rounds        T = {T}: {'' if exact == T else 'about '}{steps:,} gradient steps in all",
-        f"bytes a round {m * task.model_bytes:,} down, {m * task.model_bytes:,} up",
+        f"algorithm     {config.algorithm}, aggregate {config.aggregate}, attack {config.attack or 'none'}",
+        f"bytes a round {m * down * task.model_bytes:,} down, {m * up * task.model_bytes:,} up",
         "client    n_k  examples of each label",
     ]
     for k in range(min(K, MOST_CLIENTS_LISTED)):

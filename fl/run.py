@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None, script: str, description: str, train: Calla
 def guarded(name: str, work: Callable[[], None]) -> int:
     """Run `work` and turn what a user can cause into one line on stderr and an exit code."""
     try:
-        with terminated_as_interrupt():
+        with interruptible():
             work()
             sys.stdout.flush()
     except RunnerError as error:
@@ -70,17 +70,39 @@ def out_of_memory(error: RuntimeError) -> bool:
     return "out of memory" in text or "not enough memory" in text or "can't allocate memory" in text
 
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what schedulers send
+asked: list[int] = []  # which of them came, and are not yet obeyed
+
+
 @contextmanager
-def terminated_as_interrupt() -> Iterator[None]:
-    """SIGTERM, which schedulers send, ends a run as Ctrl-C does."""
+def interruptible() -> Iterator[None]:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt, and are remembered until `obey`.
+
+    Python drops an exception that is raised in a destructor, and a signal may come just then.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    asked.clear()
+    # Whoever started us with a signal ignored, as nohup does, wants it ignored.
+    numbers = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def obey() -> None:
+    """Raise KeyboardInterrupt if a signal asked for it that nothing came of."""
+    if asked:
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -89,19 +111,17 @@ def uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[int] = []
 
     def hold(number: int, frame: FrameType | None) -> None:
-        held.append(number)
+        asked.append(number)
 
-    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.signal(n, hold) for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if held:
-        raise KeyboardInterrupt
+    obey()
 
 
 def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: str) -> None:

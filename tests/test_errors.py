@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -137,6 +138,23 @@ def test_interrupted_is_exit_130_after_a_checkpoint(sign, script, tmp_path):
     assert module.run(fresh) == 0
     hashes = [json.loads((tmp_path / f / "summary.json").read_text())["model_sha256"] for f in "ab"]
     assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_whose_exception_is_lost_still_ends_the_run(sign, command, monkeypatch):
+    """As one is that strikes in a destructor."""
+    import fl.rounds
+
+    def strike(w, t, config):
+        if t == 2:
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), sign)
+                time.sleep(1)
+
+    monkeypatch.setattr(fl.rounds, "check_finite", strike)
+    done = command("federated", "--global_epoch 9")
+    assert done.code == 130
+    assert [record["round"] for record in done.records] == [0, 1, 2]
 
 
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from fl.aggregate import NOT_FINITE
+from fl.aggregate import ABSURD_WEIGHT, NOT_FINITE, WRONG_SHAPE
 from fl.attack import attackers, poisoned
 from fl.config import Config
 from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked
 from fl.robust import RULES
 from fl.rounds import federated_averaging
+from fl.workers import start
 from tests.test_golden import close, config, ragged, task_of
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -98,6 +100,56 @@ class Spoilt(Sequential):
         if k in self.bad:
             update.w["1.weight"][0, 0, 0] = float("inf")
         return update
+
+
+class Misshapen(Sequential):
+    def client_update(self, k, *rest):
+        update = super().client_update(k, *rest)
+        return update if k != 1 else replace_in(update, "1.weight", lambda tensor: tensor[:, :, :-1])
+
+
+class Boaster(Sequential):
+    """Client 1 claims more examples than there are, or none."""
+
+    n_k = 10**6
+
+    def client_update(self, k, *rest):
+        update = super().client_update(k, *rest)
+        return update if k != 1 else update._replace(reports=[replace(update.reports[0], n_k=self.n_k)])
+
+
+class Nothing(Boaster):
+    n_k = 0
+
+
+def replace_in(update, name, change):
+    return update._replace(w=update.w | {name: change(update.w[name])})
+
+
+@pytest.mark.parametrize("rule", ["mean", *RULES])
+@pytest.mark.parametrize(
+    ("engine", "reason"), [(Misshapen, WRONG_SHAPE), (Boaster, ABSURD_WEIGHT), (Nothing, ABSURD_WEIGHT)]
+)
+def test_other_updates_that_are_turned_away(engine, reason, rule):
+    c = config(aggregate=rule, global_epoch=1, **({"byzantine": 0} if "krum" in rule else {}))
+    bad, without = run(c, engine)[-1], run(c, Spoilt)[-1]
+    assert bad.record["rejected"] == {1: reason}
+    close(bad.w, without.w)
+
+
+def spoilt_rounds(c, group):
+    task = task_of(c)
+    return list(federated_averaging(task, ragged(), Spoilt(task.model, task.data, ragged(), c), c, group))
+
+
+def test_workers_agree_on_what_is_turned_away():
+    c = config(engine="distributed", global_epoch=2)
+    with start(c, 2, spoilt_rounds) as group:
+        together = spoilt_rounds(c, group)
+    for one, other in zip(run(c, Spoilt), together, strict=True):
+        close(one.w, other.w)
+        for key in ("clients", "examples", "rejected"):
+            assert one.record.get(key) == other.record.get(key)
 
 
 class AllSpoilt(Spoilt):
