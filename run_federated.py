@@ -24,6 +24,8 @@ def train(config: Config) -> None:
 
     task = prepare(config, torchrun_device(config))
     partition = split(config, task.data)
+    facts = {"data_sha256": task.data.sha256(), "partition_sha256": partition.sha256()}
+    counts = partition.label_counts(task.data.train.labels.cpu(), task.data.classes)
     task = poisoned(task, partition, config)
     engine_name, workers = choose(config, task, partition)
     title = f"{config.dataset}, {config.partition} over {len(partition)} clients"
@@ -38,13 +40,11 @@ def train(config: Config) -> None:
             for _ in federated_averaging(task, partition, engine, config, group):
                 pass
             return
-        facts = {"data_sha256": task.data.sha256(), "partition_sha256": partition.sha256()}
         notes = {"engine": engine_name, "workers": group.size}
         with RunFolder(config, "federated", task, facts, notes, config.global_epoch) as folder:
             if not config.quiet:
                 print(describe(task, f"partition {config.partition}: {len(partition)} clients"))
                 print(f"engine {engine_name}" + (f" in {group.size} processes" if group.size > 1 else ""))
-            counts = partition.label_counts(task.data.train.labels.cpu(), task.data.classes)
             folder.picture("partition.png", lambda path: save_partition(path, counts, title))
             rounds = federated_averaging(task, partition, engine, config, group, folder.start)
             rounds = bar.over(rounds, lambda t: round_steps(config, partition, t) // group.size)

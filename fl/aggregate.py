@@ -154,6 +154,7 @@ class Updates:
         """What all ranks have, at every rank."""
         losses = torch.stack([torch.as_tensor(r.loss) for r in self.reports]).tolist() if self.reports else []
         self.reports = [replace(report, loss=loss) for report, loss in zip(self.reports, losses, strict=True)]
+        self.reports.sort(key=lambda report: report.client)
         if group.size > 1:
             self._gather(group)
         if self.models and self.rejected:
@@ -182,6 +183,7 @@ class Updates:
     def result(self) -> State:
         """One model of all. At least one update must have been accepted."""
         if self.average:
+            self.average.n = math.fsum(self.weight(report) for report in self.reports)  # whatever the grouping
             return self.average.result()
         assert self.models
         assert self.rule

@@ -117,7 +117,8 @@ def correct(model: nn.Module, correction: Correction, x: Tensor, y: Tensor) -> N
         )
         at_anchor = {name: g.unsqueeze(0) for name, g in zip(anchor, gradients, strict=True)}
     for name, p in parameters.items():
-        assert p.grad is not None
+        if p.grad is None:  # frozen
+            continue
         correction.apply(name, p.grad.unsqueeze(0), p.detach().unsqueeze(0), at_anchor.get(name))
 
 

@@ -104,7 +104,7 @@ class Config:
 
     algorithm: str = flag("fedavg", "Algorithm", choice(list(ALGORITHMS)), "federated algorithm")
     proximal_mu: float = flag(0.01, "Algorithm", number(0, math.inf, "[0, inf)"), "mu, weight of the proximal term of fedprox")
-    server_lr: float = flag(1.0, "Algorithm", number(0, math.inf, "(0, inf)"), "eta of the server: fedavgm, fedadagrad, fedadam, fedyogi")
+    server_lr: float | None = flag(None, "Algorithm", number(0, math.inf, "(0, inf)"), "eta of the server (default: 1 for fedavgm, 0.03 for fedadagrad, 0.01 for fedadam and fedyogi)")
     server_momentum: float = flag(0.9, "Algorithm", number(0, 1, "[0, 1)"), "beta_1 of the server: fedavgm, fedadagrad, fedadam, fedyogi")
     server_beta2: float = flag(0.99, "Algorithm", number(0, 1, "[0, 1)"), "beta_2 of the server: fedadam, fedyogi")
     server_tau: float = flag(1e-3, "Algorithm", number(0, math.inf, "(0, inf)"), "tau, adaptivity of the server: fedadagrad, fedadam, fedyogi")
@@ -159,8 +159,9 @@ class Config:
         return self.init_lr * self.lr_decay ** (t - 1)
 
 
-NEED_SGD = ("scaffold", "fednova", "fsvrg")  # they make something of the number and the size of the steps
-SERVER_OPTIMIZERS = ("fedavgm", "fedadagrad", "fedadam", "fedyogi")
+NEED_SGD = ("fedsgd", "scaffold", "fednova", "fsvrg")  # they make something of the number and the size of the steps
+SERVER_OPTIMIZERS = {"fedavgm": 1.0, "fedadagrad": 0.03, "fedadam": 0.01, "fedyogi": 0.01}  # and their usual rates
+NEED_MEAN = ("scaffold", "fednova", "fsvrg")  # they average more than models, or scale the mean
 
 FLAGS = {field.name: field for field in dataclasses.fields(Config)}
 # A resumed run may change these: none of them changes a round that is already done.
@@ -248,7 +249,9 @@ def resolve(given: dict[str, Any], script: str = "federated") -> Config:
     if m > K:
         raise FlagError(f"--num_select_clients {m}: expected at most --num_clients, which is {K}")
 
-    if given.get("algorithm") == "fedsgd":
+    if given.get("algorithm") in SERVER_OPTIMIZERS:
+        given = {"server_lr": SERVER_OPTIMIZERS[given["algorithm"]]} | given
+    if given.get("algorithm") == "fedsgd" and script != "baseline":
         for name, value in (("local_epoch", 1), ("batch_size", 0)):
             if given.get(name, value) != value:
                 raise FlagError(f"--{name} {given[name]}: --algorithm fedsgd is E = 1 and B = 0; leave the flag out")
@@ -271,11 +274,14 @@ def check(config: Config, given: dict[str, Any]) -> None:
         ("stop_at_target", "a --target_accuracy", bool(config.target_accuracy)),
         ("algorithm", "--optimizer sgd", config.algorithm not in NEED_SGD or config.optimizer == "sgd"),
         ("momentum", "another --algorithm", config.algorithm not in ("scaffold", "fsvrg") or config.momentum == 0),
+        ("weight_decay", "another --algorithm", config.algorithm != "fsvrg" or config.weight_decay == 0),
+        ("aggregate", "another --algorithm", config.algorithm not in NEED_MEAN or config.aggregate == "mean"),
+        ("workers", "no --keep_optimizer_state", not config.keep_optimizer_state),
         ("proximal_mu", "--algorithm fedprox", config.algorithm == "fedprox"),
         ("server_lr", f"--algorithm {', '.join(SERVER_OPTIMIZERS)}", config.algorithm in SERVER_OPTIMIZERS),
         ("server_momentum", f"--algorithm {', '.join(SERVER_OPTIMIZERS)}", config.algorithm in SERVER_OPTIMIZERS),
         ("server_beta2", "--algorithm fedadam or fedyogi", config.algorithm in ("fedadam", "fedyogi")),
-        ("server_tau", "--algorithm fedadagrad, fedadam or fedyogi", config.algorithm in SERVER_OPTIMIZERS[1:]),
+        ("server_tau", "--algorithm fedadagrad, fedadam or fedyogi", config.algorithm in list(SERVER_OPTIMIZERS)[1:]),
         ("trim", "--aggregate trimmed_mean", config.aggregate == "trimmed_mean"),
         ("byzantine", "--aggregate krum or multi_krum", "krum" in config.aggregate),
         ("attackers", "an --attack", config.attack is not None),
@@ -285,12 +291,19 @@ def check(config: Config, given: dict[str, Any]) -> None:
     ):
         if name in given and given[name] is not False and not holds:
             raise FlagError(f"--{name}{'' if given[name] is True else f' {given[name]}'}: needs {needed}")
-    least = config.byzantine + 3
-    if "krum" in config.aggregate and config.num_select_clients < least:
+    m, f = config.num_select_clients, config.byzantine
+    if "krum" in config.aggregate and m < 2 * f + 3:
         raise FlagError(
-            f"--byzantine {config.byzantine}: {config.aggregate} needs at least {least} clients a round (f + 3), "
-            f"and --num_select_clients is {config.num_select_clients}"
+            f"--byzantine {f}: {config.aggregate} needs at least 2 f + 3 = {2 * f + 3} clients a round, "
+            f"and --num_select_clients is {m}"
         )
+    if config.aggregate == "trimmed_mean" and config.trim > 0 and int(config.trim * m + 1e-9) == 0:
+        raise FlagError(
+            f"--trim {config.trim:g}: leaves out none of {m} clients a round; "
+            f"expected at least {math.ceil(100 / m) / 100:g}, or more clients a round"
+        )
+    if config.attack and config.attackers > 0 and round(config.attackers * config.num_clients) == 0:
+        raise FlagError(f"--attackers {config.attackers:g}: is none of --num_clients {config.num_clients}")
 
 
 def identity(config: Config, script: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -59,7 +60,7 @@ class FederatedAvgServer(torch.optim.Optimizer):
         models = [self._checked(i, n_k, w_k) for i, (n_k, w_k) in enumerate(updates)]
         if not models:
             raise ValueError("no updates: there is nothing to average")
-        mean = WeightedMean(models[0], len(models))
+        mean = WeightedMean(self._own(models[0]), len(models))
         for (n_k, _), w_k in zip(updates, models, strict=True):
             mean.add({name: tensor.detach().unsqueeze(0) for name, tensor in w_k.items()}, [float(n_k)])
         result = self._server_update(mean.result())
@@ -77,7 +78,7 @@ class FederatedAvgServer(torch.optim.Optimizer):
 
     def _checked(self, i: int, n_k: float, w_k: Model) -> dict[str, Tensor]:
         who = f"update {i}"
-        if isinstance(n_k, bool) or not isinstance(n_k, int | float) or not math.isfinite(n_k) or n_k <= 0:
+        if isinstance(n_k, bool) or not isinstance(n_k, Real) or not math.isfinite(n_k) or n_k <= 0:
             raise ValueError(f"{who}: n_k is {n_k!r}; expected a positive number of examples")
         if isinstance(w_k, Mapping):
             if self.names is None:
@@ -212,7 +213,7 @@ class FSVRGClient(torch.optim.Optimizer):
 
         phi (d,): the server's. closure: clears the gradients and computes those of the same minibatch again, as for
         torch.optim.LBFGS; it is called at w_t, and may be left out only for the first step from w_t, where both
-        gradients are the same. Without a `start_round` w_t is where the first step begins, and its own gradient
+        gradients are the same. Without any `start_round` w_t is where the very first step began, and its gradient
         stands in for the full one. Raises RuntimeError when the closure is needed and missing.
         """
         parameters = self.parameters

@@ -141,7 +141,9 @@ class RunFolder:
             metrics.unlink(missing_ok=True)
             return resumed_at
         saved = checkpoint.load(path)
-        if saved["identity"] != identity(self.config, self.script):
+        # Flags that came after the run began had their defaults.
+        defaults = identity(Config(), self.script)
+        if defaults | saved["identity"] != identity(self.config, self.script):
             raise RunFolderError(
                 f"{self.path / 'config.json'}: holds other flags than {path.name}, whose run it is not"
             )

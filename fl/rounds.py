@@ -86,7 +86,7 @@ def federated_averaging(
             attack(config, bad, t, w, [report.client for report in reports], w_k)
             updates.add(reports, w_k)
         updates.gather(group)
-        check_left(updates, t, config)
+        check_left(updates, bad, t, config)
         if updates.reports:
             w = algorithm.server(now, updates.result(), updates.reports, updates.models)
         check_finite(w, t, config)
@@ -117,7 +117,8 @@ def goes_on(group: Group, yes: bool = True) -> bool:
 
 def first_memory(group: Group, start: Round | None, device: torch.device) -> Memory:
     """The algorithm's memory to begin with: rank 0's, at every rank."""
-    saved = start.carry["memory"] if start else {"server": {}, "clients": {}}
+    nothing: dict[str, Any] = {"server": {}, "clients": {}}
+    saved = start.carry.get("memory", nothing) if start else nothing  # runs of before there were algorithms have none
     saved = group.content_from_first(saved)
     server = {key: {name: x.to(device) for name, x in state.items()} for key, state in saved["server"].items()}
     return Memory(server, dict(saved["clients"]))
@@ -141,9 +142,9 @@ def full_gradient(task: Task, partition: Partition, now: Situation, mine: Sequen
     return sums.result()
 
 
-def check_left(updates: Updates, t: int, config: Config) -> None:
-    """A round without a finite update is one that diverged, unless attackers were asked for."""
-    if not updates.reports and config.attack is None:
+def check_left(updates: Updates, bad: set[int], t: int, config: Config) -> None:
+    """A round without an update left is one that diverged, unless attackers have their hands in the model."""
+    if not updates.reports and (not bad or config.attack == "label_flip"):
         raise diverged(t, config)
 
 
@@ -251,7 +252,12 @@ def check_finite(w: State, t: int, config: Config) -> None:
 
 
 def diverged(t: int, config: Config) -> DivergedError:
+    rates = [f"--init_lr {config.init_lr:g}"]
+    if config.server_lr is not None:
+        rates.append(f"--server_lr {config.server_lr:g}")
+    if config.algorithm == "fedprox":
+        rates.append(f"--proximal_mu {config.proximal_mu:g}")
     return DivergedError(
-        f"--init_lr {config.init_lr:g}: training diverged, the model of round {t} is not finite; "
+        f"{', '.join(rates)}: training diverged, the model of round {t} is not finite; "
         "use a smaller rate (a rate for adam is far too small for sgd, and the other way round too large)"
     )

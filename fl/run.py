@@ -179,6 +179,7 @@ def round_line(record: dict[str, Any]) -> str:
         f"test loss {shown(record['test_loss'], '.4f')}",
         f"train loss {shown(record['train_loss'], '.4f')}",
         f"{record['examples']:,} examples" + (f" on {len(clients)} clients" if clients else ""),
+        *([f"{len(record['rejected'])} rejected"] if "rejected" in record else []),
         f"{record['round_seconds'] + record['evaluate_seconds']:.1f} s",
     ]
     return "  ".join(parts)

@@ -190,9 +190,9 @@ def test_degenerate_cases_are_fedavg_to_the_bit(degenerate):
 @pytest.mark.parametrize("name", list(FLAGS))
 def test_stacked_equals_sequential(name, model, optimizer):
     more = {"sgd": {}, "momentum": {"momentum": 0.9}, "adam": {"optimizer": "adam", "init_lr": 0.003}}[optimizer]
-    if (name in ("scaffold", "fsvrg") and more) or (name == "fednova" and optimizer == "adam"):
+    if (name in ("scaffold", "fsvrg") and more) or (name in ("fednova", "fedsgd") and optimizer == "adam"):
         pytest.skip("refused by the flags")
-    c = config(model=model, **flags(name, weight_decay=0.1, **more))
+    c = config(model=model, **flags(name, **({} if name == "fsvrg" else {"weight_decay": 0.1}), **more))
     for one, other in zip(run(c), run(c, Stacked, stack_size=2), strict=True):
         close(one.w, other.w, 1e-9)
 
@@ -210,7 +210,7 @@ def test_the_general_path_equals_sequential(name, monkeypatch):
 def all_algorithms(c, group):
     """Every algorithm and rule in turn, in one group."""
     results = {}
-    for name, rule in [*((name, "mean") for name in FLAGS), ("fedavg", "median"), ("fednova", "geometric_median")]:
+    for name, rule in [*((name, "mean") for name in FLAGS), ("fedavg", "median"), ("fedadam", "geometric_median")]:
         each = config(model="2nn", **flags(name, aggregate=rule))
         task = task_of(each)
         engine = Stacked(task.model, task.data, ragged(), each)
@@ -278,7 +278,15 @@ def test_buffers_are_averaged_whatever_the_algorithm(name, monkeypatch):
         ("--proximal_mu 1", "--proximal_mu 1.0: needs --algorithm fedprox"),
         ("--server_lr 1", "--server_lr 1.0: needs --algorithm fedavgm"),
         ("--algorithm fedavgm --server_beta2 0.9", "--server_beta2 0.9: needs --algorithm fedadam"),
-        ("--aggregate krum --byzantine 2", "--byzantine 2: krum needs at least 5 clients a round"),
+        ("--aggregate krum --byzantine 2", "--byzantine 2: krum needs at least 2 f + 3 = 7 clients a round"),
+        ("--algorithm scaffold --aggregate krum --byzantine 0", "--aggregate krum: needs another --algorithm"),
+        ("--algorithm fsvrg --weight_decay 0.1", "--weight_decay 0.1: needs another --algorithm"),
+        ("--aggregate trimmed_mean", "--trim 0.2: leaves out none of 2 clients a round; expected at least 0.5, or"),
+        ("--attack scaled --attackers 0.1", "--attackers 0.1: is none of --num_clients 4"),
+        (
+            "--algorithm fedsgd --optimizer adam --batch_size 0 --local_epoch 1",
+            "--algorithm fedsgd: needs --optimizer sgd",
+        ),
         ("--attackers 0.1", "--attackers 0.1: needs an --attack"),
         ("--attack label_flip --attack_scale 2", "--attack_scale 2.0: needs --attack sign_flip"),
     ],

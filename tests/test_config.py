@@ -167,7 +167,7 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
     assert command("federated", "--engine distributed --workers 1 --timeout 60").code == 0
     for flags in (
         "--algorithm fedprox --attack sign_flip --attackers 1.0",
-        "--algorithm fedyogi --aggregate trimmed_mean",
+        "--algorithm fedyogi --aggregate trimmed_mean --num_select_clients 4 --trim 0.25",
         "--aggregate krum --byzantine 0 --num_select_clients 4",
     ):
         assert command("federated", flags).code == 0

@@ -14,6 +14,7 @@ from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked, why_not
 from fl.models import MODELS
 from fl.rounds import federated_averaging
+from fl.task import prepare
 from tests.test_golden import close, config, ragged, task_of
 
 OPTIMIZERS = {
@@ -104,6 +105,9 @@ def test_bf16_is_as_near_to_exact_as_autocast(model):
 
 
 def test_what_cannot_be_stacked_says_why():
+    shared = nn.Linear(3, 3)
+    assert "shares" in (why_not(nn.Sequential(shared, nn.ReLU(), shared)) or "")
+    assert "frozen" in (why_not(nn.Linear(3, 3).requires_grad_(False)) or "")
     assert "BatchNorm2d" in (why_not(nn.BatchNorm2d(3, track_running_stats=False)) or "")
     assert "buffers" in (why_not(nn.BatchNorm2d(3)) or "")
     assert "Dropout" in (why_not(nn.Dropout()) or "")
@@ -118,6 +122,22 @@ def test_for_other_sizes(sizes):
     task = task_of(c)
     if n <= len(task.data.train):
         both(c, partition=ragged(sizes))
+
+
+@pytest.mark.parametrize("batch_size", [0, 5, 400])
+@pytest.mark.parametrize("model", ["2nn", "logistic"])
+def test_a_client_has_the_same_bits_in_any_company(model, batch_size):
+    """Float32 on a CPU: alone, in pairs or all together, of sizes on both sides of B."""
+    c = config(model=model, batch_size=batch_size, num_clients=4, num_select_clients=4)
+    task, partition = prepare(c), ragged((20, 13, 7, 20))
+    w = {}
+    for stack_size in (1, 2, 4):
+        engine = Stacked(task.model, task.data, partition, c, stack_size=stack_size)
+        for update in engine.train(range(4), 1, task.w):
+            for i, report in enumerate(update.reports):
+                own = torch.cat([tensor[i].flatten() for tensor in update.w.values()])
+                assert torch.equal(w.setdefault(report.client, own), own)
+    assert len(w) == 4
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

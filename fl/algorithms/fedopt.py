@@ -20,6 +20,7 @@ from fl.client import Report, State
 def averaged_with_momentum(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
     """v <- beta v + Delta, w <- w + eta v, written so that beta = 0 and eta = 1 give the mean to the bit."""
     c = now.config
+    assert c.server_lr is not None
     v = now.memory.server.setdefault("velocity", zeros(now.parameters))
     new = dict(mean)
     for name, w in now.parameters.items():
@@ -34,6 +35,7 @@ def adaptive(second_moment: Callable[[Tensor, Tensor, float], Tensor]) -> Algori
 
     def server(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
         c, tau = now.config, now.config.server_tau
+        assert c.server_lr is not None
         m = now.memory.server.setdefault("momentum", zeros(now.parameters))
         v = now.memory.server.setdefault("second", {name: z + tau**2 for name, z in zeros(now.parameters).items()})
         new = dict(mean)

@@ -1,6 +1,6 @@
 """How the clients of a round are executed.
 
-An engine has `train(clients, t, w)`, which yields Updates in ascending client order, and `state()` /
+An engine has `train(clients, t, w, correct)`, which yields Updates, each in ascending client order, and `state()` /
 `load_state(state)` for what survives rounds and goes into a checkpoint. The sequential engine is the reference:
 every other one must give its result. `distributed` is one of the two in each process of a fl.workers.Group.
 """
@@ -39,6 +39,8 @@ def choose(config: Config, task: Task, partition: Partition) -> tuple[str, int]:
     obstacle = why_not(task.model)
     if config.precision == "bf16" and not by_hand(task.model):
         obstacle = "has layers that are not hand-made, and only those run in bf16"
+    if config.algorithm == "fsvrg" and obstacle:
+        raise FlagError(f"--algorithm fsvrg: {config.model} {obstacle}; choose another --model")
     if config.engine == "stacked" and obstacle:
         raise FlagError(f"--engine stacked: {config.model} {obstacle}; use --engine sequential or distributed")
     if config.engine == "sequential" or config.keep_optimizer_state:

@@ -129,9 +129,10 @@ class Delayed:
             self.db = None if self.b is None else weights.drift["bias"][:S].expand_as(self.b)
             drift = product(self.x, self.dW, self.db, self.rows).view_as(z)
             z.addcmul_(drift, z.new_tensor(self.brought[:L]).view(L, 1, 1))
-        self.gram = gram(self.x, self.W, self.rows)  # (S, L B, L B)
-        if self.b is not None:
-            self.gram += 1
+        if L > 1:
+            self.gram = gram(self.x, self.W, self.rows)  # (S, L B, L B)
+            if self.b is not None:
+                self.gram += 1
         self.g = torch.zeros_like(self.z)
 
     def forward(self, s: int, active: int) -> Tensor:

@@ -17,7 +17,7 @@ WIDE = 64  # outputs from which on a first layer's block of products pays for th
 
 def by_hand(model: nn.Module) -> bool:
     """Whether every layer of the model has its like here."""
-    return isinstance(model, nn.Sequential) and all(
+    return type(model) is nn.Sequential and all(
         (type(module) in WEIGHTED and getattr(module, "padding_mode", "zeros") == "zeros"
          and not isinstance(getattr(module, "padding", 0), str) and getattr(module, "affine", True))
         or type(module) in PLAIN

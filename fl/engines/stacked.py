@@ -32,6 +32,10 @@ BLOCK = 128  # examples of a client that are made ready at once: enough for effi
 
 def why_not(model: nn.Module) -> str | None:
     """What keeps the model from being stacked, or None."""
+    if not all(p.requires_grad for p in model.parameters()):
+        return "has frozen parameters"
+    if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):
+        return "shares parameters between its layers"
     if any(True for _ in model.buffers()):
         return "has buffers, and statistics of a padded batch would be wrong"
     for module in model.modules():
@@ -59,9 +63,17 @@ class Stacked:
         self.stack_size = stack_size or default_stack_size(model, data, config)
 
     def train(self, clients: Sequence[int], t: int, w: State, correct: Correct = uncorrected) -> Iterator[Update]:
-        """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for k in S_t, a stack at a time."""
-        for first in range(0, len(clients), self.stack_size):
-            yield self.train_stack(clients[first : first + self.stack_size], t, w, correct)
+        """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for k in S_t, a stack at a time.
+
+        Clients whose full minibatches differ in size are not stacked: padding would change the shapes of products,
+        and with them a client's bits would depend on the company it is in.
+        """
+        alike: dict[int, list[int]] = {}
+        for k, n_k in zip(clients, self.partition.sizes_of(clients), strict=True):
+            alike.setdefault(min(self.config.batch_size or n_k, n_k), []).append(k)
+        for group in alike.values():
+            for first in range(0, len(group), self.stack_size):
+                yield self.train_stack(group[first : first + self.stack_size], t, w, correct)
 
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)  # the layers see to their arithmetic themselves
