@@ -68,13 +68,12 @@ class WeightedMean:
     def combine(self, group: Group, reports: Tensor) -> Tensor:
         """Add up the sums of all ranks, and their reports (m, columns) float64 with zeros for the others' clients.
 
-        One reduction for both. Returns the summed reports; n is the sum of their last column, the weights.
+        One reduction for both. Returns the summed reports, from which the caller knows n.
         """
         if group.size == 1:
             return reports
         together = group.sum(torch.cat([self.sums.flatten(), reports.flatten()]))
         self.sums, reports = together[: self.sums.numel()].view(2, -1), together[self.sums.numel() :].view_as(reports)
-        self.n = float(reports[:, -1].sum())
         for name in self.like.keys() - set(self.floating):
             lowest = torch.full_like(self.like[name], torch.iinfo(self.like[name].dtype).min)
             self.maxima[name] = group.max(self.maxima.get(name, lowest))
@@ -163,9 +162,9 @@ class Updates:
 
     def _gather(self, group: Group) -> None:
         sums = self.average.sums if self.average else torch.zeros(2, 0, dtype=torch.float64)
-        table = torch.zeros(len(self.S_t), 6, dtype=sums.dtype)  # loss, n_k, examples, steps, 1 + reason, weight
+        table = torch.zeros(len(self.S_t), 5, dtype=sums.dtype)  # loss, n_k, examples, steps, 1 + reason
         for r in self.reports:
-            row = [float(r.loss), r.n_k, r.examples, r.steps, 0, self.weight(r)]
+            row = [float(r.loss), r.n_k, r.examples, r.steps, 0]
             table[self.S_t.index(r.client)] = torch.tensor(row, dtype=table.dtype)
         for k, reason in self.rejected.items():
             table[self.S_t.index(k), 4] = 1 + REASONS.index(reason)
@@ -174,7 +173,7 @@ class Updates:
         if self.models:
             self.models = {name: group.sum(tensor) for name, tensor in self.models.items()}
         self.reports, self.rejected = [], {}
-        for k, (loss, n_k, examples, steps, reason, _) in zip(self.S_t, table.tolist(), strict=True):
+        for k, (loss, n_k, examples, steps, reason) in zip(self.S_t, table.tolist(), strict=True):
             if reason:
                 self.rejected[k] = REASONS[int(reason) - 1]
             else:

@@ -137,7 +137,7 @@ def full_gradient(task: Task, partition: Partition, now: Situation, mine: Sequen
     for k in mine:
         g = gradient_sum(task.model, task.data, partition[k].to(task.device))
         sums.add({name: tensor.unsqueeze(0) for name, tensor in g.items()}, [1.0])
-    sums.combine(group, torch.zeros(len(now.sizes), 1, dtype=sums.sums.dtype, device=sums.sums.device))
+    sums.combine(group, sums.sums.new_zeros(0))
     sums.n = sum(now.sizes.values())
     return sums.result()
 

@@ -75,28 +75,38 @@ asked: list[int] = []  # which of them came, and are not yet obeyed
 
 
 @contextmanager
+def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """`handler` for the signals of STOPPING while inside, but for those that whoever started us, as nohup, ignores."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def remember(number: int, frame: FrameType | None) -> None:
+    asked.append(number)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    remember(number, frame)
+    raise KeyboardInterrupt
+
+
+@contextmanager
 def interruptible() -> Iterator[None]:
     """Ctrl-C and SIGTERM raise KeyboardInterrupt, and are remembered until `obey`.
 
     Python drops an exception that is raised in a destructor, and a signal may come just then.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        raise KeyboardInterrupt
-
     asked.clear()
-    # Whoever started us with a signal ignored, as nohup does, wants it ignored.
-    numbers = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
+    with handled(interrupt):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def obey() -> None:
@@ -108,19 +118,8 @@ def obey() -> None:
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Ctrl-C and SIGTERM wait until the block is done: a round's line and its checkpoint belong together."""
-    if threading.current_thread() is not threading.main_thread():
+    with handled(remember):
         yield
-        return
-
-    def hold(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-
-    before = {n: signal.signal(n, hold) for n in STOPPING if signal.getsignal(n) is not signal.SIG_IGN}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     obey()
 
 

@@ -19,7 +19,8 @@ class Correction:
         scale (g(w) - g(anchor)) + pull w + drift
 
     with g at both points of the same minibatch, and nothing subtracted without an anchor. Elementwise, so that
-    one line serves one client or a stack: tensors have a leading dimension, S with an entry for each client, or 1.
+    one line serves one client or a stack: drift has a leading dimension, S with an entry for each client, or 1; the
+    anchor is everyone's, with a leading 1.
     """
 
     pull: float = 0.0
@@ -29,19 +30,15 @@ class Correction:
 
     def of(self, active: int) -> Correction:
         """That of the first `active` clients of the stack."""
-
-        def first(state: State | None) -> State | None:
-            return state and {name: tensor[:active] for name, tensor in state.items()}
-
-        scale = None if self.scale is None else self.scale[:active]
-        return replace(self, drift=first(self.drift), anchor=first(self.anchor), scale=scale)
+        drift = self.drift and {name: tensor[:active] for name, tensor in self.drift.items()}
+        return replace(self, drift=drift, scale=None if self.scale is None else self.scale[:active])
 
     def apply(self, name: str, g: Tensor, w: Tensor, at_anchor: Tensor | None) -> None:
         """Correct g (S, ...) in place; w and at_anchor are the parameter and its gradient at the anchor."""
         if at_anchor is not None:
             g.sub_(at_anchor)
         if self.scale is not None:
-            g.mul_(self.scale.view(-1, *[1] * (g.dim() - 1)))
+            g.mul_(along(self.scale, g))
         if self.pull:
             g.add_(w, alpha=self.pull)
         if self.drift is not None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fl.algorithms.algorithm import Algorithm, Correction, Situation
+from fl.algorithms.algorithm import Algorithm, Correction, Situation, along
 
 
 def correction(now: Situation, clients: Sequence[int]) -> Correction:
@@ -25,7 +25,7 @@ def correction(now: Situation, clients: Sequence[int]) -> Correction:
     assert now.gradient is not None
     sizes = next(iter(now.w.values())).new_tensor([now.sizes[k] for k in clients])
     anchor = {name: now.w[name].unsqueeze(0) for name in now.gradient}
-    drift = {name: g / sizes.view(-1, *[1] * g.dim()) for name, g in now.gradient.items()}
+    drift = {name: g / along(sizes, g.unsqueeze(0)) for name, g in now.gradient.items()}
     return Correction(drift=drift, anchor=anchor, scale=1 / sizes)
 
 
