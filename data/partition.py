@@ -50,11 +50,14 @@ class Partition:
     def __iter__(self) -> Iterator[Tensor]:
         return (self[k] for k in range(len(self)))
 
+    def spans_of(self, clients: Sequence[int]) -> list[tuple[int, int]]:
+        """Where in `indices` the examples of each client begin, and n_k, without a look at the others."""
+        ends = self.offsets[torch.tensor([*clients, *(k + 1 for k in clients)], dtype=torch.int64)].tolist()
+        return [(start, stop - start) for start, stop in zip(ends, ends[len(clients) :])]
+
     def sizes_of(self, clients: Sequence[int]) -> list[int]:
-        """n_k of each client, without a look at the others."""
-        picked = torch.tensor(clients, dtype=torch.int64)
-        n_k: list[int] = (self.offsets[picked + 1] - self.offsets[picked]).tolist()
-        return n_k
+        """n_k of each client."""
+        return [n_k for _, n_k in self.spans_of(clients)]
 
     @property
     def sizes(self) -> Tensor:

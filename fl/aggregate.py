@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from fl.algorithms.algorithm import floating
 from fl.client import Report, State
+from fl.device import send
 from fl.workers import Group
 
-CHUNK = 1 << 16  # values at once: the passes of a float64 sum over so many stay in a core's cache
+CHUNK = 1 << 17  # values at once: the passes of a float64 sum over so many stay in a core's cache
 COARSE = 1.5 * 2.0**32  # adding and subtracting this rounds a float64 below 2^31 to a multiple of 2^-20
 
 
@@ -35,11 +35,11 @@ class WeightedMean:
         """like: a state_dict with the names, shapes, dtypes and device of the updates; m: cohort size, at most."""
         self.like = like
         self.floating = [name for name, tensor in like.items() if tensor.is_floating_point()]
-        size = sum(like[name].numel() for name in self.floating)
+        self.sizes = [like[name].numel() for name in self.floating]
         device = next(iter(like.values())).device
         if device.type == "mps":
             device = torch.device("cpu")  # Apple's GPUs have no float64
-        self.sums = torch.zeros(2, size, dtype=torch.float64, device=device)  # multiples of 2^-20; remainders
+        self.sums = torch.zeros(2, sum(self.sizes), dtype=torch.float64, device=device)  # multiples of 2^-20; remainders
         self.maxima: State = {}
         self.n = 0.0
         # m remainders of at most 2^-21 each add up to less than half of this constant.
@@ -47,19 +47,21 @@ class WeightedMean:
 
     def add(self, w: State, n_k: Sequence[float]) -> None:
         """w: the models of len(n_k) clients, stacked: each tensor (S, ...). n_k: their weights."""
-        weights = torch.tensor(n_k, dtype=torch.float64, device=self.sums.device)[:, None]  # (S, 1)
+        S = len(n_k)
+        weights = send(n_k, torch.float64, self.sums.device).unsqueeze(1)  # (S, 1)
+        width = max(CHUNK // S, 1)
         start = 0
-        for name in self.floating:
-            stack = w[name].reshape(len(n_k), -1).to(self.sums.device)  # (S, P)
-            width = max(CHUNK // len(n_k), 1)
-            for first in range(0, stack.shape[1], width):
-                v = stack[:, first : first + width].to(torch.float64) * weights
+        for names in together(self.floating, self.sizes, width):
+            parts = [w[name].reshape(S, -1).to(self.sums.device) for name in names]
+            stack = parts[0] if len(parts) == 1 else torch.cat(parts, 1)  # (S, P)
+            for v in stack.split(width, 1):
+                v = v.to(torch.float64, copy=True).mul_(weights)
                 coarse = (v + COARSE).sub_(COARSE)
                 remainder = v.sub_(coarse).add_(self.fine).sub_(self.fine)
-                sums = self.sums[:, start + first : start + first + v.shape[1]]
-                sums[0].add_(coarse.sum(0) if len(n_k) > 1 else coarse[0])
-                sums[1].add_(remainder.sum(0) if len(n_k) > 1 else remainder[0])
-            start += stack.shape[1]
+                stop = start + v.shape[1]
+                self.sums[0, start:stop].add_(coarse.sum(0) if S > 1 else coarse[0])
+                self.sums[1, start:stop].add_(remainder.sum(0) if S > 1 else remainder[0])
+                start = stop
         for name in self.like.keys() - set(self.floating):
             stacked = w[name].amax(0)
             self.maxima[name] = torch.maximum(self.maxima.get(name, stacked), stacked)
@@ -81,7 +83,7 @@ class WeightedMean:
 
     def result(self) -> State:
         """The mean, in the dtypes and on the device of `like`. At least one update must have been added."""
-        mean = self.sums.sum(0).div_(self.n)
+        mean = self.sums[0].add(self.sums[1]).div_(self.n)
         w: State = {}
         start = 0
         for name, tensor in self.like.items():
@@ -89,13 +91,33 @@ class WeightedMean:
                 w[name] = self.maxima[name]
                 continue
             part: Tensor = mean[start : start + tensor.numel()]
-            w[name] = part.view(tensor.shape).to(tensor.dtype).to(tensor.device)
+            w[name] = part.view(tensor.shape).to(tensor)
             start += tensor.numel()
         return w
 
 
+def together(names: Sequence[str], sizes: Sequence[int], width: int) -> Iterator[list[str]]:
+    """The names in order, neighbours of at most `width` values put together: small tensors cost a call each."""
+    group: list[str] = []
+    total = 0
+    for name, size in zip(names, sizes, strict=True):
+        if group and total + size > width:
+            yield group
+            group, total = [], 0
+        group.append(name)
+        total += size
+    yield group
+
+
 Rule = Callable[[Tensor, Tensor], Tensor]  # models (m, P) and their weights (m,) to one model (P,)
 NOT_FINITE, WRONG_SHAPE, ABSURD_WEIGHT = REASONS = ("not finite", "wrong shape", "absurd weight")
+
+
+def read(reports: Sequence[Report]) -> list[Report]:
+    """With losses that are numbers, of which those on a device come at once."""
+    there = {i: report.loss for i, report in enumerate(reports) if isinstance(report.loss, Tensor)}
+    here = dict(zip(there, torch.stack([*there.values()]).tolist(), strict=True)) if there else {}
+    return [report._replace(loss=here[i]) if i in here else report for i, report in enumerate(reports)]
 
 
 class Updates:
@@ -123,6 +145,7 @@ class Updates:
         self.reports: list[Report] = []
         self.rejected: dict[int, str] = {}
 
+    @torch.inference_mode()
     def add(self, reports: Sequence[Report], w: State) -> None:
         """The reports of S clients and their models, stacked: (S, ...) each."""
         reasons = self.examine(reports, w)
@@ -145,14 +168,13 @@ class Updates:
         whole = sum(tensor.flatten(1).sum(1) for tensor in floating(w).values())
         assert isinstance(whole, Tensor)
         return [
-            NOT_FINITE if not fine else ABSURD_WEIGHT if not 0 < report.n_k <= self.n else None
-            for report, fine in zip(reports, whole.isfinite().tolist(), strict=True)
+            NOT_FINITE if not math.isfinite(total) else ABSURD_WEIGHT if not 0 < report.n_k <= self.n else None
+            for report, total in zip(reports, whole.tolist(), strict=True)
         ]
 
     def gather(self, group: Group) -> None:
         """What all ranks have, at every rank."""
-        losses = torch.stack([torch.as_tensor(r.loss) for r in self.reports]).tolist() if self.reports else []
-        self.reports = [replace(report, loss=loss) for report, loss in zip(self.reports, losses, strict=True)]
+        self.reports = read(self.reports)
         self.reports.sort(key=lambda report: report.client)
         if group.size > 1:
             self._gather(group)

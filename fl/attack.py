@@ -38,6 +38,7 @@ def poisoned(task: Task, partition: Partition, config: Config) -> Task:
     return replace(task, data=replace(task.data, train=replace(task.data.train, labels=labels)))
 
 
+@torch.inference_mode()  # an engine's models may be tensors of that mode
 def attack(config: Config, bad: set[int], t: int, w: State, clients: Sequence[int], w_k: State) -> None:
     """Turn the attackers' models among w_k (S, ...) into what they send, in place.
 

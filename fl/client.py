@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 State = dict[str, Tensor]  # a state_dict: parameters and buffers by name
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What client k tells of its training.
 
     loss: sum over the examples it processed, each before its step; () on the device until the round is over.
@@ -35,7 +33,10 @@ class Report:
 
 
 class Update(NamedTuple):
-    """What S clients send back: their reports, and their models stacked: each tensor (S, ...), in that order."""
+    """What S clients send back: their reports, and their models stacked: each tensor (S, ...), in that order.
+
+    The tensors are the engine's, which uses them again for the next update.
+    """
 
     reports: list[Report]
     w: State

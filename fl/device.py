@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
@@ -57,6 +58,11 @@ def make_deterministic(precision: str, device: torch.device) -> None:
     torch.set_autocast_cache_enabled(False)
     torch.set_autocast_dtype(device.type, torch.bfloat16)
     torch.set_autocast_enabled(device.type, precision == "bf16")
+
+
+def send(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """The numbers as a tensor on the device; on CUDA without waiting for what it is at work on."""
+    return torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 
 def accumulator_dtype(device: torch.device) -> torch.dtype:

@@ -10,9 +10,12 @@ import hashlib
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from fl.device import send
 
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 
@@ -49,9 +52,15 @@ def shuffles(seed: int, streams: Sequence[tuple[int, int]], n: int, device: torc
     stream's hash, and the permutation sorts those. The outputs within a stream are distinct, and integers
     sort alike everywhere, so the same batches come out on every device and for any grouping of streams.
     """
-    start = torch.tensor([derive(seed, "batches", *stream) for stream in streams], device=device)
-    z = start[:, None] + GOLDEN * torch.arange(1, n + 1, device=device)  # (streams, n), wraps modulo 2^64
+    start = send([derive(seed, "batches", *stream) for stream in streams], torch.int64, device)
+    z = start[:, None] + _weyl(n, device)  # (streams, n), wraps modulo 2^64
     # An arithmetic shift copies the sign bit; the masks make it the logical shift of the original.
-    z = (z ^ ((z >> 30) & (2**34 - 1))) * (0xBF58476D1CE4E5B9 - 2**64)
-    z = (z ^ ((z >> 27) & (2**37 - 1))) * (0x94D049BB133111EB - 2**64)
-    return (z ^ ((z >> 31) & (2**33 - 1))).argsort(dim=1)
+    z = (z >> 30).bitwise_and_(2**34 - 1).bitwise_xor_(z).mul_(0xBF58476D1CE4E5B9 - 2**64)
+    z = (z >> 27).bitwise_and_(2**37 - 1).bitwise_xor_(z).mul_(0x94D049BB133111EB - 2**64)
+    return (z >> 31).bitwise_and_(2**33 - 1).bitwise_xor_(z).argsort(dim=1)
+
+
+@lru_cache(maxsize=64)
+def _weyl(n: int, device: torch.device) -> Tensor:
+    """(n,) int64: what n steps of splitmix64 add to its start."""
+    return GOLDEN * torch.arange(1, n + 1, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pkgutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -68,6 +69,7 @@ def federated_averaging(
     w, done = first_model(group, task.w, start)
     memory = first_memory(group, start, task.device)
     n, trained = int(partition.sizes.sum()), [name for name, _ in task.model.named_parameters()]
+    model_bytes = task.model_bytes
     if done < 0:
         yield close_round(task, config, group, 0, w, [], 0.0, carry(engine, memory), last=False)
 
@@ -90,7 +92,7 @@ def federated_averaging(
         if updates.reports:
             w = algorithm.server(now, updates.result(), updates.reports, updates.models)
         check_finite(w, t, config)
-        down, up = (vectors * task.model_bytes for vectors in algorithm.transfers)
+        down, up = (vectors * model_bytes for vectors in algorithm.transfers)
         done_round = close_round(
             task, config, group, t, w, updates.reports, time.perf_counter() - began, carry(engine, memory),
             last=t == config.global_epoch, downlink=len(S_t) * down, uplink=len(S_t) * up, rejected=updates.rejected,
@@ -246,8 +248,8 @@ def close_round(
 
 
 def check_finite(w: State, t: int, config: Config) -> None:
-    finite = [tensor.isfinite().all() for tensor in w.values() if tensor.is_floating_point()]
-    if not torch.stack(finite).all():
+    whole = [tensor.sum(dtype=torch.float64) for tensor in w.values() if tensor.is_floating_point()]
+    if not math.isfinite(sum(whole)):
         raise diverged(t, config)
 
 

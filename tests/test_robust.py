@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,7 +117,7 @@ class Boaster(Sequential):
 
     def client_update(self, k, *rest):
         update = super().client_update(k, *rest)
-        return update if k != 1 else update._replace(reports=[replace(update.reports[0], n_k=self.n_k)])
+        return update if k != 1 else update._replace(reports=[update.reports[0]._replace(n_k=self.n_k)])
 
 
 class Nothing(Boaster):

@@ -12,24 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from fl.client import State
 from fl.engines.layers import Weights
+from fl.engines.network import own, prefix
 
 
 class Functional:
     """S copies of `model`; the interface of network.Network.
 
-    stack: the parameters by name, each (S, ...), updated in place when eta is given. eta, decay, drift: see Weights.
+    stack: the parameters by name, each (S, ...), updated in place. folded: see Weights.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        stack: dict[str, Tensor],
-        eta: float | None,
-        decay: float = 0.0,
-        drift: dict[str, Tensor] | None = None,
-    ):
-        self.weights = Weights(stack, eta, decay, drift)
+    def __init__(self, model: nn.Module, stack: State, folded: bool):
+        self.stack, self.folded = stack, folded
+        self.weights = Weights(stack, folded)
+        self.restart = self.weights.restart
 
         def loss(parameters: dict[str, Tensor], x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
             logits = functional_call(model, parameters, (x,))
@@ -48,14 +45,15 @@ class Functional:
         return list(self.weights.now_grads.values())
 
     def begin(self, x: Tensor, counts: Sequence[int]) -> None:
-        self.x = x
+        self.x = x.unbind(1)
 
-    def step(self, s: int, target: Tensor, weight: Tensor) -> Tensor:
-        gradients, logits = self.grad_of(self.weights.now, self.x[: self.active, s], target)
+    def step(self, s: int, target: Tensor, weight: Tensor, logits: Tensor) -> None:
+        x = prefix(self.x[s], self.active)
+        shape = (*x.shape[:2], len(target))
+        gradients, z = self.grad_of(self.weights.now, x, own(target, shape))
         for name, gradient in gradients.items():
             self.weights.update(name, gradient)
-        detached: Tensor = logits.detach()
-        return detached
+        own(logits, shape).copy_(z)
 
     def end(self) -> None:
         pass

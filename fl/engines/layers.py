@@ -28,24 +28,37 @@ aten: Any = torch.ops.aten  # the backward passes that autograd itself calls
 class Weights:
     """The stacked parameters of one layer, the first `active` clients of them, and how they are updated.
 
-    full: (S, ...) each. eta: the rate of plain SGD, which is applied at once; None collects the gradients in
-    `grads` for an optimizer. With an eta, decay p + drift is added to the gradient of a parameter p; drift: (S, ...)
-    or (1, ...) each.
+    full: (S, ...) each, kept from round to round. folded: each gradient is applied at once, by plain SGD; otherwise
+    they are collected in `grads` for an optimizer.
     """
 
-    def __init__(self, full: dict[str, Tensor], eta: float | None, decay: float, drift: dict[str, Tensor] | None):
-        self.full, self.eta = full, eta
-        self.drift, self.drift_now = drift, drift
+    def __init__(self, full: dict[str, Tensor], folded: bool):
+        self.full = self.now = full
+        self.grads = self.now_grads = {} if folded else {name: torch.zeros_like(p) for name, p in full.items()}
+        self.drift: dict[str, Tensor] = {}
+
+    def restart(
+        self, w: dict[str, Tensor], eta: float | None = None, decay: float = 0.0, drift: dict[str, Tensor] | None = None
+    ) -> None:
+        """Every client begins with w. With folded updates eta is their rate, and decay p + drift is added to the
+        gradient of a parameter p; drift: (S, ...) or (1, ...) each."""
+        for name, p in self.full.items():
+            p.copy_(w[name])
+        self.eta = eta
         self.keep = 1.0 if eta is None else 1 - eta * decay  # what a step leaves of a weight
-        self.grads = {} if eta is not None else {name: torch.zeros_like(p) for name, p in full.items()}
-        self.now = full
-        self.now_grads = self.grads
+        if not drift:
+            self.drift = {}
+        elif not self.drift:
+            self.drift = {name: d.clone() for name, d in drift.items()}
+        else:  # where a recorded graph reads it
+            for name, d in drift.items():
+                self.drift[name].copy_(d)
+        self.now, self.now_grads, self.drift_now = self.full, self.grads, self.drift
 
     def narrow(self, active: int) -> None:
         self.now = {name: p[:active] for name, p in self.full.items()}
         self.now_grads = {name: g[:active] for name, g in self.grads.items()}
-        if self.drift:
-            self.drift_now = {name: d[:active] for name, d in self.drift.items()}
+        self.drift_now = {name: d[:active] for name, d in self.drift.items()}
 
     def cast(self, name: str, dtype: torch.dtype) -> Any:
         """The parameter in the arithmetic of the activations; None if the layer has none of that name."""
@@ -106,15 +119,15 @@ class Delayed:
     """
 
     def __init__(self, weights: Weights):
-        assert weights.eta is not None
-        self.weights, self.eta = weights, weights.eta
+        self.weights = weights
 
     def begin(self, x: Tensor, counts: Sequence[int]) -> None:
         """x (S, L, B, i): the inputs of the block; client k takes counts[k] <= L steps of it."""
         S, L, self.B, _ = x.shape
         self.x, self.counts = x.flatten(1, 2), counts  # (S, L B, i)
         self.rows = [count * self.B for count in counts]
-        keep, weights = self.weights.keep, self.weights
+        assert self.weights.eta is not None
+        keep, weights, self.eta = self.weights.keep, self.weights, self.weights.eta
         # What s steps leave of the weights at the beginning, and how much drift they bring.
         self.left = [keep**s for s in range(L + 1)]
         self.brought = [-self.eta * sum(self.left[:s]) for s in range(L + 1)]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fl.client import State
 from fl.engines.layers import Conv2d, Delayed, Flatten, GroupNorm, Linear, MaxPool2d, ReLU, Weights
 
 WEIGHTED: dict[type, Any] = {nn.Linear: Linear, nn.Conv2d: Conv2d, nn.GroupNorm: GroupNorm}
@@ -29,23 +30,24 @@ def by_hand(model: nn.Module) -> bool:
 class Network:
     """S copies of an nn.Sequential of such layers.
 
-    stack: the parameters by state_dict name, each (S, ...), updated in place. eta, decay, drift: see Weights.
+    stack: the parameters by state_dict name, each (S, ...), updated in place. folded: see Weights.
     arithmetic: of activations and products; weights, updates and the loss keep the dtype of the stack.
+    delay: whether the first layer may delay its products, which makes every step of a block another computation.
     """
 
     def __init__(
         self,
         model: nn.Sequential,
         stack: dict[str, Tensor],
-        eta: float | None,
-        decay: float = 0.0,
-        drift: dict[str, Tensor] | None = None,
+        folded: bool,
         arithmetic: torch.dtype | None = None,
+        delay: bool = True,
     ):
-        self.arithmetic = arithmetic
-        self.active = len(next(iter(stack.values())))
+        self.stack, self.folded, self.arithmetic = stack, folded, arithmetic
+        self.S = self.active = len(next(iter(stack.values())))
         self.layers: list[Any] = []
         self.weights: list[Weights] = []
+        self.names: list[str] = []  # of the modules they belong to
         self.first: Delayed | None = None
         modules = list(model.named_children())
         self.vectors = isinstance(modules[0][1], nn.Flatten)
@@ -56,11 +58,11 @@ class Network:
         for name, module in modules[1:] if self.vectors else modules:
             if type(module) in WEIGHTED:
                 own = {key: stack[f"{name}.{key}"] for key, _ in module.named_parameters()}
-                own_drift = drift and {key: drift[f"{name}.{key}"] for key in own}
-                weights = Weights(own, eta, decay, own_drift)
+                weights = Weights(own, folded)
                 self.weights.append(weights)
+                self.names.append(name)
                 wide = isinstance(module, nn.Linear) and module.out_features >= WIDE
-                if wide and self.vectors and not self.layers and eta is not None and arithmetic is None:
+                if wide and self.vectors and not self.layers and folded and delay and arithmetic is None:
                     self.first = Delayed(weights)
                 else:
                     self.layers.append(WEIGHTED[type(module)](module, weights))
@@ -71,6 +73,18 @@ class Network:
         self.flattens = [layer for layer in self.layers if isinstance(layer, Flatten)]
         # Below the first layer with weights nobody wants a gradient.
         self.lowest = -1 if self.first else next(i for i, one in enumerate(self.layers) if hasattr(one, "weights"))
+
+    def restart(
+        self, w: State, eta: float | None = None, decay: float = 0.0, drift: State | None = None
+    ) -> None:
+        """All S clients begin with w; see Weights."""
+        for name, weights in zip(self.names, self.weights, strict=True):
+            own = {key: f"{name}.{key}" for key in weights.full}
+            own_drift = drift and {key: drift[full] for key, full in own.items()}
+            weights.restart({key: w[full] for key, full in own.items()}, eta, decay, own_drift)
+        for flatten in self.flattens:
+            flatten.narrow(self.S)
+        self.active = self.S
 
     def narrow(self, active: int) -> None:
         """From now on only the first `active` clients train."""
@@ -85,36 +99,49 @@ class Network:
 
     def begin(self, x: Tensor, counts: Sequence[int]) -> None:
         """x (S, L, B, C, H, W): what the clients see in their next steps; client i takes counts[i] <= L of them."""
-        self.x = x.flatten(3) if self.vectors else x
+        x = x.flatten(3) if self.vectors else x
         if self.arithmetic:
-            self.x = self.x.to(self.arithmetic)
+            x = x.to(self.arithmetic)
         if self.first:
-            self.first.begin(self.x, counts)
+            self.first.begin(x, counts)
+        self.x = x.unbind(1)
 
-    def step(self, s: int, target: Tensor, weight: Tensor) -> Tensor:
-        """Step s of the block for every active client; returns the logits (S, B, classes).
+    def step(self, s: int, target: Tensor, weight: Tensor, logits: Tensor) -> None:
+        """Step s of the block for every active client.
 
-        weight (S, B): 1 / b_k for an example, 0 for padding. target (S, B, classes): weight at the label, else 0.
+        target (classes, columns): the example's weight at its label, else 0. weight (columns,): 1 / b_k for an example,
+        0 for padding. logits (classes, columns): where to write them. Example b of client i is column i B + b.
         """
         if self.first:
             x = self.first.forward(s, self.active)
         elif self.vectors:
-            x = self.x[: self.active, s]
+            x = prefix(self.x[s], self.active)
         else:
-            x = self.x[: self.active, s].transpose(0, 1).flatten(1, 2)  # (B, S C, H, W)
+            x = prefix(self.x[s], self.active).transpose(0, 1).flatten(1, 2)  # (B, S C, H, W)
         for layer in self.layers:
             x = layer.forward(x)
+        own(logits, x.shape).copy_(x)
         # d loss / d logits
-        g: Tensor | None = torch.softmax(x, 2, dtype=target.dtype).mul_(weight.unsqueeze(2)).sub_(target).to(x.dtype)
+        g: Tensor | None = own(torch.softmax(logits, 0).mul_(weight).sub_(target).to(x.dtype), x.shape)
         for i in range(len(self.layers) - 1, max(self.lowest, 0) - 1, -1):
             assert g is not None
             g = self.layers[i].backward(g, wanted=i > self.lowest)
         if self.first:
             assert g is not None
             self.first.backward(s, g)
-        return x
 
     def end(self) -> None:
         """The block is over: every parameter is up to date."""
         if self.first:
             self.first.end()
+
+
+def own(columns: Tensor, shape: Sequence[int]) -> Tensor:
+    """(classes, columns) seen as those of the active clients: (S, B, classes)."""
+    S, B, classes = shape
+    return columns.as_strided(shape, (B, 1, columns.stride(0)), columns.storage_offset())
+
+
+def prefix(tensor: Tensor, active: int) -> Tensor:
+    """tensor[:active], and no call where that is all of it."""
+    return tensor if len(tensor) == active else tensor[:active]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,12 +21,15 @@ from data.partition import Partition
 from fl.algorithms.algorithm import Correct, Correction, uncorrected
 from fl.client import Report, State, Update, make_optimizer
 from fl.config import Config
-from fl.device import accumulator_dtype
+from fl.device import accumulator_dtype, send
 from fl.engines.functional import Functional
+from fl.engines.graphed import Graphed
 from fl.engines.network import Network, by_hand
-from fl.rng import shuffles
+from fl.engines.schedule import Member, schedule, steps_of
 
 BLOCK = 128  # examples of a client that are made ready at once: enough for efficient products, few enough for a cache
+VECTOR = 16  # float32 numbers in the widest vector of a CPU
+KEPT = 4  # networks that are kept for stacks of the same shape
 
 
 def why_not(model: nn.Module) -> str | None:
@@ -55,12 +57,18 @@ class Stacked:
         config: Config,
         tick: Callable[[], None] = lambda: None,
         stack_size: int = 0,
+        graphs: Callable[[Any], Any] | None = None,
     ):
         self.model, self.data, self.partition, self.config, self.tick = model, data, partition, config, tick
         self.device = data.train.labels.device
-        self.network: Any = partial(Network, arithmetic=half(config)) if by_hand(model) else Functional
-        self.pixels = data.train.images.flatten(1)  # (n, C H W) uint8: rows are gathered faster than images
+        self.by_hand = by_hand(model)
+        self.graphs = graphs or (Graphed if self.device.type == "cuda" else None)
+        # A copy of the examples in which those of a client lie side by side: minibatches are gathered from few places.
+        own = partition.indices.to(self.device)
+        self.labels = data.train.labels[own]
+        self.pixels = data.train.images.flatten(1).index_select(0, own)  # (n, C H W) uint8
         self.stack_size = stack_size or default_stack_size(model, data, config)
+        self.networks: dict[tuple[Any, ...], Any] = {}  # that were used last, for rounds of the same shape
 
     def train(self, clients: Sequence[int], t: int, w: State, correct: Correct = uncorrected) -> Iterator[Update]:
         """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for k in S_t, a stack at a time.
@@ -68,113 +76,122 @@ class Stacked:
         Clients whose full minibatches differ in size are not stacked: padding would change the shapes of products,
         and with them a client's bits would depend on the company it is in.
         """
-        alike: dict[int, list[int]] = {}
-        for k, n_k in zip(clients, self.partition.sizes_of(clients), strict=True):
-            alike.setdefault(min(self.config.batch_size or n_k, n_k), []).append(k)
+        alike: dict[int, list[Member]] = {}
+        for k, (start, n_k) in zip(clients, self.partition.spans_of(clients), strict=True):
+            alike.setdefault(min(self.config.batch_size or n_k, n_k), []).append(Member(k, start, n_k))
         for group in alike.values():
             for first in range(0, len(group), self.stack_size):
-                yield self.train_stack(group[first : first + self.stack_size], t, w, correct)
+                # Every view and call is cheaper for tensors that autograd need not know; torch.func needs it to. And
+                # no autocast: the layers see to their arithmetic themselves.
+                with torch.inference_mode(self.by_hand), torch.autocast(self.device.type, enabled=False):
+                    update = self.train_stack(group[first : first + self.stack_size], t, w, correct)
+                yield update
 
     @torch.no_grad()
-    @torch.autocast("cpu", enabled=False)  # the layers see to their arithmetic themselves
-    @torch.autocast("cuda", enabled=False)
-    def train_stack(self, clients: Sequence[int], t: int, w: State, correct: Correct) -> Update:
+    def train_stack(self, members: Sequence[Member], t: int, w: State, correct: Correct) -> Update:
         c = self.config
-        sizes = self.partition.sizes_of(clients)
-        order = sorted(range(len(clients)), key=lambda i: -self.steps(sizes[i]))  # those with most steps first
-        steps = [self.steps(sizes[i]) for i in order]
-        rows, weights = self.schedule([clients[i] for i in order], t)  # (S, steps, B) each
+        stack = sorted(members, key=lambda one: -one.n_k)  # those with most steps first
+        steps = [steps_of(c, one.n_k) for one in stack]
+        rows, weights = schedule(c, t, stack, self.device, self.data.dtype)  # (S, steps, B) each
         S, _, B = rows.shape
 
-        stack = {name: stacked(tensor, S) for name, tensor in w.items()}
-        correction = correct([clients[i] for i in order]) or Correction()
+        correction = correct([one.k for one in stack]) or Correction()
         eta, optimizer, at_anchor = c.lr(t), None, None
-        if c.optimizer == "sgd" and not c.momentum and correction.scale is None and correction.anchor is None:
-            network = self.network(self.model, stack, eta, c.weight_decay + correction.pull, correction.drift)
+        folded = c.optimizer == "sgd" and not c.momentum and correction.scale is None and correction.anchor is None
+        network = self.network(S, B, folded)
+        if folded:
+            network.restart(w, eta, c.weight_decay + correction.pull, correction.drift)
         else:
-            network = self.network(self.model, stack, None)
-            optimizer = make_optimizer(stack.values(), c.optimizer, eta, c.momentum, c.weight_decay)
+            network.restart(w)
+            optimizer = make_optimizer(network.stack.values(), c.optimizer, eta, c.momentum, c.weight_decay)
             if correction.anchor:
-                anchor = {name: stacked(tensor, S) for name, tensor in w.items()}
-                at_anchor = self.network(self.model, anchor, None)
+                at_anchor = self.network(S, B, folded, "anchor")
+                at_anchor.restart(w)
 
         loss = torch.zeros(S, dtype=accumulator_dtype(self.device), device=self.device)
         L = max(BLOCK // B, 1)
         for first in range(0, steps[0], L):
             counts = [min(n - first, L) for n in steps if n > first]
             block = (slice(len(counts)), slice(first, first + counts[0]))
-            chosen, weight = rows[block], weights[block]  # (active, l, B)
+            chosen = rows[block]  # (active, l, B)
             x = self.data.normalise(self.pixels.index_select(0, chosen.flatten()))
-            y = self.data.train.labels[chosen]
-            target = F.one_hot(y, self.data.classes) * weight.unsqueeze(3)  # (active, l, B, classes)
-            logits = torch.zeros_like(target)
             x = x.view(*chosen.shape, *self.data.shape)
+            weight = side_by_side(weights[block])  # (l, columns)
+            y = self.labels[side_by_side(chosen)]
+            target = weight.new_zeros(len(y), self.data.classes, y.shape[1])
+            target.scatter_(1, y.unsqueeze(1), weight.unsqueeze(1))
+            logits = torch.zeros_like(target)  # (l, classes, columns)
             network.begin(x, counts)
             if at_anchor:
                 at_anchor.begin(x, counts)
-            for s in range(counts[0]):
+            for s, step in enumerate(zip(target.unbind(), weight.unbind(), logits.unbind(), strict=True)):
                 active = sum(count > s for count in counts)
                 if active < network.active:
                     network.narrow(active)
-                    optimizer, correction = narrowed(optimizer, stack, active), correction.of(active)
+                    optimizer = narrowed(optimizer, network.stack, active)
+                    correction = correction.of(active)
                     if at_anchor:
                         at_anchor.narrow(active)
-                logits[:active, s] = network.step(s, target[:active, s], weight[:active, s])
+                network.step(s, *step)
                 if at_anchor:
-                    at_anchor.step(s, target[:active, s], weight[:active, s])
+                    at_anchor.step(s, *step[:2], torch.empty_like(step[2]))
                 if optimizer:
-                    corrected_step(optimizer, correction, list(stack), network, at_anchor)
+                    corrected_step(optimizer, correction, network, at_anchor)
                 self.tick()
             network.end()
-            losses = F.cross_entropy(logits.flatten(0, 2), y.flatten(), reduction="none").view_as(weight)
-            loss[: len(counts)].add_(torch.where(weight > 0, losses, 0).sum((1, 2), dtype=loss.dtype))
+            losses = F.cross_entropy(logits, y, reduction="none").where(weight > 0, 0)  # (l, columns)
+            losses = losses[:, : chosen[:, 0].numel()].view(len(y), -1, B).transpose(0, 1).flatten(1)  # (active, l B)
+            loss[: len(counts)].add_(losses.sum(1, dtype=loss.dtype))
 
-        if order != sorted(order):
-            back = torch.tensor(order, device=self.device).argsort()
-            stack = {name: tensor[back] for name, tensor in stack.items()}
-            loss = loss[back]
+        trained = network.stack
+        if stack != list(members):
+            back = send([stack.index(one) for one in members], torch.int64, self.device)
+            trained, loss = {name: tensor[back] for name, tensor in trained.items()}, loss[back]
         reports = [
-            Report(k, n_k, k_loss, c.local_epoch * n_k, self.steps(n_k))
-            for k, n_k, k_loss in zip(clients, sizes, loss.unbind(), strict=True)
+            Report(k, n_k, k_loss, c.local_epoch * n_k, steps_of(c, n_k))
+            for (k, _, n_k), k_loss in zip(members, losses_of(loss), strict=True)
         ]
-        return Update(reports, stack)
+        return Update(reports, trained)
 
-    def steps(self, n_k: int) -> int:
-        return self.config.local_epoch * -(-n_k // (self.config.batch_size or n_k))
-
-    def schedule(self, clients: Sequence[int], t: int) -> tuple[Tensor, Tensor]:
-        """Which examples each client sees at each step, and with what weight in its loss.
-
-        rows (S, steps, B) int64; weights (S, steps, B), 1 / b_k for an example and 0 for padding.
-        """
-        E = self.config.local_epoch
-        members = [self.partition[k] for k in clients]
-        largest = max(map(len, members))
-        B = min(self.config.batch_size or largest, largest)
-        steps = [self.steps(len(mine)) for mine in members]
-        rows = torch.zeros(len(members), max(steps), B, dtype=torch.int64, device=self.device)
-        weights = torch.zeros(rows.shape, dtype=self.data.dtype, device=self.device)
-        passes = range((t - 1) * E, t * E)
-        for n in dict.fromkeys(map(len, members)):  # clients of one size are shuffled together
-            same = [i for i, mine in enumerate(members) if len(mine) == n]
-            orders = shuffles(self.config.seed, [(clients[i], p) for i in same for p in passes], n, self.device)
-            own = torch.stack([members[i] for i in same]).to(self.device)  # (same, n)
-            shuffled = own.gather(1, orders.view(len(same), E * n)).view(len(same), E, n)
-            per_epoch = -(-n // B)
-            padded = F.pad(shuffled, (0, per_epoch * B - n)).view(len(same), E * per_epoch, B)
-            real = (torch.arange(per_epoch * B, device=self.device) < n).view(per_epoch, B).to(weights.dtype)
-            each = (real / real.sum(1, keepdim=True)).repeat(E, 1)
-            first, count = same[0], len(same)
-            place = slice(first, first + count) if same[-1] == first + count - 1 else same
-            rows[place, : E * per_epoch] = padded
-            weights[place, : E * per_epoch] = each
-        return rows, weights
+    def network(self, S: int, B: int, folded: bool, role: str = "") -> Any:
+        """S networks for minibatches of B: those of an earlier stack of that shape, or new ones."""
+        key = (S, B, folded, role)
+        network = self.networks.pop(key, None)
+        if network is None:
+            w = {name: p.detach() for name, p in self.model.named_parameters()}
+            stack = {name: stacked(p, S) for name, p in w.items()}
+            if self.by_hand:
+                network = Network(self.model, stack, folded, half(self.config), delay=self.graphs is None)
+            else:
+                network = Functional(self.model, stack, folded)
+            network = self.graphs(network) if self.graphs else network
+        self.networks[key] = network
+        while len(self.networks) > KEPT:
+            del self.networks[next(iter(self.networks))]
+        return network
 
     def state(self) -> dict[str, Any]:
         return {"optimizers": {}}
 
     def load_state(self, state: dict[str, Any]) -> None:
         pass
+
+
+def side_by_side(tensor: Tensor) -> Tensor:
+    """(S, l, B) to (l, columns): the examples of a step's S minibatches one after another, and zeros.
+
+    Classes come before them, in tensors (l, classes, columns): a softmax over the innermost ten is many times slower
+    on a CPU. And columns is a multiple of VECTOR, as the bits of a softmax's last few are others.
+    """
+    S, l, B = tensor.shape
+    columns = tensor.new_zeros(l, -(-S * B // VECTOR) * VECTOR)
+    columns[:, : S * B].view(l, S, B).copy_(tensor.transpose(0, 1))
+    return columns
+
+
+def losses_of(loss: Tensor) -> Sequence[Tensor | float]:
+    """One by one; read where reading does not wait."""
+    return loss.tolist() if loss.device.type == "cpu" else loss.unbind()
 
 
 def half(config: Config) -> torch.dtype | None:
@@ -192,13 +209,13 @@ def stacked(tensor: Tensor, S: int) -> Tensor:
 
 
 def corrected_step(
-    optimizer: torch.optim.Optimizer, correction: Correction, names: Sequence[str], network: Any, at_anchor: Any
+    optimizer: torch.optim.Optimizer, correction: Correction, network: Any, at_anchor: Any
 ) -> None:
     """One step along the gradients that the networks have collected, corrected."""
     gradients = network.gradients()
     anchored = at_anchor.gradients() if at_anchor else [None] * len(gradients)
     parameters = optimizer.param_groups[0]["params"]
-    for name, p, g, g_anchor in zip(names, parameters, gradients, anchored, strict=True):
+    for name, p, g, g_anchor in zip(network.stack, parameters, gradients, anchored, strict=True):
         correction.apply(name, g, p, g_anchor)
         p.grad = g
     optimizer.step()
