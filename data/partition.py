@@ -52,8 +52,9 @@ class Partition:
 
     def spans_of(self, clients: Sequence[int]) -> list[tuple[int, int]]:
         """Where in `indices` the examples of each client begin, and n_k, without a look at the others."""
-        ends = self.offsets[torch.tensor([*clients, *(k + 1 for k in clients)], dtype=torch.int64)].tolist()
-        return [(start, stop - start) for start, stop in zip(ends, ends[len(clients) :])]
+        picked = torch.tensor([*clients, *(k + 1 for k in clients)], dtype=torch.int64)
+        starts, stops = self.offsets[picked].view(2, -1).tolist()
+        return [(start, stop - start) for start, stop in zip(starts, stops, strict=True)]
 
     def sizes_of(self, clients: Sequence[int]) -> list[int]:
         """n_k of each client."""

@@ -39,7 +39,8 @@ class WeightedMean:
         device = next(iter(like.values())).device
         if device.type == "mps":
             device = torch.device("cpu")  # Apple's GPUs have no float64
-        self.sums = torch.zeros(2, sum(self.sizes), dtype=torch.float64, device=device)  # multiples of 2^-20; remainders
+        # Of multiples of 2^-20, and of remainders.
+        self.sums = torch.zeros(2, sum(self.sizes), dtype=torch.float64, device=device)
         self.maxima: State = {}
         self.n = 0.0
         # m remainders of at most 2^-21 each add up to less than half of this constant.

@@ -50,6 +50,8 @@ def prepare(config: Config, device: torch.device | None = None) -> Task:
     """
     device = device or choose_device(config.device)
     make_deterministic(config.precision, device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # whose streams CUDA graphs are recorded on
     keep_freed_memory()
     data = pkgutil.resolve_name(DATASETS[config.dataset])(Path(config.data_dir))
     # Built on the CPU from its own stream: the same first weights on every device and for every partition.

@@ -25,17 +25,18 @@ OPTIMIZERS = {
 }
 
 
-def both(c, stack_size=0, partition=None):
+def both(c, stack_size=0, partition=None, engine=Stacked):
+    """The same rounds by the sequential engine and another one."""
     task = task_of(c)
     w0 = task.w
     partition = partition or ragged()
     results = []
-    for engine in (
+    for one in (
         Sequential(task.model, task.data, partition, c),
-        Stacked(task.model, task.data, partition, c, stack_size=stack_size),
+        engine(task.model, task.data, partition, c, stack_size=stack_size),
     ):
         load_state(task.model, w0)
-        results.append(list(federated_averaging(task, partition, engine, c)))
+        results.append(list(federated_averaging(task, partition, one, c)))
     for one, other in zip(*results, strict=True):
         close(one.w, other.w, 1e-9)
         for key in ("train_loss", "test_loss"):
@@ -138,9 +139,3 @@ def test_a_client_has_the_same_bits_in_any_company(model, batch_size):
                 own = torch.cat([tensor[i].flatten() for tensor in update.w.values()])
                 assert torch.equal(w.setdefault(report.client, own), own)
     assert len(w) == 4
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("model", list(MODELS))
-def test_stacked_equals_sequential_on_cuda(model):
-    both(config(model=model, device="cuda", **OPTIMIZERS["sgd"]), stack_size=3)

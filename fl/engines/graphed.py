@@ -6,7 +6,9 @@ waiting. The first step is taken as it is, which is the warm-up; the second is r
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,12 +21,21 @@ Replay = Callable[[], None]
 
 
 def cuda_graph(step: Callable[[], None]) -> Replay:
-    """Record the kernels that `step` launches, which do not run yet; the result launches them all at once."""
+    """Record the kernels that `step` launches, which do not run yet; the result launches them all at once.
+
+    No step finds anything in the graphs' own memory that another left there, so they may share it.
+    """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may talk to NCCL meanwhile
+    # thread_local: another thread may ask CUDA something meanwhile, as NCCL's watchdog does.
+    with torch.cuda.graph(graph, pool=_pool(), capture_error_mode="thread_local"):
         step()
     replay: Replay = graph.replay
     return replay
+
+
+@cache
+def _pool() -> Any:
+    return torch.cuda.graph_pool_handle()
 
 
 class Graphed:
@@ -82,10 +93,19 @@ class Graphed:
             step()
             self.replays[active] = None
         else:
-            replay = self.replays[active] or self.record(step)
+            replay = self.replays[active] or self.recorded(step)
             replay()
             self.replays[active] = replay
         logits.copy_(place[3][:, :columns])
+
+    def recorded(self, step: Callable[[], None]) -> Replay:
+        """The step's graph, or the step itself if it does what no graph can hold."""
+        try:
+            return self.record(step)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            warnings.warn(f"steps cannot be recorded as a CUDA graph and run one by one: {reason}", stacklevel=2)
+            return step
 
     def end(self) -> None:
         pass

@@ -74,9 +74,7 @@ class Network:
         # Below the first layer with weights nobody wants a gradient.
         self.lowest = -1 if self.first else next(i for i, one in enumerate(self.layers) if hasattr(one, "weights"))
 
-    def restart(
-        self, w: State, eta: float | None = None, decay: float = 0.0, drift: State | None = None
-    ) -> None:
+    def restart(self, w: State, eta: float | None = None, decay: float = 0.0, drift: State | None = None) -> None:
         """All S clients begin with w; see Weights."""
         for name, weights in zip(self.names, self.weights, strict=True):
             own = {key: f"{name}.{key}" for key in weights.full}
@@ -138,8 +136,7 @@ class Network:
 
 def own(columns: Tensor, shape: Sequence[int]) -> Tensor:
     """(classes, columns) seen as those of the active clients: (S, B, classes)."""
-    S, B, classes = shape
-    return columns.as_strided(shape, (B, 1, columns.stride(0)), columns.storage_offset())
+    return columns.as_strided(shape, (shape[1], 1, columns.stride(0)), columns.storage_offset())
 
 
 def prefix(tensor: Tensor, active: int) -> Tensor:

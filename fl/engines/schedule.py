@@ -44,7 +44,8 @@ def schedule(
     for n, same in groupby(stack, key=lambda one: one.n_k):
         streams = [(k, e, start) for k, start, _ in same for e in range((t - 1) * E, t * E)]
         starts = send([start for _, _, start in streams], torch.int64, device)
-        own = shuffles(config.seed, [(k, e) for k, e, _ in streams], n, device).add_(starts.unsqueeze(1))  # (streams, n)
+        own = shuffles(config.seed, [(k, e) for k, e, _ in streams], n, device)  # (streams, n)
+        own = own.add_(starts.unsqueeze(1))
         own = own if n % B == 0 else F.pad(own, (0, -n % B))
         steps = steps_of(config, n)
         own = own.view(-1, steps, B)  # (clients of that size, steps, B)

@@ -19,17 +19,16 @@ from torch import Tensor, nn
 from data.dataset import Dataset
 from data.partition import Partition
 from fl.algorithms.algorithm import Correct, Correction, uncorrected
-from fl.client import Report, State, Update, make_optimizer
+from fl.client import Report, State, Update
 from fl.config import Config
 from fl.device import accumulator_dtype, send
-from fl.engines.functional import Functional
 from fl.engines.graphed import Graphed
-from fl.engines.network import Network, by_hand
+from fl.engines.network import by_hand
 from fl.engines.schedule import Member, schedule, steps_of
+from fl.engines.stack import Stack
 
 BLOCK = 128  # examples of a client that are made ready at once: enough for efficient products, few enough for a cache
 VECTOR = 16  # float32 numbers in the widest vector of a CPU
-KEPT = 4  # networks that are kept for stacks of the same shape
 
 
 def why_not(model: nn.Module) -> str | None:
@@ -67,8 +66,9 @@ class Stacked:
         own = partition.indices.to(self.device)
         self.labels = data.train.labels[own]
         self.pixels = data.train.images.flatten(1).index_select(0, own)  # (n, C H W) uint8
+        self.classes = torch.arange(data.classes, device=self.device).unsqueeze(1)
         self.stack_size = stack_size or default_stack_size(model, data, config)
-        self.networks: dict[tuple[Any, ...], Any] = {}  # that were used last, for rounds of the same shape
+        self.stacks: dict[tuple[int, int], Stack] = {}  # by S and B; those used last are the last
 
     def train(self, clients: Sequence[int], t: int, w: State, correct: Correct = uncorrected) -> Iterator[Update]:
         """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for k in S_t, a stack at a time.
@@ -89,86 +89,61 @@ class Stacked:
 
     @torch.no_grad()
     def train_stack(self, members: Sequence[Member], t: int, w: State, correct: Correct) -> Update:
-        c = self.config
-        stack = sorted(members, key=lambda one: -one.n_k)  # those with most steps first
-        steps = [steps_of(c, one.n_k) for one in stack]
-        rows, weights = schedule(c, t, stack, self.device, self.data.dtype)  # (S, steps, B) each
+        ordered = sorted(members, key=lambda one: -one.n_k)  # those with most steps first
+        steps = [steps_of(self.config, one.n_k) for one in ordered]
+        rows, weights = schedule(self.config, t, ordered, self.device, self.data.dtype)  # (S, steps, B) each
         S, _, B = rows.shape
-
-        correction = correct([one.k for one in stack]) or Correction()
-        eta, optimizer, at_anchor = c.lr(t), None, None
-        folded = c.optimizer == "sgd" and not c.momentum and correction.scale is None and correction.anchor is None
-        network = self.network(S, B, folded)
-        if folded:
-            network.restart(w, eta, c.weight_decay + correction.pull, correction.drift)
-        else:
-            network.restart(w)
-            optimizer = make_optimizer(network.stack.values(), c.optimizer, eta, c.momentum, c.weight_decay)
-            if correction.anchor:
-                at_anchor = self.network(S, B, folded, "anchor")
-                at_anchor.restart(w)
+        correction = correct([one.k for one in ordered]) or Correction()
+        stack = self.stack(S, B, correction)
+        stack.restart(w, self.config.lr(t), correction)
 
         loss = torch.zeros(S, dtype=accumulator_dtype(self.device), device=self.device)
         L = max(BLOCK // B, 1)
         for first in range(0, steps[0], L):
             counts = [min(n - first, L) for n in steps if n > first]
-            block = (slice(len(counts)), slice(first, first + counts[0]))
-            chosen = rows[block]  # (active, l, B)
-            x = self.data.normalise(self.pixels.index_select(0, chosen.flatten()))
-            x = x.view(*chosen.shape, *self.data.shape)
-            weight = side_by_side(weights[block])  # (l, columns)
-            y = self.labels[side_by_side(chosen)]
-            target = weight.new_zeros(len(y), self.data.classes, y.shape[1])
-            target.scatter_(1, y.unsqueeze(1), weight.unsqueeze(1))
-            logits = torch.zeros_like(target)  # (l, classes, columns)
-            network.begin(x, counts)
-            if at_anchor:
-                at_anchor.begin(x, counts)
-            for s, step in enumerate(zip(target.unbind(), weight.unbind(), logits.unbind(), strict=True)):
-                active = sum(count > s for count in counts)
-                if active < network.active:
-                    network.narrow(active)
-                    optimizer = narrowed(optimizer, network.stack, active)
-                    correction = correction.of(active)
-                    if at_anchor:
-                        at_anchor.narrow(active)
-                network.step(s, *step)
-                if at_anchor:
-                    at_anchor.step(s, *step[:2], torch.empty_like(step[2]))
-                if optimizer:
-                    corrected_step(optimizer, correction, network, at_anchor)
-                self.tick()
-            network.end()
-            losses = F.cross_entropy(logits, y, reduction="none").where(weight > 0, 0)  # (l, columns)
-            losses = losses[:, : chosen[:, 0].numel()].view(len(y), -1, B).transpose(0, 1).flatten(1)  # (active, l B)
-            loss[: len(counts)].add_(losses.sum(1, dtype=loss.dtype))
+            block = slice(len(counts)), slice(first, first + counts[0])
+            loss[: len(counts)].add_(self.train_block(stack, counts, rows[block], weights[block]))
 
-        trained = network.stack
-        if stack != list(members):
-            back = send([stack.index(one) for one in members], torch.int64, self.device)
-            trained, loss = {name: tensor[back] for name, tensor in trained.items()}, loss[back]
+        w_k, losses = stack.w, loss
+        if ordered != list(members):
+            back = send([ordered.index(one) for one in members], torch.int64, self.device)
+            w_k, losses = {name: tensor[back] for name, tensor in w_k.items()}, loss[back]
         reports = [
-            Report(k, n_k, k_loss, c.local_epoch * n_k, steps_of(c, n_k))
-            for (k, _, n_k), k_loss in zip(members, losses_of(loss), strict=True)
+            Report(k, n_k, k_loss, self.config.local_epoch * n_k, steps_of(self.config, n_k))
+            for (k, _, n_k), k_loss in zip(members, one_by_one(losses), strict=True)
         ]
-        return Update(reports, trained)
+        return Update(reports, w_k)
 
-    def network(self, S: int, B: int, folded: bool, role: str = "") -> Any:
-        """S networks for minibatches of B: those of an earlier stack of that shape, or new ones."""
-        key = (S, B, folded, role)
-        network = self.networks.pop(key, None)
-        if network is None:
-            w = {name: p.detach() for name, p in self.model.named_parameters()}
-            stack = {name: stacked(p, S) for name, p in w.items()}
-            if self.by_hand:
-                network = Network(self.model, stack, folded, half(self.config), delay=self.graphs is None)
-            else:
-                network = Functional(self.model, stack, folded)
-            network = self.graphs(network) if self.graphs else network
-        self.networks[key] = network
-        while len(self.networks) > KEPT:
-            del self.networks[next(iter(self.networks))]
-        return network
+    def train_block(self, stack: Stack, counts: Sequence[int], rows: Tensor, weights: Tensor) -> Tensor:
+        """The steps of a block; client i takes counts[i] of them. Returns the clients' summed losses (S,).
+
+        rows, weights (S, l, B): see schedule.
+        """
+        S, steps, B = rows.shape
+        x = self.data.normalise(self.pixels.index_select(0, rows.flatten()))
+        weight, y = side_by_side(weights), self.labels[side_by_side(rows)]  # (l, columns)
+        target = (y.unsqueeze(1) == self.classes) * weight.unsqueeze(1)  # (l, classes, columns)
+        logits = torch.zeros_like(target)
+        stack.begin(x.view(*rows.shape, *self.data.shape), counts)
+        for s, step in enumerate(zip(target.unbind(), weight.unbind(), logits.unbind(), strict=True)):
+            stack.narrow(sum(count > s for count in counts))
+            stack.step(s, *step)
+            self.tick()
+        stack.end()
+        losses = F.log_softmax(logits, 1).gather(1, y.unsqueeze(1)).squeeze(1).neg_()  # (l, columns)
+        losses = losses.masked_fill_(weight == 0, 0)[:, : S * B].view(steps, S, B)
+        return losses.transpose(0, 1).flatten(1).sum(1, dtype=accumulator_dtype(self.device))
+
+    def stack(self, S: int, B: int, correction: Correction) -> Stack:
+        """S clients for minibatches of B: those of an earlier round, or new ones.
+
+        Together those that are kept are no more than stack_size clients, but for the ones asked for.
+        """
+        stack = self.stacks.pop((S, B), None) or Stack(self.model, S, self.config, correction, self.graphs)
+        while self.stacks and S + sum(kept.S for kept in self.stacks.values()) > self.stack_size:
+            del self.stacks[next(iter(self.stacks))]
+        self.stacks[S, B] = stack
+        return stack
 
     def state(self) -> dict[str, Any]:
         return {"optimizers": {}}
@@ -183,57 +158,15 @@ def side_by_side(tensor: Tensor) -> Tensor:
     Classes come before them, in tensors (l, classes, columns): a softmax over the innermost ten is many times slower
     on a CPU. And columns is a multiple of VECTOR, as the bits of a softmax's last few are others.
     """
-    S, l, B = tensor.shape
-    columns = tensor.new_zeros(l, -(-S * B // VECTOR) * VECTOR)
-    columns[:, : S * B].view(l, S, B).copy_(tensor.transpose(0, 1))
+    S, steps, B = tensor.shape
+    columns = tensor.new_zeros(steps, -(-S * B // VECTOR) * VECTOR)
+    columns[:, : S * B].view(steps, S, B).copy_(tensor.transpose(0, 1))
     return columns
 
 
-def losses_of(loss: Tensor) -> Sequence[Tensor | float]:
-    """One by one; read where reading does not wait."""
-    return loss.tolist() if loss.device.type == "cpu" else loss.unbind()
-
-
-def half(config: Config) -> torch.dtype | None:
-    """The arithmetic of activations and products, where it is not that of the weights."""
-    return torch.bfloat16 if config.precision == "bf16" else None
-
-
-def stacked(tensor: Tensor, S: int) -> Tensor:
-    """S copies of a parameter: (S, ...). A convolution's have their channels innermost, as they are fastest."""
-    copies = tensor.detach().unsqueeze(0).expand(S, *tensor.shape)
-    if tensor.dim() == 4:
-        innermost = copies.permute(0, 1, 3, 4, 2).clone(memory_format=torch.contiguous_format)
-        return innermost.permute(0, 1, 4, 2, 3)
-    return copies.clone(memory_format=torch.contiguous_format)
-
-
-def corrected_step(
-    optimizer: torch.optim.Optimizer, correction: Correction, network: Any, at_anchor: Any
-) -> None:
-    """One step along the gradients that the networks have collected, corrected."""
-    gradients = network.gradients()
-    anchored = at_anchor.gradients() if at_anchor else [None] * len(gradients)
-    parameters = optimizer.param_groups[0]["params"]
-    for name, p, g, g_anchor in zip(network.stack, parameters, gradients, anchored, strict=True):
-        correction.apply(name, g, p, g_anchor)
-        p.grad = g
-    optimizer.step()
-
-
-def narrowed(optimizer: torch.optim.Optimizer | None, stack: State, active: int) -> torch.optim.Optimizer | None:
-    """The same optimizer on the first `active` clients: views of its parameters and of its elementwise state."""
-    if optimizer is None:
-        return None
-    group = optimizer.param_groups[0]
-    before = group["params"]
-    group["params"] = [p[:active] for p in stack.values()]
-    for old, new in zip(before, group["params"], strict=True):
-        state = optimizer.state.pop(old, {})
-        optimizer.state[new] = {
-            key: value[:active] if torch.is_tensor(value) and value.dim() else value for key, value in state.items()
-        }
-    return optimizer
+def one_by_one(losses: Tensor) -> Sequence[Tensor | float]:
+    """(S,) as S losses, read where reading does not wait."""
+    return losses.tolist() if losses.device.type == "cpu" else losses.unbind()
 
 
 def default_stack_size(model: nn.Module, data: Dataset, config: Config) -> int:

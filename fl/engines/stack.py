@@ -1,0 +1,120 @@
+"""A stack of clients: their networks, and what takes a step of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fl.algorithms.algorithm import Correction
+from fl.client import State, make_optimizer
+from fl.config import Config
+from fl.engines.functional import Functional
+from fl.engines.network import Network, by_hand
+
+
+class Stack:
+    """S clients that advance together; kept from round to round, as are the addresses of its tensors.
+
+    correction: of a first round, for its kind. graphs: what wraps a network whose steps are to be replayed, or None.
+    """
+
+    def __init__(
+        self, model: nn.Module, S: int, config: Config, correction: Correction, graphs: Callable[[Any], Any] | None
+    ):
+        self.S, self.config = S, config
+        # Plain SGD needs no optimizer: each layer applies its gradient as it comes.
+        self.folded = (
+            config.optimizer == "sgd" and not config.momentum and correction.scale is None and correction.anchor is None
+        )
+
+        def network() -> Any:
+            copies = {name: stacked(p, S) for name, p in model.named_parameters()}
+            if by_hand(model):
+                assert isinstance(model, nn.Sequential)
+                arithmetic = torch.bfloat16 if config.precision == "bf16" else None
+                made: Any = Network(model, copies, self.folded, arithmetic, delay=graphs is None)
+            else:
+                made = Functional(model, copies, self.folded)
+            return graphs(made) if graphs else made
+
+        self.network = network()
+        self.at_anchor = network() if correction.anchor else None
+        self.networks = [self.network, self.at_anchor] if self.at_anchor else [self.network]
+
+    @property
+    def w(self) -> State:
+        """The clients' models: (S, ...) each."""
+        w: State = self.network.stack
+        return w
+
+    def restart(self, w: State, eta: float, correction: Correction) -> None:
+        """All clients begin a round with w."""
+        c, self.correction, self.optimizer = self.config, correction, None
+        if self.folded:
+            self.network.restart(w, eta, c.weight_decay + correction.pull, correction.drift)
+            return
+        self.network.restart(w)
+        # A fresh one: Adam's moments of other clients, or of an old model, are not these clients'.
+        self.optimizer = make_optimizer(self.w.values(), c.optimizer, eta, c.momentum, c.weight_decay)
+        if self.at_anchor:
+            self.at_anchor.restart(correction.anchor)
+
+    def begin(self, x: Tensor, counts: Sequence[int]) -> None:
+        """See Network.begin."""
+        for network in self.networks:
+            network.begin(x, counts)
+
+    def narrow(self, active: int) -> None:
+        """From now on only the first `active` clients train."""
+        if active == self.network.active:
+            return
+        for network in self.networks:
+            network.narrow(active)
+        self.correction = self.correction.of(active)
+        if self.optimizer:
+            narrow_optimizer(self.optimizer, self.w, active)
+
+    def step(self, s: int, target: Tensor, weight: Tensor, logits: Tensor) -> None:
+        """See Network.step."""
+        self.network.step(s, target, weight, logits)
+        if not self.optimizer:
+            return
+        gradients = self.network.gradients()
+        anchored = [None] * len(gradients)
+        if self.at_anchor:
+            self.at_anchor.step(s, target, weight, torch.zeros_like(logits))
+            anchored = self.at_anchor.gradients()
+        parameters = self.optimizer.param_groups[0]["params"]
+        for name, p, g, g_anchor in zip(self.w, parameters, gradients, anchored, strict=True):
+            self.correction.apply(name, g, p, g_anchor)
+            p.grad = g
+        self.optimizer.step()
+
+    def end(self) -> None:
+        """See Network.end."""
+        for network in self.networks:
+            network.end()
+
+
+def stacked(tensor: Tensor, S: int) -> Tensor:
+    """S copies of a parameter: (S, ...). A convolution's have their channels innermost, as they are fastest."""
+    copies = tensor.detach().unsqueeze(0).expand(S, *tensor.shape)
+    if tensor.dim() == 4:
+        innermost = copies.permute(0, 1, 3, 4, 2).clone(memory_format=torch.contiguous_format)
+        return innermost.permute(0, 1, 4, 2, 3)
+    return copies.clone(memory_format=torch.contiguous_format)
+
+
+def narrow_optimizer(optimizer: torch.optim.Optimizer, w: State, active: int) -> None:
+    """Have it see the first `active` clients only: views of its parameters w and of its elementwise state."""
+    group = optimizer.param_groups[0]
+    before = group["params"]
+    group["params"] = [p[:active] for p in w.values()]
+    for old, new in zip(before, group["params"], strict=True):
+        state = optimizer.state.pop(old, {})
+        optimizer.state[new] = {
+            key: value[:active] if torch.is_tensor(value) and value.dim() else value for key, value in state.items()
+        }
