@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.contenders import ALGORITHMS, CONTENDERS, WORKLOADS
 
 TURNS = {"cnn": 5, "2nn": 5, "logistic": 5, "default": 2}
-BURST = {"cnn": 1, "2nn": 5, "logistic": 20, "default": 1}  # rounds a turn
+BURST = {"cnn": 1, "2nn": 10, "logistic": 50, "default": 1}  # rounds a turn
 OURS = ("sequential", "stacked", "distributed")
 CNN_FLOP = 56.1e6  # of the paper's CNN, an example, forward and backward
 
