@@ -38,6 +38,8 @@ class Group:
 
     def share(self, clients: Sequence[int], sizes: Sequence[int]) -> list[int]:
         """This rank's clients, ascending: the largest first, each to the rank with the least work so far."""
+        if self.size == 1:
+            return sorted(clients)
         load = [0] * self.size
         mine = []
         for n_k, k in sorted(zip(sizes, clients, strict=True), key=lambda pair: (-pair[0], pair[1])):

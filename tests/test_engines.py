@@ -11,7 +11,7 @@ from torch import nn
 from fl.client import load_state
 from fl.engines.network import by_hand
 from fl.engines.sequential import Sequential
-from fl.engines.stacked import Stacked, why_not
+from fl.engines.stacked import Stacked, side_by_side, why_not
 from fl.models import MODELS
 from fl.rounds import federated_averaging
 from fl.task import prepare
@@ -125,10 +125,27 @@ def test_for_other_sizes(sizes):
         both(c, partition=ragged(sizes))
 
 
+@pytest.fixture
+def threads(request):
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3], indirect=True)
+@pytest.mark.parametrize("B", [1, 5, 16, 30])
+def test_a_softmax_has_the_same_bits_in_any_company(B, threads):
+    z = torch.randn(10, 7, 1, B)  # classes, S, l, B
+    together, alone = (torch.stack([side_by_side(each) for each in part], 1) for part in (z, z[:, 2:3]))
+    for softmax in (torch.softmax, torch.log_softmax):
+        own = softmax(together, 1)[..., 2 * B : 3 * B]
+        assert torch.equal(own, softmax(alone, 1)[..., :B])
+
+
 @pytest.mark.parametrize("batch_size", [0, 5, 400])
 @pytest.mark.parametrize("model", ["2nn", "logistic"])
 def test_a_client_has_the_same_bits_in_any_company(model, batch_size):
-    """Float32 on a CPU: alone, in pairs or all together, of sizes on both sides of B."""
+    """Float32 on one thread of a CPU: alone, in pairs or all together, of sizes on both sides of B."""
     c = config(model=model, batch_size=batch_size, num_clients=4, num_select_clients=4)
     task, partition = prepare(c), ragged((20, 13, 7, 20))
     w = {}

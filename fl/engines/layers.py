@@ -62,7 +62,8 @@ class Weights:
 
     def cast(self, name: str, dtype: torch.dtype) -> Any:
         """The parameter in the arithmetic of the activations; None if the layer has none of that name."""
-        return self.now[name].to(dtype) if name in self.now else None
+        p = self.now.get(name)
+        return p if p is None or p.dtype == dtype else p.to(dtype)
 
     def update(self, name: str, gradient: Tensor) -> None:
         """gradient: (active, ...) of the parameter, in any shape of as many values."""
@@ -78,13 +79,15 @@ class Weights:
 
     def update_product(self, name: str, left: Tensor, right: Tensor) -> None:
         """As `update` with the gradient left @ right: (active, o, B) @ (active, B, i)."""
-        left, right = left.to(self.now[name].dtype), right.to(self.now[name].dtype)
+        p = self.now[name]
+        if left.dtype != p.dtype:
+            left, right = left.to(p.dtype), right.to(p.dtype)
         if self.eta is None:
             torch.bmm(left, right, out=self.now_grads[name])
         else:
-            self.now[name].baddbmm_(left, right, beta=self.keep, alpha=-self.eta)
+            p.baddbmm_(left, right, beta=self.keep, alpha=-self.eta)
             if self.drift_now:
-                self.now[name].add_(self.drift_now[name], alpha=-self.eta)
+                p.add_(self.drift_now[name], alpha=-self.eta)
 
 
 class Linear:

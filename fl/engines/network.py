@@ -120,7 +120,8 @@ class Network:
             x = layer.forward(x)
         own(logits, x.shape).copy_(x)
         # d loss / d logits
-        g: Tensor | None = own(torch.softmax(logits, 0).mul_(weight).sub_(target).to(x.dtype), x.shape)
+        at_logits = own(torch.softmax(logits, 0).mul_(weight).sub_(target), x.shape)
+        g: Tensor | None = at_logits.to(self.arithmetic) if self.arithmetic else at_logits
         for i in range(len(self.layers) - 1, max(self.lowest, 0) - 1, -1):
             assert g is not None
             g = self.layers[i].backward(g, wanted=i > self.lowest)

@@ -23,10 +23,10 @@ except (AttributeError, RuntimeError):  # built without oneDNN
 
 def suits_onednn(x: Tensor, W: Tensor) -> bool:
     return (
-        onednn is not None
+        W.shape[1] * W.shape[2] >= LARGE
+        and onednn is not None
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
-        and W.shape[1] * W.shape[2] >= LARGE
         and torch.backends.mkldnn.is_available()
     )
 

@@ -125,8 +125,11 @@ class Stacked:
         target = (y.unsqueeze(1) == self.classes) * weight.unsqueeze(1)  # (l, classes, columns)
         logits = torch.zeros_like(target)
         stack.begin(x.view(*rows.shape, *self.data.shape), counts)
+        stack.narrow(active := S)
         for s, step in enumerate(zip(target.unbind(), weight.unbind(), logits.unbind(), strict=True)):
-            stack.narrow(sum(count > s for count in counts))
+            if counts[active - 1] == s:
+                active = sum(count > s for count in counts)
+                stack.narrow(active)
             stack.step(s, *step)
             self.tick()
         stack.end()
@@ -156,10 +159,11 @@ def side_by_side(tensor: Tensor) -> Tensor:
     """(S, l, B) to (l, columns): the examples of a step's S minibatches one after another, and zeros.
 
     Classes come before them, in tensors (l, classes, columns): a softmax over the innermost ten is many times slower
-    on a CPU. And columns is a multiple of VECTOR, as the bits of a softmax's last few are others.
+    on a CPU. And each thread gets whole vectors of columns, as the bits of a softmax's odd ones are others.
     """
     S, steps, B = tensor.shape
-    columns = tensor.new_zeros(steps, -(-S * B // VECTOR) * VECTOR)
+    unit = VECTOR * torch.get_num_threads()
+    columns = tensor.new_zeros(steps, -(-S * B // unit) * unit)
     columns[:, : S * B].view(steps, S, B).copy_(tensor.transpose(0, 1))
     return columns
 
