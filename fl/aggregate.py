@@ -75,8 +75,8 @@ class WeightedMean:
         """
         if group.size == 1:
             return reports
-        together = group.sum(torch.cat([self.sums.flatten(), reports.flatten()]))
-        self.sums, reports = together[: self.sums.numel()].view(2, -1), together[self.sums.numel() :].view_as(reports)
+        both = group.sum(torch.cat([self.sums.flatten(), reports.flatten()]))
+        self.sums, reports = both[: self.sums.numel()].view(2, -1), both[self.sums.numel() :].view_as(reports)
         for name in self.like.keys() - set(self.floating):
             lowest = torch.full_like(self.like[name], torch.iinfo(self.like[name].dtype).min)
             self.maxima[name] = group.max(self.maxima.get(name, lowest))
@@ -107,7 +107,8 @@ def together(names: Sequence[str], sizes: Sequence[int], width: int) -> Iterator
             group, total = [], 0
         group.append(name)
         total += size
-    yield group
+    if group:
+        yield group
 
 
 Rule = Callable[[Tensor, Tensor], Tensor]  # models (m, P) and their weights (m,) to one model (P,)

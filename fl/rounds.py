@@ -20,6 +20,7 @@ from fl.algorithms.algorithm import Algorithm, Correct, Memory, Situation
 from fl.attack import attack, attackers
 from fl.client import Report, State, Update, gradient_sum, load_state, make_optimizer, offload, train
 from fl.config import Config
+from fl.device import accumulator_dtype
 from fl.errors import DivergedError
 from fl.evaluate import evaluate
 from fl.rng import derive, select_clients, shuffles
@@ -31,7 +32,7 @@ ALONE = Group()
 
 
 class Engine(Protocol):
-    """How clients are executed: fl/engines."""
+    """How clients are executed: fl/engines. An Update of `train` is good until the next is asked for."""
 
     def train(self, clients: Sequence[int], t: int, w: State, correct: Correct = ...) -> Iterator[Update]: ...
     def state(self) -> dict[str, Any]: ...
@@ -248,7 +249,7 @@ def close_round(
 
 
 def check_finite(w: State, t: int, config: Config) -> None:
-    whole = [tensor.sum(dtype=torch.float64) for tensor in w.values() if tensor.is_floating_point()]
+    whole = [tensor.sum(dtype=accumulator_dtype(tensor.device)) for tensor in w.values() if tensor.is_floating_point()]
     if not math.isfinite(sum(whole)):
         raise diverged(t, config)
 

@@ -50,8 +50,8 @@ def prepare(config: Config, device: torch.device | None = None) -> Task:
     """
     device = device or choose_device(config.device)
     make_deterministic(config.precision, device)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # whose streams CUDA graphs are recorded on
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # CUDA graphs are recorded on a stream of the current device
     keep_freed_memory()
     data = pkgutil.resolve_name(DATASETS[config.dataset])(Path(config.data_dir))
     # Built on the CPU from its own stream: the same first weights on every device and for every partition.

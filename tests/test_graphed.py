@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fl.engines.graphed import Graphed
+from fl.engines.graphed import EAGER, Graphed
 from fl.engines.stacked import Stacked
 from fl.models import MODELS
 from tests.test_engines import OPTIMIZERS, both
@@ -61,7 +61,7 @@ class Graph(TorchDispatchMode):
 
 
 class Recorder:
-    """For Graphed in place of cuda_graph; counts."""
+    """For Graphed in place of cuda_graphs(); counts."""
 
     def __init__(self):
         self.recorded = self.replayed = 0
@@ -87,7 +87,7 @@ def graphed(recorder):
 @pytest.mark.parametrize("model", list(MODELS))
 def test_replayed_steps_equal_the_sequential_engine(model, optimizer):
     recorder = Recorder()
-    c = config(model=model, global_epoch=3, batch_size=2, **OPTIMIZERS[optimizer])
+    c = config(model=model, global_epoch=4, batch_size=2, **OPTIMIZERS[optimizer])
     both(c, stack_size=3, engine=graphed(recorder))
     assert recorder.replayed > 2 * recorder.recorded > 0
 
@@ -98,15 +98,23 @@ def test_a_graph_serves_all_rounds_of_one_rate():
         recorder = Recorder()
         both(config(global_epoch=4, lr_decay=decay), partition=ragged((4, 4, 4)), engine=graphed(recorder))
         counts[decay] = recorder.recorded, recorder.replayed
-    steps = 4 * 2 * 2  # rounds, epochs, minibatches of at most 3 examples
-    assert counts == {1.0: (1, steps - 1), 0.5: (4, steps - 4)}
+    steps = 2 * 2  # a round: epochs, minibatches of at most 3 examples
+    assert counts == {1.0: (1, 4 * steps - EAGER), 0.5: (4, 4 * (steps - EAGER))}
 
 
+@pytest.mark.parametrize("decay", [1.0, 0.5])
 @pytest.mark.parametrize("algorithm", ["fedprox", "scaffold", "fednova", "fsvrg"])
-def test_for_algorithms_that_correct_gradients(algorithm):
+def test_for_algorithms_that_correct_gradients(algorithm, decay):
     recorder = Recorder()
-    both(config(algorithm=algorithm, model="2nn", global_epoch=3), stack_size=3, engine=graphed(recorder))
+    c = config(algorithm=algorithm, model="2nn", global_epoch=3, local_epoch=3, batch_size=2, lr_decay=decay)
+    both(c, stack_size=3, engine=graphed(recorder))
     assert recorder.replayed
+
+
+def test_a_full_stack_and_the_rest_of_a_cohort_are_both_kept():
+    recorder = Recorder()
+    both(config(global_epoch=4), stack_size=2, partition=ragged((4, 4, 4)), engine=graphed(recorder))
+    assert recorder.recorded == 2
 
 
 def test_the_general_path(monkeypatch):
@@ -121,7 +129,7 @@ def test_what_cannot_be_recorded_runs_step_by_step():
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     with pytest.warns(UserWarning, match="one by one: operation not permitted when stream is capturing$"):
-        both(config(), stack_size=3, engine=graphed(refuse))
+        both(config(global_epoch=4), stack_size=3, engine=graphed(refuse))
 
 
 def test_a_step_that_waits_for_a_value_is_noticed():
@@ -138,7 +146,11 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GP
 def test_stacked_equals_sequential_on_cuda(model, optimizer):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "steps cannot be recorded")
-        both(config(model=model, device="cuda", batch_size=2, global_epoch=3, **OPTIMIZERS[optimizer]), stack_size=3)
+        for decay in (1.0, 0.5):
+            c = config(
+                model=model, device="cuda", batch_size=2, global_epoch=4, lr_decay=decay, **OPTIMIZERS[optimizer]
+            )
+            both(c, stack_size=3)
 
 
 @cuda
@@ -152,8 +164,8 @@ def test_a_stack_trains_without_waiting_for_the_gpu():
     c = config(device="cuda")
     task = task_of(c)
     engine = Stacked(task.model, task.data, ragged(), c)
-    for t in (1, 2, 3):
-        torch.cuda.set_sync_debug_mode("error" if t == 3 else "default")
+    for t in range(1, 9):
+        torch.cuda.set_sync_debug_mode("error" if t == 8 else "default")
         try:
             for _ in engine.train([0, 1, 2], t, task.w):
                 pass

@@ -1,14 +1,14 @@
 """Steps recorded as CUDA graphs.
 
 A minibatch of ten is some forty kernels of a few microseconds: launched one by one from Python they leave a GPU
-waiting. The first step is taken as it is, which is the warm-up; the second is recorded, and from then on replayed.
+waiting. The first steps are taken as they are, which is the warm-up; the next is recorded, and from then on replayed.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -18,24 +18,27 @@ from fl.client import State
 from fl.engines.network import prefix
 
 Replay = Callable[[], None]
+Recorder = Callable[[Callable[[], None]], Replay]
+EAGER = 3  # steps before one is recorded: recording waits for the GPU, and is worth it where many steps follow
 
 
-def cuda_graph(step: Callable[[], None]) -> Replay:
-    """Record the kernels that `step` launches, which do not run yet; the result launches them all at once.
+def cuda_graphs() -> Recorder:
+    """Record the kernels that a step launches, which do not run yet; the result launches them all at once."""
+    stream = torch.cuda.Stream()  # its own: libraries keep work space by stream, which goes with the graphs
 
-    No step finds anything in the graphs' own memory that another left there, so they may share it.
-    """
-    graph = torch.cuda.CUDAGraph()
-    # thread_local: another thread may ask CUDA something meanwhile, as NCCL's watchdog does.
-    with torch.cuda.graph(graph, pool=_pool(), capture_error_mode="thread_local"):
-        step()
-    replay: Replay = graph.replay
-    return replay
+    def record(step: Callable[[], None]) -> Replay:
+        graph = torch.cuda.CUDAGraph()
+        # The outer context brings the current stream back also if the recording fails to begin. thread_local: another
+        # thread may ask CUDA something meanwhile, as NCCL's watchdog does.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+        ):
+            step()
+        replay: Replay = graph.replay
+        return replay
 
-
-@cache
-def _pool() -> Any:
-    return torch.cuda.graph_pool_handle()
+    return record
 
 
 class Graphed:
@@ -46,9 +49,10 @@ class Graphed:
     graph. What an optimizer does after the step is not part of it.
     """
 
-    def __init__(self, network: Any, record: Callable[[Callable[[], None]], Replay] = cuda_graph):
-        self.network, self.record = network, record
-        self.replays: dict[int, Replay | None] = {}  # by active clients; None after the first step of so many
+    def __init__(self, network: Any, record: Recorder | None = None):
+        self.network, self.record = network, record or cuda_graphs()
+        self.replays: dict[int, Replay] = {}  # by active clients
+        self.taken: Counter[int] = Counter()  # steps as they are, by active clients
         self.numbers: Any = None
         self.place: list[Tensor] = []  # one step's x (S, 1, B, C, H, W), target, weight and logits
         self.stack, self.folded = network.stack, network.folded
@@ -62,7 +66,7 @@ class Graphed:
         self.network.restart(w, eta, decay, drift)
         numbers = eta, decay, drift is None
         if numbers != self.numbers:
-            self.numbers, self.replays = numbers, {}
+            self.numbers, self.replays, self.taken = numbers, {}, Counter()
 
     def narrow(self, active: int) -> None:
         self.network.narrow(active)
@@ -89,19 +93,21 @@ class Graphed:
             self.network.step(0, *place[1:])
             self.network.end()
 
-        if active not in self.replays:
+        if self.taken[active] < EAGER:
             step()
-            self.replays[active] = None
+            self.taken[active] += 1
         else:
-            replay = self.replays[active] or self.recorded(step)
-            replay()
-            self.replays[active] = replay
+            if active not in self.replays:
+                self.replays[active] = self.recorded(step)
+            self.replays[active]()
         logits.copy_(place[3][:, :columns])
 
     def recorded(self, step: Callable[[], None]) -> Replay:
         """The step's graph, or the step itself if it does what no graph can hold."""
         try:
             return self.record(step)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             warnings.warn(f"steps cannot be recorded as a CUDA graph and run one by one: {reason}", stacklevel=2)

@@ -92,7 +92,7 @@ class Network:
             part.narrow(active)
 
     def gradients(self) -> list[Tensor]:
-        """Where the gradients are collected, in the order of the stack; without an eta only."""
+        """Where the gradients are collected, in the order of the stack; not if they are folded."""
         return [weights.now_grads[name] for weights in self.weights for name in weights.now]
 
     def begin(self, x: Tensor, counts: Sequence[int]) -> None:

@@ -18,7 +18,8 @@ from fl.engines.network import Network, by_hand
 class Stack:
     """S clients that advance together; kept from round to round, as are the addresses of its tensors.
 
-    correction: of a first round, for its kind. graphs: what wraps a network whose steps are to be replayed, or None.
+    correction: of any round; whether it has a scale and an anchor must not change from round to round. graphs: what
+    wraps a network whose steps are to be replayed, or None.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class Stack:
 
     def restart(self, w: State, eta: float, correction: Correction) -> None:
         """All clients begin a round with w."""
-        c, self.correction, self.optimizer = self.config, correction, None
+        c = self.config
+        self.correction = correction
+        self.optimizer: torch.optim.Optimizer | None = None
         if self.folded:
             self.network.restart(w, eta, c.weight_decay + correction.pull, correction.drift)
             return
@@ -73,8 +76,8 @@ class Stack:
             return
         for network in self.networks:
             network.narrow(active)
-        self.correction = self.correction.of(active)
         if self.optimizer:
+            self.correction = self.correction.of(active)
             narrow_optimizer(self.optimizer, self.w, active)
 
     def step(self, s: int, target: Tensor, weight: Tensor, logits: Tensor) -> None:
@@ -97,6 +100,10 @@ class Stack:
         """See Network.end."""
         for network in self.networks:
             network.end()
+
+    def rest(self) -> None:
+        """The round's training is over: free what belongs to it."""
+        self.optimizer, self.correction = None, Correction()
 
 
 def stacked(tensor: Tensor, S: int) -> Tensor:

@@ -62,10 +62,8 @@ class Stacked:
         self.device = data.train.labels.device
         self.by_hand = by_hand(model)
         self.graphs = graphs or (Graphed if self.device.type == "cuda" else None)
-        # A copy of the examples in which those of a client lie side by side: minibatches are gathered from few places.
-        own = partition.indices.to(self.device)
-        self.labels = data.train.labels[own]
-        self.pixels = data.train.images.flatten(1).index_select(0, own)  # (n, C H W) uint8
+        self.indices = partition.indices.to(self.device)
+        self.pixels = data.train.images.flatten(1)  # (n, C H W) uint8: rows are gathered faster than images
         self.classes = torch.arange(data.classes, device=self.device).unsqueeze(1)
         self.stack_size = stack_size or default_stack_size(model, data, config)
         self.stacks: dict[tuple[int, int], Stack] = {}  # by S and B; those used last are the last
@@ -92,6 +90,7 @@ class Stacked:
         ordered = sorted(members, key=lambda one: -one.n_k)  # those with most steps first
         steps = [steps_of(self.config, one.n_k) for one in ordered]
         rows, weights = schedule(self.config, t, ordered, self.device, self.data.dtype)  # (S, steps, B) each
+        rows = self.indices[rows]
         S, _, B = rows.shape
         correction = correct([one.k for one in ordered]) or Correction()
         stack = self.stack(S, B, correction)
@@ -104,9 +103,11 @@ class Stacked:
             block = slice(len(counts)), slice(first, first + counts[0])
             loss[: len(counts)].add_(self.train_block(stack, counts, rows[block], weights[block]))
 
+        stack.rest()
         w_k, losses = stack.w, loss
         if ordered != list(members):
-            back = send([ordered.index(one) for one in members], torch.int64, self.device)
+            place = {one.k: i for i, one in enumerate(ordered)}
+            back = send([place[one.k] for one in members], torch.int64, self.device)
             w_k, losses = {name: tensor[back] for name, tensor in w_k.items()}, loss[back]
         reports = [
             Report(k, n_k, k_loss, self.config.local_epoch * n_k, steps_of(self.config, n_k))
@@ -121,7 +122,7 @@ class Stacked:
         """
         S, steps, B = rows.shape
         x = self.data.normalise(self.pixels.index_select(0, rows.flatten()))
-        weight, y = side_by_side(weights), self.labels[side_by_side(rows)]  # (l, columns)
+        weight, y = side_by_side(weights), self.data.train.labels[side_by_side(rows)]  # (l, columns)
         target = (y.unsqueeze(1) == self.classes) * weight.unsqueeze(1)  # (l, classes, columns)
         logits = torch.zeros_like(target)
         stack.begin(x.view(*rows.shape, *self.data.shape), counts)
@@ -140,12 +141,12 @@ class Stacked:
     def stack(self, S: int, B: int, correction: Correction) -> Stack:
         """S clients for minibatches of B: those of an earlier round, or new ones.
 
-        Together those that are kept are no more than stack_size clients, but for the ones asked for.
+        At most 2 stack_size clients are kept: a full stack and what is left of a cohort.
         """
-        stack = self.stacks.pop((S, B), None) or Stack(self.model, S, self.config, correction, self.graphs)
-        while self.stacks and S + sum(kept.S for kept in self.stacks.values()) > self.stack_size:
+        stack = self.stacks.pop((S, B), None)
+        while self.stacks and S + sum(kept.S for kept in self.stacks.values()) > 2 * self.stack_size:
             del self.stacks[next(iter(self.stacks))]
-        self.stacks[S, B] = stack
+        self.stacks[S, B] = stack = stack or Stack(self.model, S, self.config, correction, self.graphs)
         return stack
 
     def state(self) -> dict[str, Any]:
@@ -162,7 +163,7 @@ def side_by_side(tensor: Tensor) -> Tensor:
     on a CPU. And each thread gets whole vectors of columns, as the bits of a softmax's odd ones are others.
     """
     S, steps, B = tensor.shape
-    unit = VECTOR * torch.get_num_threads()
+    unit = VECTOR * torch.get_num_threads() if tensor.device.type == "cpu" else 1
     columns = tensor.new_zeros(steps, -(-S * B // unit) * unit)
     columns[:, : S * B].view(steps, S, B).copy_(tensor.transpose(0, 1))
     return columns
