@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from fl.config import FLAGS, check_value, read_config
 from fl.errors import FlagError, RunFolderError
-from fl.run import guarded
+from fl.guard import guarded, leave
 
 # Runs that differ only in these are repetitions of one experiment.
 NOT_THE_EXPERIMENT = {
@@ -181,4 +181,4 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    leave(run())

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from fl.config import Config
-from fl.run import Bar, describe, follow, main
+from fl.guard import leave, main
+
+if TYPE_CHECKING:
+    from fl.config import Config
 
 
 def train(config: Config) -> None:
@@ -16,6 +18,7 @@ def train(config: Config) -> None:
     from fl.plan import baseline_plan, boundaries, stream_steps
     from fl.record import RunFolder
     from fl.rounds import centralised
+    from fl.run import Bar, describe, follow
     from fl.task import prepare
 
     task = prepare(config)
@@ -41,4 +44,4 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    leave(run())

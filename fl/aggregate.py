@@ -11,7 +11,7 @@ from torch import Tensor
 from fl.algorithms.algorithm import floating
 from fl.client import Report, State
 from fl.device import send
-from fl.workers import Group
+from fl.group import Group
 
 CHUNK = 1 << 17  # values at once: the passes of a float64 sum over so many stay in a core's cache
 COARSE = 1.5 * 2.0**32  # adding and subtracting this rounds a float64 below 2^31 to a multiple of 2^-20

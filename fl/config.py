@@ -27,14 +27,14 @@ class Kind(NamedTuple):
     accepts: str
 
 
-def integer(low: int, note: str = "") -> Kind:
+def integer(low: int, note: str = "", high: int = 2**63 - 1) -> Kind:
     def parse(text: str) -> int:
         value = int(text)
-        if not low <= value < 2**63:
+        if not low <= value <= high:
             raise ValueError
         return value
 
-    return Kind(parse, f"an integer >= {low}{note}")
+    return Kind(parse, f"an integer >= {low}{note}" if high == 2**63 - 1 else f"an integer from {low} to {high:,}")
 
 
 def number(low: float, high: float, interval: str) -> Kind:
@@ -80,6 +80,7 @@ def _name(text: str) -> str:
 
 
 AGGREGATES = ["mean", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median"]
+MOST = 3.4e38  # above it a rate or a scale has no float32
 SWITCH = Kind(lambda text: True, "no value")
 PATH = Kind(_text, "a path")
 
@@ -99,34 +100,34 @@ class Config:
     num_select_clients: int = flag(4, "Federation", integer(1), "m, clients drawn each round without replacement (at most K)")
     client_fraction: float | None = flag(None, "Federation", number(0, 1, "(0, 1]"), "C, the other way to say m: m = max(round(C K), 1)")
     global_epoch: int = flag(5, "Federation", integer(0), "T, rounds")
-    local_epoch: int = flag(5, "Federation", integer(1), "E, passes over a client's data in a round")
+    local_epoch: int = flag(5, "Federation", integer(1, high=10**9), "E, passes over a client's data in a round")
     keep_optimizer_state: bool = flag(False, "Federation", SWITCH, "keep each client's optimizer state between its rounds (default: fresh every round)")
 
     algorithm: str = flag("fedavg", "Algorithm", choice(list(ALGORITHMS)), "federated algorithm")
-    proximal_mu: float = flag(0.01, "Algorithm", number(0, math.inf, "[0, inf)"), "mu, weight of the proximal term of fedprox")
-    server_lr: float | None = flag(None, "Algorithm", number(0, math.inf, "(0, inf)"), "eta of the server (default: 1 for fedavgm, 0.03 for fedadagrad, 0.01 for fedadam and fedyogi)")
+    proximal_mu: float = flag(0.01, "Algorithm", number(0, MOST, f"[0, {MOST:g}]"), "mu, weight of the proximal term of fedprox")
+    server_lr: float | None = flag(None, "Algorithm", number(0, MOST, f"(0, {MOST:g}]"), "eta of the server (default: 1 for fedavgm, 0.03 for fedadagrad, 0.01 for fedadam and fedyogi)")
     server_momentum: float = flag(0.9, "Algorithm", number(0, 1, "[0, 1)"), "beta_1 of the server: fedavgm, fedadagrad, fedadam, fedyogi")
     server_beta2: float = flag(0.99, "Algorithm", number(0, 1, "[0, 1)"), "beta_2 of the server: fedadam, fedyogi")
-    server_tau: float = flag(1e-3, "Algorithm", number(0, math.inf, "(0, inf)"), "tau, adaptivity of the server: fedadagrad, fedadam, fedyogi")
+    server_tau: float = flag(1e-3, "Algorithm", number(0, MOST, f"(0, {MOST:g}]"), "tau, adaptivity of the server: fedadagrad, fedadam, fedyogi")
     aggregate: str = flag("mean", "Algorithm", choice(AGGREGATES), "what the server makes of the models")
     trim: float = flag(0.2, "Algorithm", number(0, 0.5, "[0, 0.5)"), "share of values that trimmed_mean leaves out at either end")
     byzantine: int = flag(1, "Algorithm", integer(0), "f, bad clients that krum and multi_krum withstand")
     attack: str | None = flag(None, "Algorithm", choice(["label_flip", "sign_flip", "gaussian", "scaled"]), "what some clients do to harm")
     attackers: float = flag(0.2, "Algorithm", number(0, 1, "[0, 1]"), "share of the K clients that attack")
-    attack_scale: float = flag(10.0, "Algorithm", number(0, math.inf, "(0, inf)"), "lambda: factor of sign_flip and scaled, deviation of gaussian")
+    attack_scale: float = flag(10.0, "Algorithm", number(0, MOST, f"(0, {MOST:g}]"), "lambda: factor of sign_flip and scaled, deviation of gaussian")
 
     engine: str = flag("auto", "Execution", choice(["auto", "sequential", "stacked", "distributed"]), "how a round's clients are executed")
     stack_size: int = flag(0, "Execution", integer(0), "most clients at once of --engine stacked; 0 is as many as are fast and fit")
-    workers: int = flag(0, "Execution", integer(0), "processes of --engine distributed; 0 is one a core, or one a GPU")
-    timeout: float = flag(1800.0, "Execution", number(0, 1e6, "(0, 1e+06]"), "seconds after which a worker that does not answer ends the run")
+    workers: int = flag(0, "Execution", integer(0, high=10**4), "processes of --engine distributed; 0 is one a core, or one a GPU")
+    timeout: float = flag(1800.0, "Execution", number(1, 1e6, "[1, 1e+06]"), "seconds after which a worker that does not answer ends the run")
     precision: str = flag("fp32", "Execution", choice(["fp32", "bf16", "tf32"]), "arithmetic: strict fp32, bf16 autocast, or tf32 on CUDA")
 
     batch_size: int = flag(100, "Training", integer(0, " (0: the client's whole data set)"), "B, examples in a minibatch; 0 is the client's whole data set")
-    init_lr: float = flag(5e-5, "Training", number(0, math.inf, "(0, inf)"), "eta, learning rate of the first round")
+    init_lr: float = flag(5e-5, "Training", number(0, MOST, f"(0, {MOST:g}]"), "eta, learning rate of the first round")
     lr_decay: float = flag(1.0, "Training", number(0, 1, "(0, 1]"), "factor on the learning rate after every round")
     optimizer: str = flag("adam", "Training", choice(["adam", "sgd"]), "local optimizer")
     momentum: float = flag(0.0, "Training", number(0, 1, "[0, 1)"), "momentum of --optimizer sgd")
-    weight_decay: float = flag(0.0, "Training", number(0, math.inf, "[0, inf)"), "L2 penalty, added to the gradient")
+    weight_decay: float = flag(0.0, "Training", number(0, MOST, f"[0, {MOST:g}]"), "L2 penalty, added to the gradient")
 
     epoch: int = flag(15, "Baseline only", integer(0), "epochs of run_baseline.py")
     match: str | None = flag(None, "Baseline only", PATH, "run folder of a federated run: train for as many examples, evaluate as often, take its other flags as defaults")
@@ -292,6 +293,10 @@ def check(config: Config, given: dict[str, Any]) -> None:
         if name in given and given[name] is not False and not holds:
             raise FlagError(f"--{name}{'' if given[name] is True else f' {given[name]}'}: needs {needed}")
     m, f = config.num_select_clients, config.byzantine
+    if config.workers > m:
+        raise FlagError(
+            f"--workers {config.workers}: expected at most --num_select_clients, which is {m}; the others had no client"
+        )
     if "krum" in config.aggregate and m < 2 * f + 3:
         raise FlagError(
             f"--byzantine {f}: {config.aggregate} needs at least 2 f + 3 = {2 * f + 3} clients a round, "

@@ -48,7 +48,7 @@ def make_deterministic(precision: str, device: torch.device) -> None:
     if precision == "tf32" and device.type != "cuda":
         raise FlagError(f"--precision tf32: exists on CUDA only, and the device is {device}; expected fp32 or bf16")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # as use_deterministic_algorithms, which imports the compiler
     # A debugging aid that costs a pass over memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from torch import Tensor
-
 from data.partition import Partition
 from fl.algorithms import ALGORITHMS
 from fl.config import Config
+from fl.engines.schedule import steps_of
 from fl.record import read_records
 from fl.rng import select_clients
 from fl.task import Task
@@ -20,16 +19,10 @@ MOST_CLIENTS_LISTED = 20
 MOST_ROUNDS_COUNTED = 1000
 
 
-def steps_per_client(config: Config, sizes: Tensor) -> Tensor:
-    """(K,) local steps of a client in a round: E ceil(n_k / B)."""
-    B = min(config.batch_size or int(sizes.max()), int(sizes.max()))
-    return config.local_epoch * ((sizes + B - 1) // B)
-
-
 def round_steps(config: Config, partition: Partition, t: int) -> int:
     """Gradient steps of all the clients of round t."""
     S_t = select_clients(config.seed, t, len(partition), config.num_select_clients)
-    return int(steps_per_client(config, partition.sizes)[S_t].sum())
+    return sum(steps_of(config, n_k) for n_k in partition.sizes_of(S_t))
 
 
 def boundaries(config: Config, n: int) -> Sequence[int]:

@@ -23,10 +23,10 @@ from fl.config import Config
 from fl.device import accumulator_dtype
 from fl.errors import DivergedError
 from fl.evaluate import evaluate
+from fl.group import Group
 from fl.rng import derive, select_clients, shuffles
 from fl.robust import rule_of
 from fl.task import Task
-from fl.workers import Group
 
 ALONE = Group()
 

@@ -1,126 +1,24 @@
-"""What both scripts do around their loop: errors and signals, the screen, the run folder's life."""
+"""What both scripts do around their loop: the screen, the run folder's life."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from types import FrameType
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fl.command_line import parse
-from fl.config import Config
-from fl.errors import INTERRUPTED, DivergedError, FlagError, RunFolderError, RunnerError
+from fl.errors import DivergedError, WorkerError
+from fl.guard import complain
+from fl.signals import uninterrupted
 
 if TYPE_CHECKING:
+    from fl.config import Config
     from fl.record import RunFolder
     from fl.rounds import Round
     from fl.task import Task
 
 
-def main(argv: Sequence[str] | None, script: str, description: str, train: Callable[[Config], None]) -> int:
-    """The exit code of a training script: parse the flags, then train."""
-    words = sys.argv[1:] if argv is None else argv
-    return guarded(f"run_{script}.py", lambda: train(parse(words, script, description)))
-
-
-def guarded(name: str, work: Callable[[], None]) -> int:
-    """Run `work` and turn what a user can cause into one line on stderr and an exit code."""
-    try:
-        with interruptible():
-            work()
-            sys.stdout.flush()
-    except RunnerError as error:
-        print(f"{name}: {one_line(error)}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt as interrupt:
-        print(f"{name}: interrupted{''.join(interrupt.args)}", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        silence_stdout()
-        return INTERRUPTED
-    except OSError as error:
-        silence_stdout()
-        print(f"{name}: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-        return RunFolderError.exit_code
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not out_of_memory(error):
-            raise
-        advice = "lower --batch_size, --local_epoch or --num_clients, or choose a smaller --model"
-        print(f"{name}: out of memory ({one_line(error)[:120]}); {advice}", file=sys.stderr)
-        return FlagError.exit_code
-    return 0
-
-
-def silence_stdout() -> None:
-    """The reader of our output has gone; without this Python complains again when it flushes at exit."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    text = str(error).lower()
-    return "out of memory" in text or "not enough memory" in text or "can't allocate memory" in text
-
-
-STOPPING = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and what schedulers send
-asked: list[int] = []  # which of them came, and are not yet obeyed
-
-
-@contextmanager
-def handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """`handler` for the signals of STOPPING while inside, but for those that whoever started us, as nohup, ignores."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
-
-
-def remember(number: int, frame: FrameType | None) -> None:
-    asked.append(number)
-
-
-def interrupt(number: int, frame: FrameType | None) -> None:
-    remember(number, frame)
-    raise KeyboardInterrupt
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise KeyboardInterrupt, and are remembered until `obey`.
-
-    Python drops an exception that is raised in a destructor, and a signal may come just then.
-    """
-    asked.clear()
-    with handled(interrupt):
-        yield
-
-
-def obey() -> None:
-    """Raise KeyboardInterrupt if a signal asked for it that nothing came of."""
-    if asked:
-        raise KeyboardInterrupt
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block is done: a round's line and its checkpoint belong together."""
-    with handled(remember):
-        yield
-    obey()
+EXPLODED = 10  # times the untrained model's loss
 
 
 def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: str) -> None:
@@ -131,6 +29,18 @@ def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: s
     def say(text: str) -> None:
         if not config.quiet:
             print(text, flush=True)
+
+    def warn_if_exploded(done: Round) -> Round:
+        """The round with `exploded` in its record if its loss has; the first time, on the screen too."""
+        if not exploded(done.record, folder.records):
+            return done
+        if not any("exploded" in record for record in folder.records):
+            loss = done.record["train_loss"] if done.record["test_loss"] is None else done.record["test_loss"]
+            complain(
+                f"warning: round {done.t}: the loss is {loss:.4g}, over {EXPLODED} times that of the untrained model; "
+                f"training is diverging: --init_lr {config.init_lr:g} may be too large"
+            )
+        return replace(done, record=done.record | {"exploded": True})
 
     def reached() -> bool:
         """Whether the run may end early: every target is reached, at a round that was evaluated."""
@@ -145,7 +55,7 @@ def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: s
     try:
         if not reached():
             with closing(rounds):  # at once, not when it is collected: workers wait for the word
-                for done in rounds:
+                for done in map(warn_if_exploded, rounds):
                     with uninterrupted():
                         folder.append(done)
                     say(round_line(done.record))
@@ -155,6 +65,8 @@ def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: s
         raise KeyboardInterrupt(f"; continue with --resume --run_dir {folder.path}") from None
     except DivergedError as error:
         raise DivergedError(f"{error}; the rounds before it are in {folder.path}") from None
+    except WorkerError as error:
+        raise WorkerError(f"{error}; continue with --resume --run_dir {folder.path}") from None
     summary = folder.finish()
     folder.picture("curves.png", lambda path: save_curves(path, folder.records, title, config.target_accuracy))
     for target, rounds_needed in summary["rounds_to_target"].items():
@@ -163,6 +75,12 @@ def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: s
     say(f"{summary['wall_seconds']:.1f} s; model, records and curves in {folder.path}")
     print(f"Test Accuracy = {summary['test_accuracy']:.2%}")
     print(f"Test Loss = {shown(summary['test_loss'], '.3f')}")
+
+
+def exploded(record: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> bool:
+    """Whether a loss of the round is finite but far above that of the untrained model, which is near ln(classes)."""
+    losses = [record[key] for key in ("test_loss", "train_loss") if record[key] is not None]
+    return bool(earlier) and max(losses, default=0.0) > EXPLODED * earlier[0]["test_loss"]
 
 
 def shown(value: float | None, spec: str) -> str:

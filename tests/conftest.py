@@ -10,11 +10,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-import fl.workers
 import run_baseline
 import run_federated
 
-fl.workers.PRELOAD.append("tests")  # so that workers know the tiny data set too
 ROOT = Path(__file__).parents[1]
 
 

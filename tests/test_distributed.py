@@ -17,8 +17,9 @@ import torch
 import run_federated
 from fl.engines import make_engine
 from fl.engines.sequential import Sequential
+from fl.group import Group
 from fl.rounds import federated_averaging
-from fl.workers import Group, start
+from fl.workers import start
 from tests.conftest import ROOT, SMALL
 from tests.test_engines import OPTIMIZERS
 from tests.test_golden import close, config, ragged, task_of
@@ -128,12 +129,9 @@ def members(session: int) -> list[int]:
 
 
 def worker_of(process: subprocess.Popen) -> int:
-    """The process that trains beside rank 0: the child of the server that forks workers."""
-    for pid in members(process.pid):
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        if pid != process.pid and children:
-            return int(children[0])
-    raise AssertionError("no worker found")
+    """The process that trains beside rank 0."""
+    (worker,) = (pid for pid in members(process.pid) if pid != process.pid)
+    return worker
 
 
 def gone(session: int, seconds: float = 10) -> bool:

@@ -15,9 +15,9 @@ from fl.errors import FlagError
 
 if TYPE_CHECKING:
     from data.partition import Partition
+    from fl.group import Group
     from fl.rounds import Engine
     from fl.task import Task
-    from fl.workers import Group
 
 # Below this many (examples processed x parameters) a run ends before other processes would have started.
 WORTH_STARTING = 5e10

@@ -1,0 +1,206 @@
+"""The processes that share out the clients of each round, over torch.distributed.
+
+Rank 0 selects, aggregates, records and prints; every rank trains its share and holds the same model.
+fl/workers.py starts them.
+"""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fl.errors import WorkerError
+from fl.signals import handled, held, obey, strike
+
+PATIENCE_SECONDS = 0.2  # how long a wait for other processes goes on without a look at signals and workers
+SHUTDOWN_SECONDS = 10.0  # how long workers may take to end after the last round
+
+
+class Group:
+    """The processes of this run; alone, a group of one whose operations do nothing."""
+
+    rank = 0
+    size = 1
+    device: torch.device | None = None  # of this rank; None lets --device decide
+
+    def share(self, clients: Sequence[int], sizes: Sequence[int]) -> list[int]:
+        """This rank's clients, ascending: the largest first, each to the rank with the least work so far."""
+        if self.size == 1:
+            return sorted(clients)
+        load = [0] * self.size
+        mine = []
+        for n_k, k in sorted(zip(sizes, clients, strict=True), key=lambda pair: (-pair[0], pair[1])):
+            rank = load.index(min(load))
+            load[rank] += n_k
+            if rank == self.rank:
+                mine.append(k)
+        return sorted(mine)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of the ranks' tensors, in place, at every rank."""
+        return tensor
+
+    def max(self, tensor: Tensor) -> Tensor:
+        """The elementwise maximum of the ranks' tensors, in place, at every rank."""
+        return tensor
+
+    def from_first(self, tensor: Tensor) -> Tensor:
+        """Rank 0's tensor, in place, at every rank."""
+        return tensor
+
+    def content_from_first(self, content: Any) -> Any:
+        """Rank 0's tensors, numbers, strings, dicts and lists, at every rank; on the CPU."""
+        return content
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+class Distributed(Group):
+    """A group over torch.distributed.
+
+    children: the other ranks, if this process started them; else torchrun did. store: where they all meet.
+    Raises WorkerError when a rank dies, or answers nothing for `timeout` seconds.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        device: torch.device,
+        timeout: float,
+        store: dist.Store | None = None,
+        children: Sequence[subprocess.Popen[bytes]] = (),
+    ):
+        self.rank, self.size, self.device, self.timeout, self.children = rank, size, device, timeout, children
+        self.ending = False  # from here on workers may end
+        self.stack = ExitStack()
+        if children and hasattr(signal, "SIGCHLD"):
+            self.stack.enter_context(handled([signal.SIGCHLD], lambda number, frame: self.look_after(strike)))
+        try:
+            self.join(store)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+
+    def join(self, store: dist.Store | None) -> None:
+        """Meet the other ranks, which may still be starting."""
+        backend = "nccl" if self.device and self.device.type == "cuda" else "gloo"
+        rank, size = (self.rank, self.size) if store else (-1, -1)  # torchrun's are in the environment
+        failed: list[BaseException] = []
+
+        def meet() -> None:
+            try:
+                dist.init_process_group(
+                    backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=self.timeout)
+                )
+            except BaseException as error:
+                failed.append(error)
+
+        # In a thread of its own, because it blocks in C++, where no signal is handled.
+        thread = threading.Thread(target=meet, daemon=True)
+        with self.translated("start"):
+            thread.start()
+            while thread.is_alive():
+                self.look_around()
+                thread.join(PATIENCE_SECONDS)
+            if failed:
+                raise failed[0]
+
+    def look_around(self) -> None:
+        """Obey signals and notice lost workers while we wait."""
+        obey()
+        self.look_after(self.fail)
+
+    def look_after(self, react: Callable[[WorkerError], None]) -> None:
+        dead = [f"worker {rank} ended with code {child.returncode}" for rank, child in self.lost()]
+        if dead and not self.ending:
+            react(WorkerError(f"rank {self.rank} of {self.size}: {'; '.join(dead)}"))
+
+    def lost(self) -> list[tuple[int, subprocess.Popen[bytes]]]:
+        return [(rank, child) for rank, child in enumerate(self.children, 1) if child.poll() is not None]
+
+    def fail(self, error: WorkerError) -> None:
+        raise error
+
+    @contextmanager
+    def translated(self, what: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        except RuntimeError as error:  # of which torch.distributed's errors are
+            self.look_after(self.fail)
+            late = time.monotonic() - began >= self.timeout
+            reason = f"no answer within --timeout {self.timeout:g}" if late else "a worker has gone"
+            raise WorkerError(f"rank {self.rank} of {self.size}, {what}: {reason}") from error
+
+    def wait(self, what: str, begin: Callable[[], Any]) -> None:
+        """Wait for an operation that `begin` starts, without a moment in which a signal would go unheard."""
+        with self.translated(what):
+            work = begin()
+            while not work.is_completed():
+                self.look_around()
+                if self.device and self.device.type == "cuda":
+                    time.sleep(1e-4)  # NCCL's `wait` returns at once and leaves the waiting to the GPU
+                else:
+                    with suppress(RuntimeError):  # that it took longer; what else went wrong, the last wait raises
+                        work.wait(timedelta(seconds=PATIENCE_SECONDS))
+            work.wait()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        self.wait("reduce", lambda: dist.all_reduce(tensor, dist.ReduceOp.SUM, async_op=True))
+        return tensor
+
+    def max(self, tensor: Tensor) -> Tensor:
+        self.wait("reduce", lambda: dist.all_reduce(tensor, dist.ReduceOp.MAX, async_op=True))
+        return tensor
+
+    def from_first(self, tensor: Tensor) -> Tensor:
+        self.wait("broadcast", lambda: dist.broadcast(tensor, 0, async_op=True))
+        return tensor
+
+    def content_from_first(self, content: Any) -> Any:
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        size = int(self.from_first(torch.tensor(len(buffer.getvalue()), device=self.device)))
+        own = torch.frombuffer(bytearray(buffer.getvalue().ljust(size)[:size]), dtype=torch.uint8)
+        sent = self.from_first(own.to(self.device)).cpu().numpy().tobytes()
+        return torch.load(io.BytesIO(sent), weights_only=True, map_location="cpu")
+
+    def __exit__(self, *exception: object) -> None:
+        self.ending = True
+        try:
+            if exception[0] is None:
+                self.wait("end", lambda: dist.barrier(async_op=True))
+                dist.destroy_process_group()
+                self.children_end()
+        finally:
+            # After an error the peers may never answer: whoever is left finds the connection closed.
+            with held():
+                for child in self.children:
+                    child.kill()
+                    child.wait()
+                    if child.stdin:
+                        child.stdin.close()
+            self.stack.close()
+
+    def children_end(self) -> None:
+        deadline = time.monotonic() + SHUTDOWN_SECONDS
+        while len(self.lost()) < len(self.children) and time.monotonic() < deadline:
+            obey()
+            time.sleep(0.01)

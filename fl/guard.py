@@ -1,0 +1,132 @@
+"""Errors, signals and streams: whatever happens, a script ends with an exit code and one line, not with a traceback."""
+
+from __future__ import annotations
+
+import atexit
+import codecs
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
+
+from fl.errors import INTERRUPTED, DivergedError, FlagError, RunFolderError, RunnerError
+from fl.signals import STOPPING, asked, held, interruptible
+
+if TYPE_CHECKING:
+    from fl.config import Config
+
+
+def main(argv: Sequence[str] | None, script: str, description: str, train: Callable[[Config], None]) -> int:
+    """The exit code of a training script: parse the flags, then train."""
+
+    def work() -> None:
+        # Imported only now, because from here on a signal finds someone who obeys it.
+        from fl.command_line import parse
+        from fl.launch import check_launch
+
+        config = parse(sys.argv[1:] if argv is None else argv, script, description)
+        check_launch(config, script)
+        train(config)
+
+    return guarded(f"run_{script}.py", work)
+
+
+def guarded(name: str, work: Callable[[], None]) -> int:
+    """Run `work` and turn what a user can cause into one line on stderr and an exit code."""
+    open_streams()
+    with interruptible():
+        try:
+            work()
+            sys.stdout.flush()
+            return 0
+        except BaseException as error:
+            with held():  # another Ctrl-C must not cut the last words short
+                verdict = explain(error)
+                if verdict is None:
+                    raise
+                code, text = verdict
+                if text:
+                    complain(f"{name}: {' '.join(text.split())}")
+                return code
+
+
+def explain(error: BaseException) -> tuple[int, str] | None:
+    """The exit code and the line for what a user can cause; None for a fault of ours, which deserves its traceback."""
+    if isinstance(error, RunnerError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, f"interrupted{''.join(map(str, error.args))}"
+    if isinstance(error, BrokenPipeError):
+        silence(sys.stdout)
+        return INTERRUPTED, ""
+    if any(isinstance(one, KeyboardInterrupt) for one in asked):
+        return INTERRUPTED, "interrupted"  # an import, say, made another exception of it
+    if isinstance(error, OSError):
+        silence(sys.stdout)
+        return RunFolderError.exit_code, f"{error.filename or 'output'}: {error.strerror or error}"
+    text = str(error)
+    if isinstance(error, ImportError):
+        return FlagError.exit_code, f"{text}; is it installed (sh requirements.sh), and is there memory enough?"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and out_of_memory(text)):
+        advice = "lower --batch_size, --local_epoch or --num_clients, or choose a smaller --model"
+        return FlagError.exit_code, f"out of memory ({' '.join(text.split())[:120]}); {advice}"
+    if isinstance(error, RuntimeError) and "without overflow" in text:  # "value cannot be converted to type float"
+        return DivergedError.exit_code, f"a number has left the range of float32 ({text}); use smaller rates"
+    return None
+
+
+def out_of_memory(text: str) -> bool:
+    needles = ("out of memory", "not enough memory", "can't allocate memory", "can't start new thread", "bad_alloc")
+    return any(needle in text.lower() for needle in needles)
+
+
+def open_streams() -> None:
+    """Give closed streams somewhere to go, and have stdout say what its encoding cannot.
+
+    Otherwise the next file that is opened would take the place of a closed stdout, and C code would write into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
+    codecs.register_error("plain", plain)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError):  # not a text file of Python's own, or closed
+            stream.reconfigure(errors="plain")  # type: ignore[union-attr]
+
+
+def plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What a stream without the character shows: ASCII's way to write it, or its number."""
+    if isinstance(error, UnicodeEncodeError) and error.object[error.start] == "±":
+        return "+-", error.start + 1
+    return codecs.backslashreplace_errors(error)
+
+
+def complain(line: str) -> None:
+    """Print to stderr, if it takes anything."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        silence(sys.stderr)
+
+
+def silence(stream: object) -> None:
+    """Whoever read this stream has gone; without this Python complains again when it flushes at exit."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[attr-defined]
+
+
+def leave(code: int) -> NoReturn:
+    """End the process of a script, without the moment in which Python has taken its signal handlers away."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

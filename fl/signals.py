@@ -1,0 +1,73 @@
+"""Signals: Ctrl-C and its kin end a run in good order, at any moment, and never tear a round's record apart."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# Ctrl-C, what schedulers send, and what a terminal sends when it closes. Windows has no SIGHUP.
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+asked: list[BaseException] = []  # what signals have raised, or will raise once `held` is over
+holding = 0  # how many `held` blocks we are in
+
+
+@contextmanager
+def handled(numbers: list[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """`handler` for these signals while inside, except for those that whoever started us, such as nohup, ignores."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in the main thread only
+        yield
+        return
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def strike(error: BaseException) -> None:
+    """Raise `error` from a signal's handler: now, or at the end of the `held` block that we are in.
+
+    It is remembered in either case, because Python drops an exception that is raised in a destructor.
+    """
+    asked.append(error)
+    if not holding:
+        raise error
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt while inside."""
+    asked.clear()
+    with handled(STOPPING, lambda number, frame: strike(KeyboardInterrupt())):
+        yield
+
+
+def obey() -> None:
+    """Raise what a signal asked for, if anything: its own exception may have been lost."""
+    if asked:
+        raise asked[0]
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Signals wait until the block is done; whoever uses it calls `obey` when it is time."""
+    global holding
+    holding += 1
+    try:
+        yield
+    finally:
+        holding -= 1
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Signals wait until the block is done, and are obeyed then: a round's line and its checkpoint belong together."""
+    with held():
+        yield
+    obey()

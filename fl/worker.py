@@ -1,0 +1,38 @@
+"""The first steps of a process that fl/workers.py starts. Imports no torch before it watches over rank 0."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from contextlib import suppress
+
+PRELOAD: list[str] = []  # modules that workers import before anything else
+
+
+def main() -> None:
+    """Read the job, a line of JSON on stdin, and do it; end when rank 0 ends, however that happens."""
+    PR_SET_PDEATHSIG = 1
+    with suppress(OSError, AttributeError):  # Linux; there a worker goes with rank 0 even while it is stopped
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    job = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=watch, daemon=True).start()
+
+    try:
+        from fl.workers import work_as
+
+        code = work_as(job)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    os._exit(code)  # torch.distributed's threads may still wait for a peer that is gone
+
+
+def watch() -> None:
+    while os.read(0, 1):  # rank 0 holds the other end of stdin, so this ends when rank 0 is gone
+        pass
+    os._exit(1)
