@@ -44,7 +44,7 @@ def group(folders: Sequence[Path]) -> dict[str, list[Run]]:
 
     Raises RunFolderError for a folder that is no run's; a run without a record yet is passed over with a warning.
     """
-    from fl.record import read_records
+    from fl.records import read_records
 
     experiments: dict[tuple[tuple[str, Any], ...], list[Run]] = {}
     for folder in folders:
@@ -93,7 +93,7 @@ def experiment(flags: dict[str, Any], records: list[dict[str, Any]], finished: b
 
 def table(experiments: dict[str, list[Run]], targets: Sequence[float]) -> str:
     """One row an experiment; mean and sample standard deviation over its seeds."""
-    from fl.record import summarise
+    from fl.records import summarise
 
     header = ["run", "n", "accuracy %", "best %", "loss", "rounds", *(f"to {target!r}" for target in targets)]
     header += ["examples", "steps", "MB down", "MB up", "seconds"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from data.partition import Partition
 from fl.algorithms import ALGORITHMS
 from fl.config import Config
-from fl.record import read_records
+from fl.records import read_records
 from fl.rng import select_clients
 from fl.task import Task
 

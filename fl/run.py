@@ -126,7 +126,7 @@ def uninterrupted() -> Iterator[None]:
 def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: str) -> None:
     """Record and show every round, then sum the run up on disk and on the screen."""
     from fl.plot import save_curves
-    from fl.record import summarise
+    from fl.records import summarise
 
     def say(text: str) -> None:
         if not config.quiet:

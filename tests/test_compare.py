@@ -57,7 +57,7 @@ def test_odd_folders(runs, capsys):
 
 
 def test_numbers_are_the_runs_own(runs):
-    from fl.record import read_records
+    from fl.records import read_records
 
     folder = runs / "shards"
     row = compare.table(compare.group([folder]), [0.5]).splitlines()[1].split()
