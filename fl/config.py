@@ -6,16 +6,17 @@ fl/command_line.py turns words into a Config.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, NamedTuple, TypeVar
 
 from data import DATASETS, PARTITIONS
 from fl.algorithms import ALGORITHMS
 from fl.errors import FlagError, RunFolderError
 from fl.models import MODELS
+from fl.strict_json import loads, read_regular
 
 T = TypeVar("T")
 
@@ -195,12 +196,12 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "config.json"
     try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
+        recorded = loads(read_regular(path))
         if not isinstance(recorded, dict) or recorded.get("script") not in ("federated", "baseline"):
             raise ValueError("not a run's flags")
-        unknown = set(recorded) - set(FLAGS) - {"script"}
+        unknown = sorted(set(recorded) - set(FLAGS) - {"script"})
         if unknown:
-            raise ValueError(f"has flags that this version does not know: {', '.join(sorted(unknown))}")
+            raise ValueError(f"has flags that this version does not know: {', '.join(map(short, unknown[:5]))}")
         defaults = {name: field.default for name, field in FLAGS.items()}
         return defaults | {k: v if k == "script" else _recorded(k, v) for k, v in recorded.items()}
     except (OSError, ValueError, FlagError) as error:
@@ -209,17 +210,27 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def _recorded(name: str, value: Any) -> Any:
-    """A value of config.json as the flag's own type."""
+    """A value of config.json, which must be what the flag's text would have become: "3" and true are no integers."""
     field = FLAGS[name]
-    if field.metadata["kind"] is SWITCH:
-        if not isinstance(value, bool):
-            raise FlagError(f"--{name} {value}: expected true or false")
-        return value
-    if value is None and field.default is None:
-        return None
-    if field.metadata["many"] != isinstance(value, list) or isinstance(value, bool | dict):
-        raise FlagError(f"--{name} {value}: expected {field.metadata['kind'].accepts}")
-    return check_value(name, value)
+    kind, many = field.metadata["kind"], field.metadata["many"]
+    if kind is SWITCH:
+        good = isinstance(value, bool)
+    elif many:
+        good = isinstance(value, list) and all(_is_typed(kind, one) for one in value)
+    else:
+        good = _is_typed(kind, value) or (value is None and field.default is None)
+    if not good:
+        accepts = "true or false" if kind is SWITCH else f"a list, each {kind.accepts}" if many else kind.accepts
+        raise FlagError(f"--{name} {short(value)}: expected {accepts}")
+    return value if kind is SWITCH or value is None else check_value(name, value)
+
+
+def _is_typed(kind: Kind, value: Any) -> bool:
+    """Whether the value, written as text, is parsed to itself."""
+    try:
+        return type(value) in (int, float, str) and bool(kind.parse(str(value)) == value)
+    except ValueError:
+        return False
 
 
 def resolve(given: dict[str, Any], script: str = "federated") -> Config:

@@ -107,6 +107,11 @@ def plain(error: UnicodeError) -> tuple[str | bytes, int]:
     return codecs.backslashreplace_errors(error)
 
 
+def warn(text: object) -> None:
+    """One line on stderr, which ends nothing."""
+    complain("warning: " + " ".join(str(text).split()))
+
+
 def complain(line: str) -> None:
     """Print to stderr, if it takes anything."""
     try:

@@ -11,7 +11,7 @@ from data.partition import Partition
 from fl.algorithms import ALGORITHMS
 from fl.config import Config
 from fl.engines.schedule import steps_of
-from fl.record import read_records
+from fl.records import read_records
 from fl.rng import select_clients
 from fl.task import Task
 

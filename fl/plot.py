@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import io
+import logging
+import os
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-from torch import Tensor
-
+from fl.errors import FlagError
 from fl.files import write_atomic
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+# Matplotlib reads the user's settings when it is imported: a backend that it does not know ends the import, and it
+# complains of what it does not understand. The pictures use neither, so neither may stop or disturb a run.
+os.environ["MPLBACKEND"] = "agg"
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
+try:
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+except (OSError, ValueError) as error:
+    raise FlagError(
+        f"matplotlib: cannot be loaded ({error}); mend or remove the matplotlibrc that it finds "
+        "(in this folder, MATPLOTLIBRC or MPLCONFIGDIR)"
+    ) from None
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# A picture is the same for everyone: the settings that matplotlib ships with, not those of a matplotlibrc.
+as_shipped = matplotlib.rc_context({k: v for k, v in matplotlib.rcParamsDefault.items() if k != "backend"})
 
 # Okabe and Ito (2008): told apart under every common colour blindness; markers and dashes do it without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -42,9 +57,11 @@ AXES: dict[str, Axis] = {
 }
 
 
+@as_shipped
 def save_curves(path: Path, records: Sequence[Record], title: str, targets: Sequence[float] = ()) -> None:
     """Test accuracy and loss of one run against rounds, the training loss beside the test loss."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     evaluated = [record for record in records if record["test_accuracy"] is not None]
     trained = [record for record in records if record["train_loss"] is not None]
     marker = "o" if len(records) <= 40 else ""
@@ -64,12 +81,14 @@ def save_curves(path: Path, records: Sequence[Record], title: str, targets: Sequ
     _save(figure, path)
 
 
+@as_shipped
 def save_comparison(path: Path, runs: dict[str, Sequence[Sequence[Record]]]) -> None:
     """Accuracy and loss of several runs against rounds, examples, bytes and seconds.
 
     runs: label to the records of its seeds. Seeds are drawn as thin lines of one colour, labelled once.
     """
-    figure, grid = plt.subplots(2, len(AXES), figsize=(4.2 * len(AXES), 7.4), layout="constrained", sharey="row")
+    figure = Figure(figsize=(4.2 * len(AXES), 7.4), layout="constrained")
+    grid = figure.subplots(2, len(AXES), sharey="row")
     for row, key in zip(grid, ("test_accuracy", "test_loss"), strict=True):
         for axes, (axis_name, axis) in zip(row, AXES.items(), strict=True):
             for number, (label, seeds) in enumerate(runs.items()):
@@ -79,8 +98,8 @@ def save_comparison(path: Path, runs: dict[str, Sequence[Sequence[Record]]]) -> 
                         for x, record in zip(axis(records), records, strict=True)
                         if record[key] is not None
                     ]
-                    if axis_name == "megabytes sent" and points[-1][0] == 0:
-                        continue  # centralised training sends nothing
+                    if not points or (axis_name == "megabytes sent" and points[-1][0] == 0):
+                        continue  # no loss was finite; centralised training sends nothing
                     axes.plot(
                         *zip(*points, strict=True),
                         color=COLOURS[number % len(COLOURS)],
@@ -98,10 +117,12 @@ def save_comparison(path: Path, runs: dict[str, Sequence[Sequence[Record]]]) -> 
     _save(figure, path)
 
 
+@as_shipped
 def save_partition(path: Path, counts: Tensor, title: str) -> None:
     """counts (K, classes): how many examples of each label each client holds."""
     K, classes = counts.shape
-    figure, axes = plt.subplots(figsize=(10, 4.5), layout="constrained")
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    axes = figure.subplots()
     if K <= MOST_CLIENTS_AS_BARS:
         colours = matplotlib.colormaps["viridis"].resampled(classes)
         bottom = counts.new_zeros(K)
@@ -151,7 +172,7 @@ def _dress(axes: Axes, key: str, axis_name: str) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    """Write the picture in the format that its name ends in: pdf, png or svg."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    plt.close(figure)
+    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=120)
     write_atomic(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""The run folder: what a run writes, where it resumes, and how records become a summary."""
+"""The run folder: what a run writes, and where it resumes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
@@ -26,18 +26,9 @@ from fl.config import Config, identity, read_config
 from fl.device import device_name
 from fl.errors import FlagError, RunFolderError
 from fl.files import locked, write_atomic
+from fl.records import OURS, summarise
 from fl.rounds import Round
 from fl.task import Task
-
-OURS = (
-    "config.json", "environment.json", "metrics.jsonl", "summary.json",
-    "curves.png", "partition.png", "model.pt", "checkpoint.pt",
-)  # fmt: skip
-RECORD_KEYS = {
-    "round", "test_accuracy", "test_loss", "train_loss", "clients", "examples", "local_steps",
-    "downlink_bytes", "uplink_bytes", "round_seconds", "evaluate_seconds",
-}  # fmt: skip
-NULLABLE = {"test_accuracy", "test_loss", "train_loss"}
 
 
 class RunFolder:
@@ -290,53 +281,3 @@ def git_commit() -> str | None:
     if run[0].returncode:
         return None
     return run[0].stdout.strip() + ("+changes" if run[1].stdout.strip() else "")
-
-
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run folder. Raises RunFolderError when there are none or they are damaged."""
-    path = folder / "metrics.jsonl"
-    try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if not records:
-            raise ValueError("no round is recorded yet")
-        for record in records:
-            numbers = [record[key] for key in RECORD_KEYS - NULLABLE - {"clients"}]
-            numbers += [record[key] for key in NULLABLE if record[key] is not None]
-            if not all(isinstance(value, int | float) for value in numbers):
-                raise ValueError("a record is not a run's")
-        if records[0]["test_accuracy"] is None:
-            raise ValueError("its first record is not that of an initial model")
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RunFolderError(f"{path}: cannot be read ({reason}); expected the folder of a run") from None
-    return records
-
-
-def summarise(records: Sequence[dict[str, Any]], targets: Sequence[float]) -> dict[str, Any]:
-    """Last and best results and the rounds to each target."""
-    evaluated = [record for record in records if record["test_accuracy"] is not None]
-    return {
-        "test_accuracy": evaluated[-1]["test_accuracy"],
-        "test_loss": evaluated[-1]["test_loss"],
-        "best_test_accuracy": max(record["test_accuracy"] for record in evaluated),
-        "rounds": records[-1]["round"],
-        "rounds_to_target": {repr(target): rounds_to_target(records, target) for target in targets},
-    }
-
-
-def rounds_to_target(records: Sequence[dict[str, Any]], target: float) -> float | None:
-    """Where the monotone accuracy curve crosses `target`, interpolated linearly between evaluated rounds.
-
-    As in McMahan et al. 2017, section 3: the curve is the best accuracy so far. None if it stays below.
-    """
-    best, best_round = -math.inf, 0
-    for record in records:
-        accuracy = record["test_accuracy"]
-        if accuracy is None:
-            continue
-        if accuracy >= target:
-            if best == -math.inf:
-                return float(record["round"])
-            return best_round + (target - best) / (accuracy - best) * (record["round"] - best_round)
-        best, best_round = max(best, accuracy), record["round"]
-    return None

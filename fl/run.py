@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fl.errors import DivergedError, WorkerError
-from fl.guard import complain
+from fl.guard import warn
 from fl.signals import uninterrupted
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ EXPLODED = 10  # times the untrained model's loss
 def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: str) -> None:
     """Record and show every round, then sum the run up on disk and on the screen."""
     from fl.plot import save_curves
-    from fl.record import summarise
+    from fl.records import summarise
 
     def say(text: str) -> None:
         if not config.quiet:
@@ -36,8 +36,8 @@ def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: s
             return done
         if not any("exploded" in record for record in folder.records):
             loss = done.record["train_loss"] if done.record["test_loss"] is None else done.record["test_loss"]
-            complain(
-                f"warning: round {done.t}: the loss is {loss:.4g}, over {EXPLODED} times that of the untrained model; "
+            warn(
+                f"round {done.t}: the loss is {loss:.4g}, over {EXPLODED} times that of the untrained model; "
                 f"training is diverging: --init_lr {config.init_lr:g} may be too large"
             )
         return replace(done, record=done.record | {"exploded": True})

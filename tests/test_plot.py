@@ -1,8 +1,16 @@
+import os
+import subprocess
+import sys
+
+import matplotlib
 import pytest
 import torch
 from PIL import Image
 
 from fl.plot import save_comparison, save_curves, save_partition
+from fl.records import read_records
+from tests.conftest import ROOT
+from tests.folders import make_run
 
 
 def record(t, accuracy, loss):
@@ -36,3 +44,49 @@ def test_comparison_of_more_runs_than_colours(tmp_path):
     runs = {f"run {i}": [CURVE, CURVE] for i in range(9)}
     save_comparison(tmp_path / "c.png", runs)
     is_a_picture(tmp_path / "c.png")
+
+
+RC = {
+    "text.usetex": True, "savefig.bbox": "tight", "savefig.transparent": True, "figure.dpi": 31.0, "font.size": 41.0,
+    "axes.facecolor": "k", "lines.linewidth": 17.0, "axes.grid": True, "figure.autolayout": True,
+    "axes.formatter.limits": [0, 0], "axes.xmargin": 0.4, "image.cmap": "gray", "font.family": ["no such font"],
+}  # fmt: skip
+
+
+def draw(folder):
+    """Every picture, and what it is in bytes."""
+    folder.mkdir()
+    save_partition(folder / "p.png", torch.arange(30).view(3, 10), "title")
+    save_partition(folder / "many.png", torch.arange(500).view(50, 10), "title")
+    save_curves(folder / "c.png", CURVE, "title", [0.5])
+    save_comparison(folder / "d.png", {"a": [CURVE]})
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_users_settings_change_no_picture(tmp_path):
+    expected = draw(tmp_path / "a")
+    with matplotlib.rc_context(RC):
+        assert draw(tmp_path / "b") == expected
+        assert matplotlib.rcParams["font.size"] == 41.0  # theirs outside
+
+
+def compare_in_a_process(folder, **environment):
+    make_run(folder / "run")
+    words = [sys.executable, ROOT / "compare.py", "run", "--out", "c.png"]
+    return subprocess.run(words, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=60)
+
+
+def test_junk_in_the_environment_and_in_a_matplotlibrc_is_not_heard_of(tmp_path):
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 41\nbackend: junk\njunk: 1\nno colon\n")
+    done = compare_in_a_process(tmp_path, MPLBACKEND="junk", MPLCONFIGDIR="/proc/nowhere")
+    assert (done.returncode, done.stderr) == (0, "")
+    save_comparison(tmp_path / "expected.png", {"federated": [read_records(tmp_path / "run")]})
+    assert (tmp_path / "c.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+
+def test_a_matplotlibrc_that_is_no_text_is_one_line(tmp_path):
+    (tmp_path / "matplotlibrc").write_bytes(b"\xff\xfe")
+    done = compare_in_a_process(tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("compare.py: matplotlib: cannot be loaded ('utf-8' codec can't decode")
+    assert len(done.stderr.splitlines()) == 1

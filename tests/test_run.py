@@ -10,7 +10,7 @@ import torch
 
 from fl.checkpoint import model_sha256
 from fl.config import MATCHED
-from fl.record import OURS, RECORD_KEYS, rounds_to_target
+from fl.records import OURS, RECORD_KEYS, rounds_to_target
 
 FEDERATED_FILES = set(OURS)
 BASELINE_FILES = FEDERATED_FILES - {"partition.png"}

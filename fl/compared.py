@@ -1,0 +1,134 @@
+"""Which run folders count in a comparison, and which of them repeat one experiment."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fl.config import FLAGS, read_config
+from fl.errors import RunFolderError
+from fl.guard import warn
+from fl.records import is_finished, read_metrics
+
+# Runs that differ only in these are repetitions of one experiment.
+NOT_THE_EXPERIMENT = {
+    "seed", "name", "run_dir", "out_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",
+    "data_dir", "device", "match", "client_fraction",
+}  # fmt: skip
+
+
+class Run(NamedTuple):
+    """A run folder that can be used. finished: whether the records go to the run's own end."""
+
+    folder: Path
+    flags: dict[str, Any]
+    records: list[dict[str, Any]]
+    finished: bool
+
+
+def find(patterns: Sequence[str]) -> list[Path]:
+    """The folders that the patterns name, each once, by the first path that leads to it.
+
+    Raises RunFolderError for a pattern that names none.
+    """
+    folders: dict[tuple[int, int], Path] = {}
+    for pattern in patterns:
+        literal = Path(pattern)
+        found = [literal] if literal.is_dir() else [p for p in map(Path, sorted(glob.glob(pattern))) if p.is_dir()]
+        if not found:
+            raise RunFolderError(f"{pattern}: no such run folder")
+        for folder in found:
+            status = folder.stat()
+            first = folders.setdefault((status.st_dev, status.st_ino), folder)
+            if first != folder:
+                warn(f"{first} and {folder} are the same folder; it counts once")
+    return list(folders.values())
+
+
+def read(folders: Sequence[Path]) -> list[Run]:
+    """The runs of those folders that can be used; the others are passed over with a warning.
+
+    Raises RunFolderError if there is none.
+    """
+    runs: list[Run] = []
+    unusable: list[RunFolderError] = []
+    for folder in folders:
+        try:
+            flags, (records, cut) = read_config(folder), read_metrics(folder)
+        except RunFolderError as reason:
+            unusable.append(reason)
+            continue
+        if cut:
+            warn(f"{folder}: the last line of metrics.jsonl is cut off; the {len(records)} before it count")
+        runs.append(Run(folder, flags, records, finished=not cut and is_finished(folder, records)))
+    if not runs:
+        others = f" (nor can any other of the {len(folders)} folders be used)" if len(folders) > 1 else ""
+        raise RunFolderError(f"{unusable[0]}{others}")
+    for error in unusable:
+        warn(f"{error}; passed over")
+    return runs
+
+
+def distinct(runs: Sequence[Run]) -> dict[tuple[tuple[str, Any], ...], list[Run]]:
+    """The runs by experiment, one a seed: the first counts, for a seed that is repeated says nothing new.
+
+    A warning names the others.
+    """
+    experiments: dict[tuple[tuple[str, Any], ...], dict[int, Run]] = {}
+    for run in runs:
+        seed = run.flags["seed"]
+        first = experiments.setdefault(experiment(run), {}).setdefault(seed, run)
+        if first is not run:
+            results = "the same" if curve(first) == curve(run) else "other"
+            warn(
+                f"{first.folder} and {run.folder} are the same experiment with the same seed, {seed}, "
+                f"and have {results} results; only {first.folder} counts"
+            )
+    return {key: list(seeds.values()) for key, seeds in experiments.items()}
+
+
+def group(folders: Sequence[Path]) -> dict[str, list[Run]]:
+    """The runs by experiment, one a seed. The label names the script and the flags in which the experiments differ.
+
+    Raises RunFolderError if no folder can be used.
+    """
+    experiments = distinct(read(folders))
+    differing = [name for name in FLAGS if len({dict(key)[name] for key in experiments if name in dict(key)}) > 1]
+    labels: dict[str, list[Run]] = {}
+    for key, runs in experiments.items():
+        flags = dict(key)
+        words = [flags["script"], *(["matched"] if "matched" in flags else [])]
+        words += [f"{name}={flags[name]}" for name in differing if flags.get(name) not in (None, ())]
+        words += [] if flags["finished"] else [f"(unfinished, round {flags['round']})"]
+        label = name = " ".join(words)
+        for number in range(2, len(experiments) + 2):  # they differ in what no flag says, such as the run matched
+            if label not in labels:
+                break
+            label = f"{name} #{number}"
+        labels[label] = runs
+    return labels
+
+
+def curve(run: Run) -> list[tuple[float | None, float | None]]:
+    return [(record["test_accuracy"], record["test_loss"]) for record in run.records]
+
+
+def experiment(run: Run) -> tuple[tuple[str, Any], ...]:
+    """What makes a run the experiment that it is: the flags that its script reads, and how far it got."""
+    flags, records, finished = run.flags, run.records, run.finished
+    baseline = flags["script"] == "baseline"
+    unread = {"Federation"} if baseline else {"Baseline only"}
+    names = [name for name in FLAGS if name not in NOT_THE_EXPERIMENT and FLAGS[name].metadata["group"] not in unread]
+    if baseline:
+        names = [name for name in names if name not in ("partition", "alpha", "shards_per_client")]
+    if not flags["stop_at_target"]:
+        names.remove("target_accuracy")
+    key = [("script", flags["script"]), *((name, flags[name]) for name in names), ("finished", finished)]
+    if not finished:
+        key.append(("round", records[-1]["round"]))
+    if flags["match"] is not None:
+        key = [(name, value) for name, value in key if name != "epoch"]
+        key.append(("matched", tuple(record["examples"] for record in records)))
+    return tuple(key)

@@ -1,0 +1,141 @@
+"""What a run folder holds, and its records read back: checked line by line, then summed up. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any, NamedTuple
+
+from fl.errors import RunFolderError
+from fl.strict_json import loads, read_regular
+
+OURS = (
+    "config.json", "environment.json", "metrics.jsonl", "summary.json",
+    "curves.png", "partition.png", "model.pt", "checkpoint.pt",
+)  # fmt: skip
+
+
+class Field(NamedTuple):
+    """What a key of a record holds: how to tell, and how to say it."""
+
+    holds: Callable[[Any], bool]
+    accepts: str
+
+
+# `type` and not `isinstance`, because to the latter True is an int. No loss in float32 is above 3.4e38, and sums and
+# spreads of numbers up to 1e100 are finite.
+COUNT = Field(lambda value: type(value) is int and value >= 0, "an integer >= 0")
+NUMBER = Field(lambda value: type(value) in (int, float) and abs(value) <= 1e100, "a number up to 1e+100")
+SECONDS = Field(lambda value: NUMBER.holds(value) and value >= 0, "a number in [0, 1e+100]")
+ACCURACY = Field(lambda value: value is None or (NUMBER.holds(value) and 0 <= value <= 1), "a number in [0, 1] or null")
+LOSS = Field(lambda value: value is None or NUMBER.holds(value), f"{NUMBER.accepts} or null")
+CLIENTS = Field(lambda value: isinstance(value, list) and all(map(COUNT.holds, value)), "a list of integers >= 0")
+
+FIELDS = {
+    "round": COUNT, "test_accuracy": ACCURACY, "test_loss": LOSS, "train_loss": LOSS, "clients": CLIENTS,
+    "examples": COUNT, "local_steps": COUNT, "downlink_bytes": COUNT, "uplink_bytes": COUNT,
+    "round_seconds": SECONDS, "evaluate_seconds": SECONDS,
+}  # fmt: skip
+RECORD_KEYS = set(FIELDS)  # features add keys, of which a reader need not know
+
+
+class Metrics(NamedTuple):
+    """The records of rounds 0, 1, 2, ..., and whether another line follows that was not written to its end."""
+
+    records: list[dict[str, Any]]
+    cut: bool
+
+
+def read_metrics(folder: Path) -> Metrics:
+    """The complete records of a run folder. Raises RunFolderError when there are none or they are damaged.
+
+    Only the last line can be cut off: by a full disk, by a copy that stopped, or because it is being written just now.
+    """
+    path = folder / "metrics.jsonl"
+    try:
+        *lines, rest = read_regular(path).split(b"\n")
+        records = [_record(line, t) for t, line in enumerate(lines)]
+        cut = False
+        if rest:
+            try:
+                records.append(_record(rest, len(lines)))  # only its line end is missing
+            except ValueError:
+                cut = True
+        if not records:
+            raise ValueError("its first line is cut off" if cut else "no round is recorded yet")
+        if records[0]["test_accuracy"] is None:
+            raise ValueError("its first record is not that of an initial model")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunFolderError(f"{path}: cannot be read ({reason}); expected the folder of a run") from None
+    return Metrics(records, cut)
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """The records of a run folder. Raises RunFolderError when there are none, or any of them is damaged or cut."""
+    records, cut = read_metrics(folder)
+    if cut:
+        raise RunFolderError(
+            f"{folder / 'metrics.jsonl'}: cannot be read (line {len(records) + 1} is cut off); "
+            "--resume the run to write it again"
+        )
+    return records
+
+
+def _record(line: bytes, t: int) -> dict[str, Any]:
+    """The record of round t. Raises ValueError if the line is not one."""
+    try:
+        record = loads(line)
+        if not isinstance(record, dict):
+            raise ValueError("not a record")
+        for key, field in FIELDS.items():
+            if key not in record:
+                raise ValueError(f"has no {key}")
+            if not field.holds(record[key]):
+                raise ValueError(f"{key} is {short(record[key])}, expected {field.accepts}")
+        if record["round"] != t:
+            raise ValueError(f"is of round {record['round']}, expected {t}")
+    except ValueError as error:
+        raise ValueError(f"line {t + 1}: {error}") from None
+    return record
+
+
+def is_finished(folder: Path, records: Sequence[dict[str, Any]]) -> bool:
+    """Whether the run's summary speaks of the last of these records."""
+    try:
+        summary = loads(read_regular(folder / "summary.json"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and summary.get("rounds") == records[-1]["round"]
+
+
+def summarise(records: Sequence[dict[str, Any]], targets: Sequence[float]) -> dict[str, Any]:
+    """Last and best results and the rounds to each target."""
+    evaluated = [record for record in records if record["test_accuracy"] is not None]
+    return {
+        "test_accuracy": evaluated[-1]["test_accuracy"],
+        "test_loss": evaluated[-1]["test_loss"],
+        "best_test_accuracy": max(record["test_accuracy"] for record in evaluated),
+        "rounds": records[-1]["round"],
+        "rounds_to_target": {repr(target): rounds_to_target(records, target) for target in targets},
+    }
+
+
+def rounds_to_target(records: Sequence[dict[str, Any]], target: float) -> float | None:
+    """Where the monotone accuracy curve crosses `target`, interpolated linearly between evaluated rounds.
+
+    As in McMahan et al. 2017, section 3: the curve is the best accuracy so far. None if it stays below.
+    """
+    best, best_round = -math.inf, 0
+    for record in records:
+        accuracy = record["test_accuracy"]
+        if accuracy is None:
+            continue
+        if accuracy >= target:
+            if best == -math.inf:
+                return float(record["round"])
+            return best_round + (target - best) / (accuracy - best) * (record["round"] - best_round)
+        best, best_round = max(best, accuracy), record["round"]
+    return None

@@ -1,0 +1,23 @@
+"""Run folders made by hand, so that a test of what reads them need not train."""
+
+import json
+
+
+def record(t, accuracy=0.5, loss=1.0, **changes):
+    return {"round": t, "test_accuracy": accuracy, "test_loss": loss, "train_loss": loss if t else None,
+            "clients": [0] if t else [], "examples": 10 * (t > 0), "local_steps": 2 * (t > 0), "downlink_bytes": 5,
+            "uplink_bytes": 5, "round_seconds": 0.1, "evaluate_seconds": 0.1} | changes  # fmt: skip
+
+
+def lines(records):
+    return "".join(json.dumps(one) + "\n" for one in records)
+
+
+def make_run(folder, seed=0, accuracy=0.8, rounds=3, **flags):
+    """A finished federated run whose accuracy rises to `accuracy`."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"script": "federated", "seed": seed} | flags))
+    records = [record(t, accuracy * (t + 1) / (rounds + 1)) for t in range(rounds + 1)]
+    (folder / "metrics.jsonl").write_text(lines(records))
+    (folder / "summary.json").write_text(json.dumps({"rounds": rounds}))
+    return folder
