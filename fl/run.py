@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fl.task import Task
 
 
-EXPLODED = 10  # times the untrained model's loss
+EXPLODED = 10  # a loss so many times the untrained model's, which is near ln(classes), is no training any more
 
 
 def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: str) -> None:
@@ -32,10 +32,10 @@ def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: s
 
     def warn_if_exploded(done: Round) -> Round:
         """The round with `exploded` in its record if its loss has; the first time, on the screen too."""
-        if not exploded(done.record, folder.records):
+        loss = largest_loss(done.record)
+        if not folder.records or loss <= EXPLODED * folder.records[0]["test_loss"]:
             return done
         if not any("exploded" in record for record in folder.records):
-            loss = done.record["train_loss"] if done.record["test_loss"] is None else done.record["test_loss"]
             warn(
                 f"round {done.t}: the loss is {loss:.4g}, over {EXPLODED} times that of the untrained model; "
                 f"training is diverging: --init_lr {config.init_lr:g} may be too large"
@@ -77,10 +77,10 @@ def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: s
     print(f"Test Loss = {shown(summary['test_loss'], '.3f')}")
 
 
-def exploded(record: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> bool:
-    """Whether a loss of the round is finite but far above that of the untrained model, which is near ln(classes)."""
-    losses = [record[key] for key in ("test_loss", "train_loss") if record[key] is not None]
-    return bool(earlier) and max(losses, default=0.0) > EXPLODED * earlier[0]["test_loss"]
+def largest_loss(record: dict[str, Any]) -> float:
+    """The larger of the round's test and training loss, as far as they are known."""
+    losses: list[float] = [record[key] for key in ("test_loss", "train_loss") if record[key] is not None]
+    return max(losses, default=0.0)
 
 
 def shown(value: float | None, spec: str) -> str:
