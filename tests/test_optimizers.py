@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -90,129 +92,6 @@ def test_state_dicts_with_buffers():
         assert module.state_dict()["1.num_batches_tracked"] == 3
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda n, w: (0, w), "update 1: n_k is 0"),
-        (lambda n, w: (float("nan"), w), "update 1: n_k is nan"),
-        (lambda n, w: (n, w[:1]), "update 1: has 1 parameters; expected 2"),
-        (lambda n, w: (n, [w[0].T.contiguous(), w[1]]), r"update 1: 0 is \(6, 4\); expected \(4, 6\)"),
-        (lambda n, w: (n, [w[0] * float("inf"), w[1]]), "update 1: 0 is not finite"),
-        (lambda n, w: (n, {"weight": w[0], "bias": w[1]}), "named_parameters"),
-    ],
-)
-def test_what_is_refused_changes_nothing(spoil, message):
-    model, *_ = problem()
-    before = copy.deepcopy(model)
-    good = [p.detach() + 1 for p in model.parameters()]
-    server = FederatedAvgServer(model.parameters())
-    with pytest.raises(ValueError, match=message):
-        server.step([(3, list(good)), spoil(2, list(good))])
-    with pytest.raises(ValueError, match="nothing to average"):
-        server.step([])
-    for p, q, g, w in zip(model.parameters(), before.parameters(), good, before.parameters(), strict=True):
-        assert torch.equal(p, q)
-        assert torch.equal(g, w.detach() + 1)
-
-
-def test_unknown_and_missing_names_are_told():
-    model, *_ = problem()
-    server = FederatedAvgServer(model.named_parameters())
-    weights = {"weight": model.weight.detach(), "bais": model.bias.detach()}
-    with pytest.raises(ValueError, match="update 0: lacks bias and has bais, unknown to the server"):
-        server.step([(1, weights)])
-
-
-# --- FSVRG
-
-
-def fsvrg_round(server, clients, models, data, targets, phi, order):
-    gradients = []
-    for client, model, x, y in zip(clients, models, data, targets, strict=True):
-        client.zero_grad()
-        loss_fn(model(x), y).backward()
-        gradients.append((len(y), [p.grad.clone() for p in model.parameters()]))
-    full = server.mean_gradient(gradients)
-    for client, model, x, y in zip(clients, models, data, targets, strict=True):
-        client.start_round(full)
-        for i in order(len(y)):
-
-            def closure(model=model, client=client, x=x[i : i + 1], y=y[i : i + 1]):
-                client.zero_grad()
-                loss_fn(model(x), y).backward()
-
-            closure()
-            client.step(phi, closure)
-    server.step([(len(y), model.parameters()) for model, y in zip(models, targets, strict=True)])
-
-
-def start_fsvrg(model, data, lr):
-    models = [copy.deepcopy(model) for _ in data]
-    server, clients = FSVRGServer(model.parameters()), [FSVRGClient(m.parameters(), lr=lr) for m in models]
-    phis = [client.compute_nonzero_features_on_node_phi_k(x) for client, x in zip(clients, data, strict=True)]
-    return server, clients, models, server.get_phi_and_compute_A(phis)
-
-
-def test_fsvrg_is_algorithm_4_in_numpy():
-    import numpy as np
-
-    model, data, targets = problem()
-    data[0][:, 1] = 0  # a feature that client 0 lacks, one that only client 2 has, one that nobody has
-    data[0][:, 2] = data[1][:, 2] = 0
-    for x in data:
-        x[:, 3] = 0
-        x[::2, 4] = 0
-    W, b = model.weight.detach().numpy().copy(), model.bias.detach().numpy().copy()
-    server, clients, models, (phi, _) = start_fsvrg(model, data, lr=0.3)
-    for _ in range(2):
-        fsvrg_round(server, clients, models, data, targets, phi, range)
-
-    def gradient(W, b, x, y):
-        z = x @ W.T + b
-        p = np.exp(z - z.max(1, keepdims=True))
-        p = p / p.sum(1, keepdims=True) - np.eye(4)[y]
-        return p.T @ x / len(x), p.mean(0)
-
-    xs, ys = [x.numpy() for x in data], [y.numpy() for y in targets]
-    n_j, n = sum((x != 0).sum(0) for x in xs), sum(len(x) for x in xs)
-    omega = sum((x != 0).any(0).astype(int) for x in xs)
-    A = np.array([3 / o if o else 1 for o in omega])
-    for _ in range(2):
-        full = [sum(len(x) / n * gradient(W, b, x, y)[i] for x, y in zip(xs, ys, strict=True)) for i in range(2)]
-        new = [np.zeros_like(W), np.zeros_like(b)]
-        for x, y in zip(xs, ys, strict=True):
-            n_kj, h = (x != 0).sum(0), 0.3 / len(x)
-            S = np.array([(n_j[j] / n) / (n_kj[j] / len(x)) if n_kj[j] else 1 for j in range(6)])
-            V, c = W.copy(), b.copy()
-            for i in range(len(x)):
-                g, a = gradient(V, c, x[i : i + 1], y[i : i + 1]), gradient(W, b, x[i : i + 1], y[i : i + 1])
-                V, c = V - h * (S * (g[0] - a[0]) + full[0]), c - h * (g[1] - a[1] + full[1])
-            new = [new[0] + len(x) / n * (V - W), new[1] + len(x) / n * (c - b)]
-        W, b = W + A * new[0], b + new[1]
-    np.testing.assert_allclose(model.weight.detach().numpy(), W, rtol=1e-9)
-    np.testing.assert_allclose(model.bias.detach().numpy(), b, rtol=1e-9)
-
-
-def test_sparse_and_dense_data_have_the_same_phi():
-    _, (x, *_), _ = problem()
-    x[x < 0] = 0
-    client = FSVRGClient([torch.zeros(4, 6)], lr=1.0)
-    dense = client.compute_nonzero_features_on_node_phi_k(x)
-    for layout in (x.to_sparse(), x.to_sparse_coo()):
-        sparse = client.compute_nonzero_features_on_node_phi_k(layout)
-        assert torch.equal(sparse.counts, dense.counts)
-        assert sparse.n == dense.n
-
-
-def test_fsvrg_asks_for_its_closure_once_it_has_moved():
-    model, (x, *_), (y, *_) = problem()
-    client = FSVRGClient(model.parameters(), lr=0.1)
-    loss_fn(model(x), y).backward()
-    client.step(torch.ones(6, dtype=torch.float64))
-    with pytest.raises(RuntimeError, match="closure"):
-        client.step(torch.ones(6, dtype=torch.float64))
-
-
 MAKERS = [
     FederatedAvgServer,
     lambda p: FederatedAvgClient(p, lr=0.1, momentum=0.9),
@@ -242,115 +121,74 @@ def test_they_are_optimizers_whose_state_can_be_saved(make, tmp_path):
         assert all(torch.equal(one[k], two[k]) for k in one if torch.is_tensor(one[k]))
 
 
-def hashed_text(clients=20, features=300, seed=0, most=80):
-    """Sparse logistic regression: bags of hashed words, n_k from 10 to `most`.
-
-    The first ten words stand in most texts; the others have a long tail, and each client has topics of its own.
-    """
-    g = torch.Generator().manual_seed(seed)
-    truth = torch.randn(features, generator=g, dtype=torch.float64) * 2
-    data, targets = [], []
-    for _ in range(clients):
-        n = int(torch.randint(10, most, (), generator=g))
-        own = torch.rand(features, generator=g, dtype=torch.float64) < 0.1  # topics
-        share = 0.5 * own / (1 + torch.arange(features, dtype=torch.float64) / 20)
-        share[:10] = 0.9
-        x = (torch.rand(n, features, generator=g, dtype=torch.float64) < share).double()
-        noise = torch.randn(n, generator=g, dtype=torch.float64) * 0.1
-        data.append(x)
-        targets.append(((x - share) @ truth + noise > 0).double())
-    return data, targets
+def batchnorm():
+    return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
 
 
-class SparseLogistic(nn.Module):
-    def __init__(self, features):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(features, dtype=torch.float64))
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+@pytest.mark.parametrize("make", [FederatedAvgServer, FSVRGServer])
+def test_a_copied_server_serves_the_copied_model(make, copied):
+    model, update = batchnorm(), batchnorm()
+    server = make(model.named_parameters(), model.named_buffers())
+    if make is FSVRGServer:
+        server.get_phi_and_compute_A([FSVRGClient([x], lr=1.0).compute_nonzero_features_on_node_phi_k(x)
+                                      for x in (torch.eye(3), torch.eye(3)[:2])])  # fmt: skip
+    before = copy.deepcopy(model.state_dict())
+    other, twin = copied((server, model))
+    update[1].running_mean.fill_(7)
+    other.step([(1, copy.deepcopy(update).state_dict())])
+    assert twin[1].running_mean.tolist() == [7, 7]
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+    server.step([(1, update.state_dict())])
+    assert all(torch.equal(model.state_dict()[name], twin.state_dict()[name]) for name in before)
 
-    def forward(self, x):
-        return x @ self.weight
+
+def test_arguments_may_be_generators():
+    model, *_ = problem()
+    server = FSVRGServer(p for p in model.parameters())
+    client = FSVRGClient((p for p in model.parameters()), lr=0.1)
+    phi, _ = server.get_phi_and_compute_A(client.compute_nonzero_features_on_node_phi_k(x) for x in [torch.ones(2, 6)])
+    client.start_round(g for g in server.mean_gradient((n, (p.detach() for p in model.parameters())) for n in (1, 3)))
+    loss_fn(model(torch.ones(2, 6).double()), torch.tensor([0, 1])).backward()
+    client.step(phi)
+    updates = [[torch.full_like(p, value) for p in model.parameters()] for value in (1.0, 5.0)]
+    FederatedAvgServer(model.parameters()).step((n, (w for w in w_k)) for n, w_k in zip((1, 3), updates, strict=True))
+    assert all((p == 4).all() for p in model.parameters())
 
 
-def rounds_to(target, step, objective, most=60):
-    for t in range(1, most + 1):
-        step(t)
-        if not objective() > -1 or objective() > 10:
-            return most + 1  # diverged
-        if objective() <= target:
-            return t
-    return most + 1
+@pytest.mark.parametrize(
+    "unit", [1, 1e-3, 1e-30, 2.0**-1074, 1e290, pytest.param(10**200, id="10**200"), np.float32(0.5), np.int64(3)]
+)
+def test_only_the_proportions_of_the_numbers_of_examples_count(unit):
+    w = torch.zeros(3, dtype=torch.float64)
+    updates = [torch.full_like(w, value) for value in (1.0, 5.0)]
+    FederatedAvgServer([w]).step([(unit, [updates[0]]), (3 * unit, [updates[1]])])
+    torch.testing.assert_close(w, torch.full_like(w, 4.0))
 
 
-def test_fsvrg_needs_fewer_rounds_on_sparse_features():
-    """The paper's claim: fewer rounds than FedAvg and than distributed gradient descent, each at its best rate."""
-    data, targets = hashed_text()
-    x, y = torch.cat(data), torch.cat(targets)
-    lam = 1.0 / len(y)
+def test_named_parameters_may_come_in_groups():
+    model = batchnorm()
+    server = FederatedAvgServer([{"params": model[0].named_parameters("0")}], model.named_buffers())
+    server.add_param_group({"params": model[1].named_parameters("1")})
+    update = batchnorm()
+    server.step([(1, update.state_dict())])
+    assert all(torch.equal(w, update.state_dict()[name]) for name, w in model.state_dict().items())
 
-    def loss(model, x, y):
-        return F.binary_cross_entropy_with_logits(model(x), y) + lam / 2 * model.weight.square().sum()
 
-    optimum = SparseLogistic(x.shape[1])
-    solver = torch.optim.LBFGS(optimum.parameters(), max_iter=500, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+def test_views_of_one_vector_can_be_updates():
+    """As from torch.nn.utils.vector_to_parameters, or the outputs of split, which autograd forbids to change."""
+    model = nn.Linear(3, 2)
+    flat = torch.zeros(8, requires_grad=True)
+    weight, bias = flat.split([6, 2])
+    FederatedAvgServer(model.parameters()).step([(1, [weight.view(2, 3), bias])])
+    assert all((p == 0).all() for p in model.parameters())
 
-    def closure():
-        solver.zero_grad()
-        value = loss(optimum, x, y)
-        value.backward()
-        return value
 
-    solver.step(closure)
-    best, at_start = loss(optimum, x, y).item(), loss(SparseLogistic(x.shape[1]), x, y).item()
-    target = best + 0.05 * (at_start - best)
-    assert best < 0.8 * at_start
-
-    def gradient_descent(lr):
-        model = SparseLogistic(x.shape[1])
-        client = FederatedAvgClient(model.parameters(), lr=lr)
-
-        def step(t):
-            client.zero_grad()
-            loss(model, x, y).backward()
-            client.step()
-
-        return rounds_to(target, step, lambda: loss(model, x, y).item())
-
-    def local(make_server, make_client, lr, variance_reduced):
-        model = SparseLogistic(x.shape[1])
-        models = [copy.deepcopy(model) for _ in data]
-        server, clients = make_server(model.parameters()), [make_client(m.parameters(), lr=lr) for m in models]
-        phi = None
-        if variance_reduced:
-            phi, _ = server.get_phi_and_compute_A(
-                [c.compute_nonzero_features_on_node_phi_k(x_k) for c, x_k in zip(clients, data, strict=True)]
-            )
-
-        def step(t):
-            full = []
-            if variance_reduced:
-                for m, c, x_k, y_k in zip(models, clients, data, targets, strict=True):
-                    c.zero_grad()
-                    loss(m, x_k, y_k).backward()
-                    full.append((len(y_k), [p.grad.clone() for p in m.parameters()]))
-                full = server.mean_gradient(full)
-            for m, c, x_k, y_k in zip(models, clients, data, targets, strict=True):
-                if variance_reduced:
-                    c.start_round(full)
-                for i in torch.randperm(len(y_k), generator=torch.Generator().manual_seed(t)).tolist():
-
-                    def closure(m=m, c=c, x_i=x_k[i : i + 1], y_i=y_k[i : i + 1]):
-                        c.zero_grad()
-                        loss(m, x_i, y_i).backward()
-
-                    closure()
-                    c.step(phi, closure) if variance_reduced else c.step()
-            server.step([(len(y_k), m.parameters()) for m, y_k in zip(models, targets, strict=True)])
-
-        return rounds_to(target, step, lambda: loss(model, x, y).item(), most=25)
-
-    fsvrg = min(local(FSVRGServer, FSVRGClient, lr, True) for lr in (6.0, 10.0))
-    fedavg = min(local(FederatedAvgServer, FederatedAvgClient, lr, False) for lr in (0.1, 0.3, 0.5, 1.0))
-    descent = min(gradient_descent(lr) for lr in (0.3, 1.0, 1.5, 2.0))
-    print(f"rounds: fsvrg {fsvrg}, fedavg {fedavg}, gradient descent {descent}")
-    assert fsvrg < fedavg
-    assert fsvrg < descent
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_clients_may_keep_the_model_in_another_precision(dtype):
+    model = nn.Linear(3, 2)
+    one, two = ([torch.full_like(p, value) for p in model.parameters()] for value in (1.0, 5.0))
+    two[0] = two[0].to(dtype)
+    FederatedAvgServer(model.parameters()).step([(1, one), (3, two)])
+    assert all((w.float() == 4).all() for w in (*model.parameters(), *one, *two))
+    assert two[0].dtype == dtype

@@ -8,7 +8,7 @@ Intelligence", arXiv 1610.02527, Algorithm 4:
 
 S_k = diag(phi_j / phi_kj) and A = diag(K / omega_j) make up for features that few clients have. The data sets of
 the runner are dense: every client has every feature, phi_kj = phi_j = 1 and omega_j = K, so that both are the
-identity, and they do not appear below. fl/optimizers.py has them, for sparse features.
+identity, and they do not appear below. fl/optimizers/ has them, for sparse features.
 
 The full gradient is that of the round's clients, for in the paper all of them take part. One more exchange a round.
 """
