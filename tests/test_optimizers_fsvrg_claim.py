@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -50,6 +51,7 @@ def rounds_to(target, step, objective, most=60):
     return most + 1
 
 
+@pytest.mark.slow
 def test_fsvrg_needs_fewer_rounds_on_sparse_features():
     """The paper's claim: fewer rounds than FedAvg and than distributed gradient descent, each at its best rate."""
     data, targets = hashed_text()
