@@ -60,7 +60,7 @@ class FederatedAvgServer(torch.optim.Optimizer):
         models = [self._checked(i, n_k, w_k) for i, (n_k, w_k) in enumerate(updates)]
         if not models:
             raise ValueError("no updates: there is nothing to average")
-        mean = WeightedMean(self._own(models[0]), len(models))
+        mean = WeightedMean(self._own(models[0]), len(models), max(float(n_k) for n_k, _ in updates))
         for (n_k, _), w_k in zip(updates, models, strict=True):
             mean.add({name: tensor.detach().unsqueeze(0) for name, tensor in w_k.items()}, [float(n_k)])
         result = self._server_update(mean.result())
