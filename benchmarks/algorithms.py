@@ -30,7 +30,7 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
     "fedsgd": {"init_lr": (0.1, 0.3, 0.5, 1.0)},
     "fedprox": {"init_lr": (0.05, 0.1), "proximal_mu": (0.001, 0.01, 0.1)},
     "fedavgm": {"init_lr": (0.02, 0.05), "server_momentum": (0.5, 0.7)},
-    "fedadagrad": {"init_lr": (0.05, 0.1), "server_lr": (0.03, 0.1)},
+    "fedadagrad": {"init_lr": (0.05, 0.1), "server_lr": (0.03, 0.1), "server_momentum": (0.9,)},
     "fedadam": SERVER,
     "fedyogi": SERVER,
     "scaffold": {"init_lr": (0.02, 0.05, 0.1)},

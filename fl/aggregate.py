@@ -26,13 +26,17 @@ class WeightedMean:
     into a multiple of 2^-20 and a remainder rounded to a multiple of a still smaller power of two, chosen so
     that neither sum over the cohort can round (Demmel and Nguyen 2015, "Parallel reproducible summation").
     It holds while the sum of n_k |w| stays below 2^31. Equal models have themselves as mean, to the bit,
-    where |w| is 0 or at least 2^-47 m.
+    where |w| is 0 or at least 2^-47 m. Weights that are not numbers of examples may be of any size if `largest`
+    is given: all of them are then brought near 1 by a power of two, which rounds nothing.
 
     Integer buffers (BatchNorm's counter) have no meaningful mean: the maximum is taken.
     """
 
-    def __init__(self, like: State, m: int):
-        """like: a state_dict with the names, shapes, dtypes and device of the updates; m: cohort size, at most."""
+    def __init__(self, like: State, m: int, largest: float = 1.0):
+        """like: a state_dict with the names, shapes, dtypes and device of the updates; m: cohort size, at most.
+
+        largest: of all weights, the same for every worker; between 1 and 2^29 they are taken as they are.
+        """
         self.like = like
         self.floating = [name for name, tensor in like.items() if tensor.is_floating_point()]
         self.sizes = [like[name].numel() for name in self.floating]
@@ -42,13 +46,16 @@ class WeightedMean:
         # Of multiples of 2^-20, and of remainders.
         self.sums = torch.zeros(2, sum(self.sizes), dtype=torch.float64, device=device)
         self.maxima: State = {}
-        self.n = 0.0
+        exponent = math.frexp(largest)[1] - 1
+        self.shift = 0 if 0 <= exponent < 29 else -exponent  # weights are multiplied by 2^shift
+        self.n = 0.0  # the sum of those products
         # m remainders of at most 2^-21 each add up to less than half of this constant.
         self.fine = 1.5 * 2.0 ** (math.ceil(math.log2(max(m, 1))) - 19)
 
     def add(self, w: State, n_k: Sequence[float]) -> None:
         """w: the models of len(n_k) clients, stacked: each tensor (S, ...). n_k: their weights."""
         S = len(n_k)
+        n_k = [math.ldexp(weight, self.shift) for weight in n_k]
         weights = send(n_k, torch.float64, self.sums.device).unsqueeze(1)  # (S, 1)
         width = max(CHUNK // S, 1)
         start = 0
@@ -125,8 +132,9 @@ def read(reports: Sequence[Report]) -> list[Report]:
 class Updates:
     """The updates of a round: examined as they come in, then averaged, or kept for a rule that needs all of them.
 
-    weight(report): of a model in the mean. n: examples of all clients, more than which no one can have. rule: None
-    for the weighted mean. keep: whether `models` is wanted.
+    trained: the names of the parameters. weight(report): of a client's parameters in the mean; the other tensors are
+    statistics of its examples, not the end of its steps, so they weigh n_k whatever the algorithm. n: examples of all
+    clients, more than which no one can have. rule: None for the weighted mean. keep: whether `models` is wanted.
     After `gather`: `reports` of the clients that count, ascending, at every rank; `rejected`, reasons by client;
     and `models`, theirs in the same order, (m, ...) each.
     """
@@ -134,6 +142,7 @@ class Updates:
     def __init__(
         self,
         like: State,
+        trained: Sequence[str],
         S_t: Sequence[int],
         weight: Callable[[Report], float],
         n: int,
@@ -141,8 +150,14 @@ class Updates:
         keep: bool = False,
     ):
         self.like, self.S_t, self.weight, self.n, self.rule = like, S_t, weight, n, rule
-        self.average = WeightedMean(like, len(S_t)) if rule is None else None
         m = len(S_t)
+        parameters = {name: x for name, x in like.items() if name in trained}
+        buffers = {name: x for name, x in like.items() if name not in trained}
+        self.means: list[tuple[WeightedMean, Callable[[Report], float]]] = []
+        if rule is None:
+            self.means = [(WeightedMean(parameters, m), weight)]
+            if buffers:
+                self.means.append((WeightedMean(buffers, m), lambda report: report.n_k))
         self.models = {name: x.new_zeros(m, *x.shape) for name, x in like.items()} if keep or rule else None
         self.reports: list[Report] = []
         self.rejected: dict[int, str] = {}
@@ -156,8 +171,8 @@ class Updates:
             good = [i for i, reason in enumerate(reasons) if not reason]
             reports, w = [reports[i] for i in good], {name: tensor[good] for name, tensor in w.items()}
         self.reports += reports
-        if self.average and reports:
-            self.average.add(w, [self.weight(report) for report in reports])
+        for mean, weight in self.means if reports else []:
+            mean.add(w, [weight(report) for report in reports])
         if self.models and reports:
             rows = [self.S_t.index(report.client) for report in reports]
             for name, tensor in w.items():
@@ -185,15 +200,16 @@ class Updates:
             self.models = {name: tensor[rows] for name, tensor in self.models.items()}
 
     def _gather(self, group: Group) -> None:
-        sums = self.average.sums if self.average else torch.zeros(2, 0, dtype=torch.float64)
-        table = torch.zeros(len(self.S_t), 5, dtype=sums.dtype)  # loss, n_k, examples, steps, 1 + reason
+        table = torch.zeros(len(self.S_t), 5, dtype=torch.float64)  # loss, n_k, examples, steps, 1 + reason
         for r in self.reports:
             row = [float(r.loss), r.n_k, r.examples, r.steps, 0]
             table[self.S_t.index(r.client)] = torch.tensor(row, dtype=table.dtype)
         for k, reason in self.rejected.items():
             table[self.S_t.index(k), 4] = 1 + REASONS.index(reason)
-        device = group.device or sums.device
-        table = self.average.combine(group, table.to(device)) if self.average else group.sum(table.to(device))
+        table = table.to(group.device)
+        for mean, _ in self.means[1:]:
+            mean.combine(group, table.new_zeros(0))
+        table = self.means[0][0].combine(group, table) if self.means else group.sum(table)
         if self.models:
             self.models = {name: group.sum(tensor) for name, tensor in self.models.items()}
         self.reports, self.rejected = [], {}
@@ -205,9 +221,12 @@ class Updates:
 
     def result(self) -> State:
         """One model of all. At least one update must have been accepted."""
-        if self.average:
-            self.average.n = math.fsum(self.weight(report) for report in self.reports)  # whatever the grouping
-            return self.average.result()
+        if self.means:
+            w: State = {}
+            for mean, weight in self.means:
+                mean.n = math.fsum(weight(report) for report in self.reports)  # whatever the grouping
+                w |= mean.result()
+            return {name: w[name] for name in self.like}
         assert self.models
         assert self.rule
         weights = torch.tensor([self.weight(report) for report in self.reports], dtype=torch.float64)

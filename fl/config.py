@@ -107,7 +107,7 @@ class Config:
     algorithm: str = flag("fedavg", "Algorithm", choice(list(ALGORITHMS)), "federated algorithm")
     proximal_mu: float = flag(0.01, "Algorithm", number(0, MOST, f"[0, {MOST:g}]"), "mu, weight of the proximal term of fedprox")
     server_lr: float | None = flag(None, "Algorithm", number(0, MOST, f"(0, {MOST:g}]"), "eta of the server (default: 1 for fedavgm, 0.03 for fedadagrad, 0.01 for fedadam and fedyogi)")
-    server_momentum: float = flag(0.9, "Algorithm", number(0, 1, "[0, 1)"), "beta_1 of the server: fedavgm, fedadagrad, fedadam, fedyogi")
+    server_momentum: float = flag(0.9, "Algorithm", number(0, 1, "[0, 1)"), "beta_1 of the server: fedavgm, fedadam, fedyogi; and fedadagrad, where it is 0 unless given")
     server_beta2: float = flag(0.99, "Algorithm", number(0, 1, "[0, 1)"), "beta_2 of the server: fedadam, fedyogi")
     server_tau: float = flag(1e-3, "Algorithm", number(0, MOST, f"(0, {MOST:g}]"), "tau, adaptivity of the server: fedadagrad, fedadam, fedyogi")
     aggregate: str = flag("mean", "Algorithm", choice(AGGREGATES), "what the server makes of the models")
@@ -263,6 +263,8 @@ def resolve(given: dict[str, Any], script: str = "federated") -> Config:
 
     if given.get("algorithm") in SERVER_OPTIMIZERS:
         given = {"server_lr": SERVER_OPTIMIZERS[given["algorithm"]]} | given
+    if given.get("algorithm") == "fedadagrad":
+        given = {"server_momentum": 0.0} | given  # as in its paper
     if given.get("algorithm") == "fedsgd" and script != "baseline":
         for name, value in (("local_epoch", 1), ("batch_size", 0)):
             if given.get(name, value) != value:
@@ -283,6 +285,8 @@ def check(config: Config, given: dict[str, Any]) -> None:
         ("stack_size", "--engine stacked, distributed or auto", config.engine != "sequential"),
         ("workers", "--engine distributed or auto", config.engine in ("distributed", "auto")),
         ("keep_optimizer_state", "--engine sequential or auto", config.engine in ("sequential", "auto")),
+        # FedNova's a_k are those of a velocity that starts every round at zero.
+        ("keep_optimizer_state", "--momentum 0 with fednova", config.algorithm != "fednova" or config.momentum == 0),
         ("stop_at_target", "a --target_accuracy", bool(config.target_accuracy)),
         ("algorithm", "--optimizer sgd", config.algorithm not in NEED_SGD or config.optimizer == "sgd"),
         ("momentum", "another --algorithm", config.algorithm not in ("scaffold", "fsvrg") or config.momentum == 0),

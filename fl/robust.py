@@ -1,11 +1,14 @@
 """Aggregation rules that some bad updates do not break, by name.
 
-A rule takes the models of the round, (m, P), their weights (m,), and the flags; it gives one model, (P,).
-f is --byzantine, the number of bad clients that a rule is to withstand.
+A rule takes the models of the round, (m, P), their weights n_k (m,), and the flags; it gives one model, (P,). A model
+is one vector here: all of its parameters and floating buffers. Distances are Euclidean, over that whole vector.
+f is --byzantine, the number of bad clients that a rule is to withstand. The order of the clients does not matter,
+except that Krum gives the first one precedence among equal scores.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import torch
@@ -13,33 +16,49 @@ from torch import Tensor
 
 from fl.config import Config
 
+MOST_STEPS = 100_000  # of the geometric median: some seconds
+
 
 def median(models: Tensor, weights: Tensor, config: Config) -> Tensor:
-    """Coordinate-wise median, all clients alike (Yin, Chen, Ramchandran and Bartlett 2018, arXiv 1803.01498)."""
+    """Coordinate-wise median (Yin, Chen, Ramchandran and Bartlett 2018, arXiv 1803.01498, Definition 1).
+
+    As in the paper all clients count alike, whatever their n_k. Of an even number, the mean of the two in the middle.
+    """
     ordered = models.sort(0).values
     m = len(models)
     return (ordered[(m - 1) // 2] + ordered[m // 2]) / 2
 
 
 def trimmed_mean(models: Tensor, weights: Tensor, config: Config) -> Tensor:
-    """Per coordinate, the weighted mean without the --trim share of values at either end (arXiv 1803.01498)."""
+    """Per coordinate, the mean without the --trim share of the values at either end (arXiv 1803.01498, Definition 2).
+
+    The paper's clients count alike; here those that are left out are counted alike, floor(trim m) at either end, and
+    those that are left weigh n_k. Of equal values the one with the smaller n_k stands first, so that it does not
+    matter in which order the clients come. At least one value is left, or two of an even number.
+    """
     m = len(models)
-    cut = int(config.trim * m + 1e-9)
-    order = models.argsort(0)[cut : m - cut]
+    cut = min(int(config.trim * m + 1e-9), (m - 1) // 2)
+    lightest_first = weights.argsort(stable=True)
+    models, weights = models[lightest_first], weights[lightest_first]
+    order = models.argsort(stable=True, dim=0)[cut : m - cut]
     share = weights[order].double()
     return ((models.gather(0, order).double() * share).sum(0) / share.sum(0)).to(models.dtype)
 
 
 def krum(models: Tensor, weights: Tensor, config: Config) -> Tensor:
-    """The model with the least sum of squared distances to its m - f - 2 nearest.
+    """The model with the least sum of squared distances to its m - f - 2 nearest, whatever its n_k.
 
-    Blanchard, El Mhamdi, Guerraoui and Stainer 2017, "Machine Learning with Adversaries".
+    Blanchard, El Mhamdi, Guerraoui and Stainer 2017, "Machine Learning with Adversaries: Byzantine Tolerant Gradient
+    Descent". Of equal scores the first client's wins, as in the paper.
     """
     return models[_krum_scores(models, config).argmin()]
 
 
 def multi_krum(models: Tensor, weights: Tensor, config: Config) -> Tensor:
-    """The weighted mean of the m - f models with the best of Krum's scores."""
+    """The mean of the m - f models with the best of Krum's scores.
+
+    The paper leaves their number open, and they count alike in its mean; here they weigh n_k.
+    """
     best = _krum_scores(models, config).argsort(stable=True)[: max(len(models) - config.byzantine, 1)].sort().values
     share = weights[best].double()
     return ((models[best].double() * share[:, None]).sum(0) / share.sum()).to(models.dtype)
@@ -53,19 +72,26 @@ def _krum_scores(models: Tensor, config: Config) -> Tensor:
 
 
 def geometric_median(models: Tensor, weights: Tensor, config: Config) -> Tensor:
-    """The point with the least weighted sum of distances, by the smoothed Weiszfeld algorithm.
+    """The point with the least sum of distances, each times n_k, by the smoothed Weiszfeld algorithm.
 
-    Pillutla, Kakade and Harchaoui 2022, "Robust Aggregation for Federated Learning", arXiv 1912.13445, Algorithm 2.
+    Pillutla, Kakade and Harchaoui 2022, "Robust Aggregation for Federated Learning", arXiv 1912.13445, Algorithm 2,
+    with the paper's weights n_k and a smoothing nu = 1e-6. It has converged when a step is shorter than 1e-10 of the
+    point. If that takes more than MOST_STEPS, the last point is returned and a line on stderr says so. Two models of
+    almost the same weight do that, because the points between them all have nearly the same sum.
     """
     values, share = models.double(), weights.double() / weights.double().sum()
-    point = share @ values
-    for _ in range(100):
-        distance = (values - point).norm(dim=1).clamp_min(1e-6)
-        moved = (share / distance) @ values / (share / distance).sum()
-        if (moved - point).norm() <= 1e-10 * (1 + point.norm()):
+    # Every point on the way is a mean of the models, and its weights follow from distances alone. So m points in m
+    # dimensions, as far from each other as the models are, give the same weights, and a step costs next to nothing.
+    points = torch.linalg.qr(values.T, mode="r").R.T  # (m, min(m, P))
+    weight = share  # of the models in the point
+    for _ in range(MOST_STEPS):
+        distance = (points - weight @ points).norm(dim=1).clamp_min(1e-6)
+        before, weight = weight, share / distance / (share / distance).sum()
+        if ((weight - before) @ points).norm() <= 1e-10 * (1 + (before @ points).norm()):
             break
-        point = moved
-    return moved.to(models.dtype)
+    else:
+        print(f"warning: --aggregate geometric_median: has not converged in {MOST_STEPS:,} steps", file=sys.stderr)
+    return (weight @ values).to(models.dtype)
 
 
 RULES: dict[str, Callable[[Tensor, Tensor, Config], Tensor]] = {

@@ -84,7 +84,7 @@ def federated_averaging(
         mine = group.share(S_t, sizes)
         if algorithm.full_gradient:
             now = replace(now, gradient=full_gradient(task, partition, now, mine, group))
-        updates = Updates(w, S_t, partial(algorithm.weight, now), n, rule, algorithm.models)
+        updates = Updates(w, trained, S_t, partial(algorithm.weight, now), n, rule, algorithm.models)
         for reports, w_k in engine.train(mine, t, w, partial(algorithm.correction, now)):
             attack(config, bad, t, w, [report.client for report in reports], w_k)
             updates.add(reports, w_k)

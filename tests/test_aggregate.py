@@ -1,15 +1,17 @@
+import math
 import random
 
 import pytest
 import torch
 
 from fl.aggregate import WeightedMean
+from fl.optimizers import FederatedAvgServer
 
 GENERATOR = torch.Generator().manual_seed(0)
 
 
-def mean(*pairs, m=None):
-    rule = WeightedMean(pairs[0][0], m or len(pairs))
+def mean(*pairs, m=None, largest=1.0):
+    rule = WeightedMean(pairs[0][0], m or len(pairs), largest)
     for w_k, n_k in pairs:
         rule.add({name: tensor.unsqueeze(0) for name, tensor in w_k.items()}, [n_k])
     return rule.result()
@@ -56,6 +58,28 @@ def test_a_plain_float64_sum_does_depend_on_order():
     clients = cohort(12)
     plain = [sum(w["a"].double() * n for w, n in some) for some in (clients, clients[::-1])]
     assert not torch.equal(*plain)
+
+
+@pytest.mark.parametrize("exponent", [-1074, -1000, -80, -50, -30, 0, 40, 60, 1000])
+def test_weights_of_any_size(exponent):
+    """What matters of weights is what they are to each other: 3 and 1 times a power of two here."""
+    clients = [(w, n_k) for (w, _), n_k in zip(cohort(4), (3, 1, 1, 2), strict=True)]
+    scaled = [(w, math.ldexp(n_k, exponent)) for w, n_k in clients]
+    expected, ours = mean(*clients), mean(*scaled, largest=scaled[0][1])
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+    backwards = mean(*scaled[::-1], largest=scaled[0][1])
+    assert all(torch.equal(ours[name], backwards[name]) for name in expected)
+
+
+@pytest.mark.parametrize("exponent", [-1000, -50, 60])
+def test_the_server_of_ones_own_code_takes_weights_of_any_size(exponent):
+    w = [torch.randn(1000, generator=GENERATOR) for _ in range(3)]
+    results = []
+    for scale in (0, exponent):
+        server = FederatedAvgServer([torch.zeros(1000)])
+        server.step([(math.ldexp(n_k, scale), [w_k.clone()]) for n_k, w_k in zip((3, 1, 2), w, strict=True)])
+        results.append(server.parameters[0])
+    assert torch.equal(*results)
 
 
 def test_it_is_the_mean():

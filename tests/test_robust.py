@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -40,6 +41,31 @@ def test_trimmed_mean():
     np.testing.assert_allclose(apply("trimmed_mean", trim=0.3), expected)
 
 
+def test_of_equal_values_the_same_are_trimmed_in_any_order():
+    """A value that several clients share stands at the end of what is left out: whose weight is left must not depend
+    on who came first."""
+    models = torch.tensor([[0.0, 0, 5], [0, 1, 5], [0, 1, 5], [2, 1, 1], [3, 1, 2], [3, 4, 3]], dtype=torch.float64)
+    weights = torch.tensor([1.0, 10, 100, 1000, 10_000, 100_000], dtype=torch.float64)
+    results = {
+        tuple(apply("trimmed_mean", models[[*order]], weights[[*order]], trim=0.34).tolist())
+        for order in itertools.permutations(range(6))
+    }
+    # The two lightest of three zeros are left out, and the two heaviest of three fives.
+    assert results == {(2000 / 1100, 1.0, 300_005 / 100_001)}
+
+
+@pytest.mark.parametrize("trim", [0.0, 1e-12, 0.25, 0.4999999999, math.nextafter(0.5, 0)])
+@pytest.mark.parametrize("m", range(1, 8))
+def test_something_is_left_whatever_is_trimmed(m, trim):
+    result = apply("trimmed_mean", MODELS[:m], WEIGHTS[:m], trim=trim)
+    assert (result >= MODELS[:m].min(0).values - 1e-12).all()
+    assert (result <= MODELS[:m].max(0).values + 1e-12).all()
+    if trim > 0.49 and m % 2:
+        torch.testing.assert_close(result, MODELS[:m].median(0).values)
+    if trim < 0.01:
+        torch.testing.assert_close(result, (MODELS[:m] * WEIGHTS[:m, None]).sum(0) / WEIGHTS[:m].sum())
+
+
 def scores(f):
     m = len(MODELS)
     return [
@@ -66,6 +92,40 @@ def test_geometric_median_has_the_least_sum_of_distances():
     for _ in range(50):
         step = torch.randn(40, generator=GENERATOR, dtype=torch.float64)
         assert cost(point) <= cost(point + 1e-3 * step)
+
+
+def slope(point, models, weights):
+    """The length of the gradient of the smoothed weighted sum of distances; 1 far from all models."""
+    away = point - models
+    return float((weights / weights.sum() @ (away / away.norm(dim=1, keepdim=True).clamp_min(1e-6))).norm())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_geometric_median_goes_on_until_it_has_converged(seed, capsys):
+    """Of few clients with uneven weights, where steps become short long before the end is near."""
+    generator = torch.Generator().manual_seed(seed)
+    m = 3 + seed % 3
+    models = torch.randn(m, 40, generator=generator, dtype=torch.float64)
+    weights = torch.rand(m, generator=generator, dtype=torch.float64) ** 2
+    weights[0] = 0.97 * weights[1:].sum()
+    models[1:] = models[1] + 0.3 * models[1:]
+    assert slope(apply("geometric_median", models, weights), models, weights) < 1e-6
+    assert not capsys.readouterr().err
+
+
+def test_geometric_median_far_from_attackers_is_as_exact():
+    """In whatever order they come: the first model's size must not become that of everyone's rounding."""
+    models = MODELS.clone()
+    models[[0, 4]] *= 1e12
+    for order in (range(7), range(6, -1, -1)):
+        point = apply("geometric_median", models[[*order]], torch.ones(7, dtype=torch.float64))
+        assert slope(point, models, torch.ones(7, dtype=torch.float64)) < 1e-6
+
+
+def test_geometric_median_says_when_it_has_not_converged(capsys, monkeypatch):
+    monkeypatch.setattr("fl.robust.MOST_STEPS", 50)
+    apply("geometric_median", MODELS[:2], torch.tensor([1.0001, 1.0], dtype=torch.float64))
+    assert capsys.readouterr().err == "warning: --aggregate geometric_median: has not converged in 50 steps\n"
 
 
 @pytest.mark.parametrize("name", list(RULES))

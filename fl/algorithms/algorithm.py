@@ -14,16 +14,28 @@ from fl.config import Config
 
 @dataclass(frozen=True)
 class Correction:
-    """What clients do to their gradient g(w) before the optimizer sees it:
+    """The update rule of every client, whichever engine executes it.
 
-        scale (g(w) - g(anchor)) + pull w + drift
+    In place of the gradient g(w) of a minibatch the optimizer sees
 
-    with g at both points of the same minibatch, and nothing subtracted without an anchor. Elementwise, so that
-    one line serves one client or a stack: drift has a leading dimension, S with an entry for each client, or 1; the
-    anchor is everyone's, with a leading 1.
+        d(w) = scale (g(w) - g(anchor)) + pull (w - centre) + drift
+
+    with g at both points of the same minibatch, and nothing subtracted without an anchor. `apply` is this line in
+    code. Plain SGD with rate eta and lambda of --weight_decay then takes the step
+
+        w <- w - eta (d(w) + lambda w)
+
+    as torch.optim.SGD does. Weights (fl/engines/weights.py) and Delayed (fl/engines/layers.py) fold the two lines
+    into one, and must give the same numbers. The difference w - centre is formed before it is multiplied, because
+    that is exact near the centre: pull w - pull centre would round at the size of w, which may be more than a whole
+    step.
+
+    Everything is elementwise, so that one line serves one client or a stack: drift has a leading dimension, S with
+    an entry for each client, or 1; anchor and centre are everyone's, with a leading 1.
     """
 
     pull: float = 0.0
+    centre: State | None = None
     drift: State | None = None
     anchor: State | None = None
     scale: Tensor | None = None  # (S,)
@@ -33,18 +45,27 @@ class Correction:
         drift = self.drift and {name: tensor[:active] for name, tensor in self.drift.items()}
         return replace(self, drift=drift, scale=None if self.scale is None else self.scale[:active])
 
+    def named(self, names: dict[str, str]) -> Correction:
+        """That of one layer: `names` are the layer's own names for its parameters, each with the model's."""
+
+        def own(state: State | None) -> State | None:
+            return state and {name: state[full] for name, full in names.items()}
+
+        return replace(self, centre=own(self.centre), drift=own(self.drift), anchor=own(self.anchor))
+
     def apply(self, name: str, g: Tensor, w: Tensor, at_anchor: Tensor | None) -> None:
         """Correct g (S, ...) in place; w and at_anchor are the parameter and its gradient at the anchor."""
         if at_anchor is not None:
             g.sub_(at_anchor)
         if self.scale is not None:
             g.mul_(along(self.scale, g))
-        if self.pull:
-            g.add_(w, alpha=self.pull)
+        if self.centre is not None:
+            g.add_(w - self.centre[name], alpha=self.pull)
         if self.drift is not None:
             g.add_(self.drift[name])
 
 
+NO_CORRECTION = Correction()
 Correct = Callable[[Sequence[int]], Correction | None]  # of a stack of clients
 
 
@@ -89,7 +110,7 @@ class Algorithm:
     """FedAvg, where nothing is given.
 
     correction(situation, clients) for a stack of clients; None is none.
-    weight(situation, report) of a client's model in the mean: n_k.
+    weight(situation, report) of a client's parameters in the mean: n_k, which buffers weigh under every algorithm.
     server(situation, mean, reports, models) is w_{t+1}: the mean. models: every model, (m, ...), with `models`.
     transfers: how many vectors as long as the model a client gets, and sends.
     """

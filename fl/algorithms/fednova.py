@@ -5,38 +5,54 @@ Optimization", arXiv 2007.07481, section 4:
 
     w_{t+1} = w_t + tau_eff sum of n_k / n (w_k - w_t) / a_k,    tau_eff = sum of n_k / n a_k
 
-where a_k is the sum of the weights that the steps' gradients have in the client's change: the number of steps for
-plain SGD, and its closed form for SGD with momentum.
+where a_k is the 1-norm of the weights that the steps' gradients have in the client's change. In the paper n counts the
+examples of all clients; here, as in the mean of every algorithm, those of the round's clients that reported. Buffers
+are averaged by n_k alone, because no step made them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from fl.algorithms.algorithm import Algorithm, Situation
 from fl.client import Report, State
 
 
-def effective_steps(now: Situation, report: Report) -> float:
-    """a_k: the 1-norm of the weights of the client's gradients (section 4.2; rho is the local momentum)."""
-    rho = now.config.momentum
-    if rho == 0:
-        return report.steps
-    return (report.steps - rho * (1 - rho**report.steps) / (1 - rho)) / (1 - rho)
+@lru_cache(maxsize=4096)
+def effective_steps(rho: float, steps: int) -> float:
+    """a_k (section 4.2): `steps` for plain SGD. With momentum rho, what gradients of 1 would move a client by.
+
+    Each step moves it by a velocity that starts the round at 0. Added up as the steps are, no two terms cancel; the
+    closed form, (steps - rho (1 - rho^steps) / (1 - rho)) / (1 - rho), loses all its digits as rho comes near 1.
+    """
+    moved = velocity = 0.0
+    for _ in range(steps):
+        velocity = rho * velocity + 1
+        moved += velocity
+    return moved
 
 
 def weight(now: Situation, report: Report) -> float:
-    return report.n_k / effective_steps(now, report)
+    """n_k / a_k, times a power of two: about the a_k of a client with one minibatch an epoch.
+
+    WeightedMean expects weights about as large as numbers of examples, and many steps with a momentum near 1 would
+    make them much smaller.
+    """
+    rho, E = now.config.momentum, now.config.local_epoch
+    unit = math.ldexp(1.0, math.frexp(effective_steps(rho, E))[1] - 1)
+    return unit * report.n_k / effective_steps(rho, report.steps)
 
 
 def server(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
-    """The mean came with weights n_k / a_k; what is missing is tau_eff and the weights' sum."""
-    a = [effective_steps(now, report) for report in reports]
+    """The mean came with weights n_k / a_k; what is missing is tau_eff and the sum of n_k / n 1 / a_k."""
+    a = [effective_steps(now.config.momentum, report.steps) for report in reports]
     if min(a) == max(a):
         return mean  # FedAvg
     n = sum(report.n_k for report in reports)
     tau_eff = sum(report.n_k * a_k for report, a_k in zip(reports, a, strict=True)) / n
-    factor = tau_eff * sum(weight(now, report) for report in reports) / n
+    factor = tau_eff * sum(report.n_k / a_k for report, a_k in zip(reports, a, strict=True)) / n
     new = {name: w + factor * (mean[name] - w) for name, w in now.parameters.items()}
     return mean | new
 

@@ -1,9 +1,11 @@
 """FedOpt: the mean change of the clients' models, Delta_t, is a gradient for an optimizer on the server.
 
 FedAdagrad, FedAdam and FedYogi: Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar and McMahan 2021, "Adaptive
-Federated Optimization", arXiv 2003.00295, Algorithm 2: no bias correction, and v starts at tau^2.
+Federated Optimization", arXiv 2003.00295, Algorithm 2: no bias correction, and v starts at tau^2. Delta_t is the plain
+mean there; here, as under every algorithm, client k weighs n_k. The paper runs FedAdagrad without momentum, beta_1 = 0,
+and the others with 0.9; those are the defaults of --server_momentum.
 FedAvgM: Hsu, Qi and Brown 2019, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual
-Classification", arXiv 1909.06335. With rate 1 and no momentum it is FedAvg.
+Classification", arXiv 1909.06335, where client k weighs n_k, too. With rate 1 and no momentum it is FedAvg.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def adaptive(second_moment: Callable[[Tensor, Tensor, float], Tensor]) -> Algori
     """w <- w + eta m / (sqrt(v) + tau), with m <- beta_1 m + (1 - beta_1) Delta and v <- second_moment(v, Delta^2)."""
 
     def server(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
-        c, tau = now.config, now.config.server_tau
+        c = now.config
+        # A tau that is zero in the arithmetic of the model would divide by zero where nothing changes.
+        tau = max(c.server_tau, torch.finfo(next(iter(now.parameters.values())).dtype).tiny)
         assert c.server_lr is not None
         m = now.memory.server.setdefault("momentum", zeros(now.parameters))
         v = now.memory.server.setdefault("second", {name: z + tau**2 for name, z in zeros(now.parameters).items()})

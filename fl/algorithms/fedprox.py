@@ -1,7 +1,9 @@
 """FedProx: a client's loss has a proximal term, mu / 2 |w - w_t|^2, that keeps it near the model it was sent.
 
 Li, Sahu, Zaheer, Sanjabi, Talwalkar and Smith 2020, "Federated Optimization in Heterogeneous Networks",
-arXiv 1812.06127, Algorithm 2, with E epochs of local SGD for the inexact solver.
+arXiv 1812.06127, Algorithm 2, with E epochs of the local optimizer for the inexact solver. |.| is the Euclidean norm,
+over all parameters. The paper draws client k with probability n_k / n and takes the plain mean of the models; here, as
+under every algorithm, clients are drawn uniformly and client k weighs n_k in the mean.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ def correction(now: Situation, clients: Sequence[int]) -> Correction | None:
     mu = now.config.proximal_mu
     if mu == 0:
         return None
-    return Correction(pull=mu, drift={name: w.unsqueeze(0) * -mu for name, w in now.parameters.items()})
+    return Correction(pull=mu, centre={name: w.unsqueeze(0) for name, w in now.parameters.items()})
 
 
 fedprox = Algorithm(correction=correction)

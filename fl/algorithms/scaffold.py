@@ -1,8 +1,9 @@
 """SCAFFOLD: control variates, c of the server and c_k of every client, take the clients' drift out of their steps.
 
 Karimireddy, Kale, Mohri, Reddi, Stich and Suresh 2020, "SCAFFOLD: Stochastic Controlled Averaging for Federated
-Learning", arXiv 1910.06378, Algorithm 1 with option II and global rate 1. The paper's clients count alike; here,
-as everywhere, client k weighs n_k, in the mean of the models and in c = sum of n_k / n c_k.
+Learning", arXiv 1910.06378, Algorithm 1 with option II and global rate 1. The paper's clients count alike, in the
+mean of the models and in c = 1 / N sum of c_k; here, as everywhere, client k weighs n_k: the mean is over the clients
+that reported, and c = sum of n_k / n c_k over all K, with c_k = 0 for those that have not trained yet.
 """
 
 from __future__ import annotations
@@ -33,8 +34,14 @@ def correction(now: Situation, clients: Sequence[int]) -> Correction | None:
 
 
 def server(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
-    """c_k <- c_k - c + (w_t - w_k) / (steps eta), and c follows."""
+    """c_k <- c_k - c + (w_t - w_k) / (steps eta), and c follows.
+
+    With a rate that is zero in the arithmetic of the models, which --lr_decay arrives at in the end, no client moves:
+    the quotient, the mean of its gradients, is unknown then, so c_k and c stay.
+    """
     assert models is not None
+    if now.config.lr(now.t) < torch.finfo(next(iter(now.parameters.values())).dtype).tiny:
+        return mean
     c = now.memory.server.setdefault("c", zeros(now.parameters))
     before = variates(now, [report.client for report in reports])
     like = next(iter(c.values()))

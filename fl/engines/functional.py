@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from fl.client import State
-from fl.engines.layers import Weights
 from fl.engines.network import own, prefix
+from fl.engines.weights import Weights
 
 
 class Functional:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fl.algorithms.algorithm import NO_CORRECTION, Correction
 from fl.client import State
 from fl.engines.network import prefix
 
@@ -45,8 +46,8 @@ class Graphed:
     """A network whose steps are replayed; the interface of network.Network.
 
     A graph holds addresses, so every step's inputs are copied to one place, and the network's parameters stay where
-    they are from round to round. It holds numbers, too: another eta, decay or number of active clients is another
-    graph. What an optimizer does after the step is not part of it.
+    they are from round to round. It holds numbers, too: another eta, decay, pull or number of active
+    clients is another graph. What an optimizer does after the step is not part of it.
     """
 
     def __init__(self, network: Any, record: Recorder | None = None):
@@ -62,9 +63,11 @@ class Graphed:
         active: int = self.network.active
         return active
 
-    def restart(self, w: State, eta: float | None = None, decay: float = 0.0, drift: State | None = None) -> None:
-        self.network.restart(w, eta, decay, drift)
-        numbers = eta, decay, drift is None
+    def restart(
+        self, w: State, eta: float | None = None, decay: float = 0.0, correction: Correction = NO_CORRECTION
+    ) -> None:
+        self.network.restart(w, eta, decay, correction)
+        numbers = eta, decay, correction.pull, correction.drift is None
         if numbers != self.numbers:
             self.numbers, self.replays, self.taken = numbers, {}, Counter()
 

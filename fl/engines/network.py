@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fl.algorithms.algorithm import NO_CORRECTION, Correction
 from fl.client import State
-from fl.engines.layers import Conv2d, Delayed, Flatten, GroupNorm, Linear, MaxPool2d, ReLU, Weights
+from fl.engines.layers import Conv2d, Delayed, Flatten, GroupNorm, Linear, MaxPool2d, ReLU
+from fl.engines.weights import Weights
 
 WEIGHTED: dict[type, Any] = {nn.Linear: Linear, nn.Conv2d: Conv2d, nn.GroupNorm: GroupNorm}
 PLAIN: dict[type, Any] = {nn.ReLU: ReLU, nn.MaxPool2d: MaxPool2d}
@@ -74,12 +76,13 @@ class Network:
         # Below the first layer with weights nobody wants a gradient.
         self.lowest = -1 if self.first else next(i for i, one in enumerate(self.layers) if hasattr(one, "weights"))
 
-    def restart(self, w: State, eta: float | None = None, decay: float = 0.0, drift: State | None = None) -> None:
+    def restart(
+        self, w: State, eta: float | None = None, decay: float = 0.0, correction: Correction = NO_CORRECTION
+    ) -> None:
         """All S clients begin with w; see Weights."""
         for name, weights in zip(self.names, self.weights, strict=True):
             own = {key: f"{name}.{key}" for key in weights.full}
-            own_drift = drift and {key: drift[full] for key, full in own.items()}
-            weights.restart({key: w[full] for key, full in own.items()}, eta, decay, own_drift)
+            weights.restart({key: w[full] for key, full in own.items()}, eta, decay, correction.named(own))
         for flatten in self.flattens:
             flatten.narrow(self.S)
         self.active = self.S

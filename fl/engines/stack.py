@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fl.algorithms.algorithm import Correction
+from fl.algorithms.algorithm import NO_CORRECTION, Correction
 from fl.client import State, make_optimizer
 from fl.config import Config
 from fl.engines.functional import Functional
@@ -57,7 +57,7 @@ class Stack:
         self.correction = correction
         self.optimizer: torch.optim.Optimizer | None = None
         if self.folded:
-            self.network.restart(w, eta, c.weight_decay + correction.pull, correction.drift)
+            self.network.restart(w, eta, c.weight_decay, correction)
             return
         self.network.restart(w)
         # A fresh one: Adam's moments of other clients, or of an old model, are not these clients'.
@@ -103,7 +103,7 @@ class Stack:
 
     def rest(self) -> None:
         """The round's training is over: free what belongs to it."""
-        self.optimizer, self.correction = None, Correction()
+        self.optimizer, self.correction = None, NO_CORRECTION
 
 
 def stacked(tensor: Tensor, S: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from data.dataset import Dataset
 from data.partition import Partition
-from fl.algorithms.algorithm import Correct, Correction, uncorrected
+from fl.algorithms.algorithm import NO_CORRECTION, Correct, Correction, uncorrected
 from fl.client import Report, State, Update
 from fl.config import Config
 from fl.device import accumulator_dtype, send
@@ -92,7 +92,7 @@ class Stacked:
         rows, weights = schedule(self.config, t, ordered, self.device, self.data.dtype)  # (S, steps, B) each
         rows = self.indices[rows]
         S, _, B = rows.shape
-        correction = correct([one.k for one in ordered]) or Correction()
+        correction = correct([one.k for one in ordered]) or NO_CORRECTION
         stack = self.stack(S, B, correction)
         stack.restart(w, self.config.lr(t), correction)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -105,8 +104,8 @@ class FederatedAvgServer(torch.optim.Optimizer):
         own = self._own(models[0])
         for name, tensor in own.items():
             writable(f"the server's {name}", tensor)
-        mean = WeightedMean(own, len(models))
-        for n_k, w_k in zip(at_least_one(n_ks), models, strict=True):
+        mean = WeightedMean(own, len(models), max(n_ks))
+        for n_k, w_k in zip(n_ks, models, strict=True):
             mean.add({name: for_mean(tensor, own[name]).unsqueeze(0) for name, tensor in w_k.items()}, [n_k])
         result = self._server_update(mean.result())
         targets = [own, *models]
@@ -169,13 +168,3 @@ def named(buffers: Any) -> dict[str, Tensor]:
 def for_mean(tensor: Tensor, own: Tensor) -> Tensor:
     """On the server's device, and in float64 if it comes in another precision: not all of them mix with each other."""
     return tensor.detach().to(own.device, tensor.dtype if tensor.dtype == own.dtype else torch.float64)
-
-
-def at_least_one(n_ks: Sequence[float]) -> list[float]:
-    """Weights of which the largest is at least 1, in the same proportions: shares of n may come in place of counts.
-
-    WeightedMean adds up multiples of a fixed small number, below which tiny weights would vanish. The factor is a
-    power of two, which rounds nothing.
-    """
-    exponent = max(1 - math.frexp(max(n_ks))[1], 0)
-    return [math.ldexp(n_k, exponent) for n_k in n_ks]
