@@ -8,13 +8,13 @@ except that Krum gives the first one precedence among equal scores.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from fl.config import Config
+from fl.guard import warn
 
 MOST_STEPS = 100_000  # of the geometric median: some seconds
 
@@ -90,7 +90,7 @@ def geometric_median(models: Tensor, weights: Tensor, config: Config) -> Tensor:
         if ((weight - before) @ points).norm() <= 1e-10 * (1 + (before @ points).norm()):
             break
     else:
-        print(f"warning: --aggregate geometric_median: has not converged in {MOST_STEPS:,} steps", file=sys.stderr)
+        warn(f"--aggregate geometric_median: has not converged in {MOST_STEPS:,} steps")
     return (weight @ values).to(models.dtype)
 
 

@@ -1,0 +1,171 @@
+"""What passes between the rooms: models, what clients report, what a round begins with, what survives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fl.config import Config
+
+State = dict[str, Tensor]  # a state_dict: parameters and buffers by name
+
+
+class Report(NamedTuple):
+    """What client k tells of its training.
+
+    loss: sum over the examples it processed, each before its step; () on the device until the round is over.
+    """
+
+    client: int
+    n_k: int
+    loss: Tensor | float
+    examples: int
+    steps: int
+
+
+class Update(NamedTuple):
+    """What S clients send back: their reports, and their models stacked: each tensor (S, ...), in that order.
+
+    The tensors are the engine's, which uses them again for the next update. kept: by client, what it keeps of this
+    round for its next, such as {"optimizer": a state_dict} with --keep_optimizer_state.
+    """
+
+    reports: list[Report]
+    w: State
+    kept: dict[int, dict[str, Any]] = {}  # noqa: RUF012  never changed
+
+
+@dataclass(frozen=True)
+class Kept:
+    """All that survives a round beside the model.
+
+    server: the algorithm's own, such as a velocity, by name. clients: by client k and name, what k keeps until it is
+    called again (control variate, optimizer state), on the CPU because it must not fill the device. Every rank
+    holds the same, so that any of them can train k next. Never changed in place: a round makes a new one.
+    """
+
+    server: dict[str, State] = field(default_factory=dict)
+    clients: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def of(self, k: int, name: str) -> Any:
+        """What client k keeps under that name; None before its first round."""
+        return self.clients.get(k, {}).get(name)
+
+    def with_clients(self, news: dict[int, dict[str, Any]]) -> Kept:
+        """The same, and for each client k of `news` its names in place of the old ones."""
+        return replace(self, clients=self.clients | {k: self.clients.get(k, {}) | new for k, new in news.items()})
+
+
+@dataclass(frozen=True)
+class Correction:
+    """The update rule of every client, whichever engine executes it.
+
+    In place of the gradient g(w) of a minibatch the optimizer sees
+
+        d(w) = scale (g(w) - g(anchor)) + pull (w - centre) + drift
+
+    with g at both points of the same minibatch, and nothing subtracted without an anchor. `apply` is this line in
+    code. Plain SGD with rate eta and lambda of --weight_decay then takes the step
+
+        w <- w - eta (d(w) + lambda w)
+
+    as torch.optim.SGD does. Weights and Delayed of the stacked engine fold the two lines into one, and must give the
+    same numbers. The difference w - centre is formed before it is multiplied, because that is exact near the centre:
+    pull w - pull centre would round at the size of w, which may be more than a whole step.
+
+    Everything is elementwise, so that one line serves one client or a stack: drift has a leading dimension, S with
+    an entry for each client, or 1; anchor and centre are everyone's, with a leading 1.
+    """
+
+    pull: float = 0.0
+    centre: State | None = None
+    drift: State | None = None
+    anchor: State | None = None
+    scale: Tensor | None = None  # (S,)
+
+    def of(self, active: int) -> Correction:
+        """That of the first `active` clients of the stack."""
+        drift = self.drift and {name: tensor[:active] for name, tensor in self.drift.items()}
+        return replace(self, drift=drift, scale=None if self.scale is None else self.scale[:active])
+
+    def named(self, names: dict[str, str]) -> Correction:
+        """That of one layer: `names` are the layer's own names for its parameters, each with the model's."""
+
+        def own(state: State | None) -> State | None:
+            return state and {name: state[full] for name, full in names.items()}
+
+        return replace(self, centre=own(self.centre), drift=own(self.drift), anchor=own(self.anchor))
+
+    def apply(self, name: str, g: Tensor, w: Tensor, at_anchor: Tensor | None) -> None:
+        """Correct g (S, ...) in place; w and at_anchor are the parameter and its gradient at the anchor."""
+        if at_anchor is not None:
+            g.sub_(at_anchor)
+        if self.scale is not None:
+            g.mul_(along(self.scale, g))
+        if self.centre is not None:
+            g.add_(w - self.centre[name], alpha=self.pull)
+        if self.drift is not None:
+            g.add_(self.drift[name])
+
+
+NO_CORRECTION = Correction()
+
+
+class Told(NamedTuple):
+    """What the server tells S clients beside w_t: how to correct their gradients, and where they start.
+
+    start: parameters that replace those of w_t, each (S, ...) or (1, ...) for all; those it lacks are w_t's.
+    """
+
+    correction: Correction = NO_CORRECTION
+    start: State | None = None
+
+
+Tell = Callable[[Sequence[int]], Told]
+
+
+def tell_nothing(clients: Sequence[int]) -> Told:
+    """What FedAvg tells: w_t alone."""
+    return Told()
+
+
+@dataclass(frozen=True)
+class RoundStart:
+    """A round before its clients train.
+
+    w: w_t. trained: its parameters' names; the others are buffers, which no algorithm moves otherwise than FedAvg.
+    n: examples of all K clients together. sizes: n_k of the round's clients. gradient: of the loss over their
+    examples at w_t, by parameter, if the algorithm asks for it.
+    """
+
+    config: Config
+    t: int
+    w: State
+    kept: Kept
+    trained: Sequence[str]
+    n: int
+    sizes: dict[int, int]
+    gradient: State | None = None
+
+    @property
+    def parameters(self) -> State:
+        """What is trained of w_t."""
+        return {name: self.w[name] for name in self.trained}
+
+
+def floating(w: State) -> State:
+    """What is averaged: all but integer buffers."""
+    return {name: tensor for name, tensor in w.items() if tensor.is_floating_point()}
+
+
+def along(vector: Tensor, like: Tensor) -> Tensor:
+    """(m,) shaped to multiply (m, ...)."""
+    return vector.view(-1, *[1] * (like.dim() - 1))
+
+
+def zeros(w: State) -> State:
+    return {name: torch.zeros_like(tensor) for name, tensor in w.items()}
