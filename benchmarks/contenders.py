@@ -52,9 +52,10 @@ def ours(engine: str, workers: int, **flags: Any) -> Callable[[str], Iterator[fl
     """The real loop, with one of our engines; `round_seconds` of its records."""
 
     def rounds(workload: str) -> Iterator[float]:
+        from fl.task import prepare, split
+
         from fl.engines import assist, choose, make_engine
         from fl.rounds import federated_averaging
-        from fl.task import prepare, split
         from fl.workers import group_of
 
         c = config_of(workload, engine=engine, **({"workers": workers} if workers else {}), **flags)

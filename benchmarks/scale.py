@@ -25,12 +25,12 @@ PER_CLIENT = 6
 def one(K: int, m: int, rounds: int) -> dict[str, Any]:
     """Median seconds of a round of `m` of `K` clients, and the memory of the process, in this process."""
     import torch
+    from fl.task import prepare
 
     from benchmarks.contenders import config_of
     from data.partition import Partition
     from fl.engines import make_engine
     from fl.rounds import federated_averaging
-    from fl.task import prepare
 
     torch.set_num_threads(1)
     c = config_of("logistic", num_clients=K, num_select_clients=m, global_epoch=rounds, engine="stacked")
