@@ -124,7 +124,7 @@ def _fetch(idx_set: IdxSet, folder: Path) -> tuple[Files, str]:
     """Get the data set from the first source that serves it and keep it in `folder`.
 
     Two runs may ask at once: the second waits, then finds the files of the first. No folder is made before there is
-    something to put into it, so that neither run has to remove one in which the other may be at work.
+    something to put into it, so neither run ever removes a folder in which the other may be at work.
     """
     try:
         with locked(_fetch_lock(folder)):

@@ -45,7 +45,7 @@ def load(path: Path) -> Any:
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is about to be refused
+            warnings.simplefilter("ignore")  # torch warns of what it is about to refuse
             return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch makes of a file that it did not write
         raise RunFolderError(f"{path}: not a checkpoint ({reason(error)[:160]})") from None

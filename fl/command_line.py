@@ -121,7 +121,7 @@ def _expand(argv: Sequence[str], depth: int = 0) -> list[str]:
 
 
 def _split(text: str) -> list[str]:
-    """The words of a preset. Quotes keep a word together; a backslash is one, for Windows' paths have them."""
+    """The words of a preset. Quotes keep a word together; a backslash is itself, because Windows' paths have them."""
     lexer = shlex.shlex(text, posix=True)
     lexer.whitespace_split = True
     lexer.escape = ""

@@ -19,7 +19,7 @@ from fl.errors import RunFolderError, reason
 from fl.strict_json import loads, read_regular
 from fl.task import Task
 
-# Beside the flags, what a run's bits depend on.
+# A run's bits depend on these, beside its flags.
 SHAPE_THE_BITS = ("torch", "device_name", "threads", "git_commit")
 
 
@@ -48,8 +48,8 @@ def git_commit() -> str | None:
     here = Path(__file__).resolve().parents[1]
     if not (here / ".git").exists() or shutil.which("git") is None:
         return None
-    # GIT_DIR and its kin, which git sets for its hooks, point to another repository; so may a folder above this one.
-    # And a look at the tree must not lock the index, which the user may be about to commit.
+    # git sets GIT_DIR and others for its hooks, and they may name another repository; a folder above this one may hold
+    # another, too. And looking at the tree must not lock the index, because the user may be about to commit.
     variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     variables |= {"GIT_CEILING_DIRECTORIES": str(here.parent), "GIT_OPTIONAL_LOCKS": "0"}
     try:

@@ -24,7 +24,7 @@ def open_regular(path: Path, flags: int) -> int:
     try:
         descriptor = os.open(path, flags | AS_IT_IS, 0o666)
     except OSError as error:
-        # What Linux says of links, other systems of links, and all of a FIFO without a reader or of a socket.
+        # Linux says ELOOP of a link, other systems EMLINK; all say ENXIO of a socket, or of a FIFO without a reader.
         if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
             raise _not_regular(path) from None
         raise
@@ -43,7 +43,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
     Raises OSError, with `path` for its filename.
     """
-    # The name cannot be guessed: whoever may write to the folder could else put a link there first.
+    # Nobody can guess this name, and so nobody can put a link there first.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with os.fdopen(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:

@@ -56,7 +56,7 @@ class RunFolder:
             try:
                 self.path = self._open()
                 self.stack.enter_context(locked(self.path / ".lock", wait=False))
-                check_folder(self.path, self.config)  # again, for a run may have come and gone since
+                check_folder(self.path, self.config)  # again, because another run may have come and gone since
                 self._begin()
             except BlockingIOError:
                 raise RunFolderError(f"{self.path}: another process is writing this run") from None
