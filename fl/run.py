@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fl.command_line import parse
 from fl.config import Config
-from fl.errors import INTERRUPTED, DivergedError, FlagError, RunFolderError, RunnerError
+from fl.errors import INTERRUPTED, DivergedError, FlagError, RunFolderError, RunnerError, reason
 
 if TYPE_CHECKING:
     from fl.record import RunFolder
@@ -44,7 +44,7 @@ def guarded(name: str, work: Callable[[], None]) -> int:
         return INTERRUPTED
     except OSError as error:
         silence_stdout()
-        print(f"{name}: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        print(f"{name}: {error.filename or 'output'}: {reason(error)}", file=sys.stderr)
         return RunFolderError.exit_code
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not out_of_memory(error):
