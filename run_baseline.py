@@ -17,18 +17,20 @@ def train(config: Config) -> None:
     # Imported only now: --help and wrong flags answer without waiting for torch.
     from fl.baseline import centralised_rounds
     from fl.experiment import centralised
-    from fl.plan import baseline_plan, boundaries, stream_steps
+    from fl.plan import baseline_plan, boundaries, matched_examples, stream_steps
     from fl.record import RunFolder
     from fl.run import Bar, describe, follow
 
     x = centralised(config)
-    ends = boundaries(config, x.n)
+    matched = matched_examples(config)
+    ends = boundaries(config, x.n, matched)
     if config.dry_run:
         print(baseline_plan(x, ends))
         return
 
     bar = Bar(config.quiet)
-    with RunFolder("baseline", x, {}, len(ends)) as folder:
+    facts = x.facts if matched is None else x.facts | {"matched_examples": matched}
+    with RunFolder("baseline", x, facts, {}, len(ends)) as folder:
         if not config.quiet:
             print(describe(x, f"centralised: {x.n:,} examples in one place"))
         rounds = centralised_rounds(x, ends, folder.start, tick=bar)

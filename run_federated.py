@@ -39,7 +39,7 @@ def train(config: Config) -> None:
             return
         notes = {"engine": engine_name, "workers": group.size}
         title = f"{config.dataset}, {config.partition} over {len(x.partition)} clients"
-        with RunFolder("federated", x, notes, config.global_epoch) as folder:
+        with RunFolder("federated", x, x.facts, notes, config.global_epoch) as folder:
             if not config.quiet:
                 print(describe(x, f"partition {config.partition}: {len(x.partition)} clients"))
                 print(f"engine {engine_name}" + (f" in {group.size} processes" if group.size > 1 else ""))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from data import DATASETS, PARTITIONS
 from fl.algorithms import ALGORITHMS
-from fl.errors import FlagError, RunFolderError
+from fl.errors import FlagError, RunFolderError, reason
 from fl.models import MODELS
 from fl.strict_json import loads, read_regular
 
@@ -205,8 +205,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         defaults = {name: field.default for name, field in FLAGS.items()}
         return defaults | {k: v if k == "script" else _recorded(k, v) for k, v in recorded.items()}
     except (OSError, ValueError, FlagError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RunFolderError(f"{path}: cannot be read ({reason}); expected the folder of a run") from None
+        raise RunFolderError(f"{path}: cannot be read ({reason(error)}); expected the folder of a run") from None
 
 
 def _recorded(name: str, value: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ class Experiment:
         return self.partition.label_counts(self.clean.train.labels.cpu(), self.clean.classes)
 
     @property
-    def facts(self) -> dict[str, str]:
+    def facts(self) -> dict[str, Any]:
         """What the run trains on, as hashes."""
         return {"data_sha256": self.clean.sha256(), "partition_sha256": self.partition.sha256()}
 

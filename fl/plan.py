@@ -2,38 +2,70 @@
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from data.partition import Partition
-from fl.algorithms import ALGORITHMS
+from fl.cohort import cohort
 from fl.config import Config
 from fl.engines.schedule import steps_of
-from fl.records import read_records
-from fl.rng import select_clients
-from fl.task import Task
+from fl.environment import read_environment
+from fl.errors import RunFolderError
+from fl.experiment import Experiment
+from fl.guard import warn
+from fl.recorded import traffic
+from fl.records import is_finished, read_records
 
 MOST_CLIENTS_LISTED = 20
 MOST_ROUNDS_COUNTED = 1000
 
 
-def round_steps(config: Config, partition: Partition, t: int) -> int:
+def round_steps(x: Experiment, t: int) -> int:
     """Gradient steps of all the clients of round t."""
-    S_t = select_clients(config.seed, t, len(partition), config.num_select_clients)
-    return sum(steps_of(config, n_k) for n_k in partition.sizes_of(S_t))
+    S_t = cohort(x.config, x.partition, t)
+    return sum(steps_of(x.config, n_k) for n_k in x.partition.sizes_of(S_t.reporting))
 
 
-def boundaries(config: Config, n: int) -> Sequence[int]:
-    """Examples processed by the end of each record of the baseline.
+def matched_examples(config: Config) -> list[int] | None:
+    """Examples of each round of the run that --match names, or None without it.
 
-    Raises RunFolderError when --match names a folder without records.
+    A resumed run keeps those that it began with, whatever has become of the other run since; it only takes the
+    rounds that the other has had after them. Raises RunFolderError when there are no records to match.
     """
     if config.match is None:
-        return range(n, n * (config.epoch + 1), n)
-    rounds = [record["examples"] for record in read_records(Path(config.match)) if record["round"] > 0]
-    return list(accumulate(rounds))
+        return None
+    kept = _kept_examples(Path(config.run_dir)) if config.resume and config.run_dir else None
+    folder = Path(config.match)
+    try:
+        records = read_records(folder)
+    except RunFolderError:
+        if kept is None:
+            raise
+        return kept
+    there = [record["examples"] for record in records[1:]]
+    if kept is None or (len(there) > len(kept) and there[: len(kept)] == kept):
+        if not is_finished(folder, records):
+            warn(f"--match {folder}: is not finished; its {len(there)} rounds so far count")
+        return there
+    if there != kept[: len(there)]:
+        warn(
+            f"--match {folder}: holds another run than when this one began; "
+            f"going on with the {len(kept)} rounds of then"
+        )
+    return kept
+
+
+def _kept_examples(folder: Path) -> list[int] | None:
+    """What a baseline has noted of the run that it matches; runs of earlier versions noted nothing."""
+    kept = read_environment(folder).get("matched_examples")
+    if kept is not None and not (isinstance(kept, list) and all(type(count) is int and count >= 0 for count in kept)):
+        raise RunFolderError(f"{folder / 'environment.json'}: corrupt: matched_examples is not a list of counts")
+    return kept
+
+
+def boundaries(config: Config, n: int, matched: Sequence[int] | None = None) -> Sequence[int]:
+    """Examples processed by the end of each record of the baseline: of epochs over n, or of the rounds it matches."""
+    return range(n, n * (config.epoch + 1), n) if matched is None else list(accumulate(matched))
 
 
 def stream_steps(config: Config, n: int, ends: Sequence[int], t: int) -> int:
@@ -44,23 +76,24 @@ def stream_steps(config: Config, n: int, ends: Sequence[int], t: int) -> int:
     return -(-(ends[t - 1] - (ends[t - 2] if t > 1 else 0)) // B)
 
 
-def federated_plan(config: Config, task: Task, partition: Partition) -> str:
+def federated_plan(x: Experiment) -> str:
+    config, partition = x.config, x.partition
     sizes, m, T = partition.sizes, config.num_select_clients, config.global_epoch
     E, B, K = config.local_epoch, config.batch_size, len(partition)
     n = int(sizes.sum())
     u = E * n / (K * B) if B else float(E)
     exact = min(T, MOST_ROUNDS_COUNTED)
-    down, up = pkgutil.resolve_name(ALGORITHMS[config.algorithm]).transfers
-    steps = sum(round_steps(config, partition, t) for t in range(1, exact + 1)) * T // max(exact, 1)
-    counts = partition.label_counts(task.data.train.labels.cpu(), task.data.classes)
+    down, up = traffic(x)
+    steps = sum(round_steps(x, t) for t in range(1, exact + 1)) * T // max(exact, 1)
+    counts = x.label_counts
     lines = [
-        *_what(config, task),
+        *_what(x),
         f"partition     {config.partition}, sha256 {partition.sha256()}",
         f"clients       K = {K}, m = {m} a round; n_k from {int(sizes.min())} to {int(sizes.max())}, n = {n}",
         f"local work    E = {E}, B = {B or 'the whole data set'}, u = E n / (K B) = {u:g} steps a client a round",
         f"rounds        T = {T}: {'' if exact == T else 'about '}{steps:,} gradient steps in all",
         f"algorithm     {config.algorithm}, aggregate {config.aggregate}, attack {config.attack or 'none'}",
-        f"bytes a round {m * down * task.model_bytes:,} down, {m * up * task.model_bytes:,} up",
+        f"bytes a round {m * down:,} down, {m * up:,} up",
         "client    n_k  examples of each label",
     ]
     for k in range(min(K, MOST_CLIENTS_LISTED)):
@@ -70,8 +103,8 @@ def federated_plan(config: Config, task: Task, partition: Partition) -> str:
     return "\n".join(lines)
 
 
-def baseline_plan(config: Config, task: Task, ends: Sequence[int]) -> str:
-    n = len(task.data.train)
+def baseline_plan(x: Experiment, ends: Sequence[int]) -> str:
+    config, n = x.config, x.n
     B = min(config.batch_size or n, n)
     steps = (
         len(ends) * -(-n // B)
@@ -82,7 +115,7 @@ def baseline_plan(config: Config, task: Task, ends: Sequence[int]) -> str:
     length = f"matching {config.match}" if config.match else f"{config.epoch} epochs"
     return "\n".join(
         [
-            *_what(config, task),
+            *_what(x),
             f"local work    B = {config.batch_size or 'the whole data set'}, {n} examples in one place",
             f"rounds        {len(ends)} ({length}): {last:,} examples, about {steps:,} gradient steps in all",
             "bytes a round 0 down, 0 up",
@@ -90,11 +123,11 @@ def baseline_plan(config: Config, task: Task, ends: Sequence[int]) -> str:
     )
 
 
-def _what(config: Config, task: Task) -> list[str]:
-    data = task.data
+def _what(x: Experiment) -> list[str]:
+    config, data = x.config, x.data
     return [
         f"data          {data.name}: {len(data.train):,} training and {len(data.test):,} test examples, "
         f"from {data.source}",
-        f"model         {config.model}, {task.parameters:,} parameters, {task.model_bytes:,} bytes, on {task.device}",
+        f"model         {config.model}, {x.parameters:,} parameters, {x.model_bytes:,} bytes, on {x.device}",
         f"optimizer     {config.optimizer}, eta = {config.init_lr:g} x {config.lr_decay:g} a round",
     ]

@@ -80,7 +80,7 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
         load_state(x.model, done.w)
         accuracy, loss = evaluate(x.model, x.data, group)
     examples = sum(report.examples for report in reports)
-    down, up = traffic(x, done.w)
+    down, up = traffic(x)
     line: dict[str, Any] = {
         "round": now.t,
         "test_accuracy": accuracy,
@@ -99,12 +99,12 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
     return Round(now.t, line, done.w, done.kept)
 
 
-def traffic(x: Experiment, w: State) -> tuple[int, int]:
+def traffic(x: Experiment) -> tuple[int, int]:
     """Bytes that each client of a round gets, and sends."""
     down, up = (vectors * x.model_bytes for vectors in x.algorithm.transfers)
     for transform in x.transforms:
         if transform.bytes:
-            up = transform.bytes(w)
+            up = transform.bytes(x.w)
     return down, up
 
 

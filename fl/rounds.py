@@ -18,7 +18,7 @@ from fl.state import Begun, Trained
 
 
 def federated_averaging(x: Experiment, engine: Engine, group: Group, begun: Begun) -> Generator[Trained]:
-    """The rounds after `begun`. Every rank of the group goes through all of them, and trains its share of the clients."""
+    """The rounds after `begun`. Every rank goes through all of them, and trains its share of the clients."""
     algorithm, (done, w, kept, _) = x.algorithm, begun
     for t in group.rounds(done + 1, x.config.global_epoch):
         S_t = cohort(x.config, x.partition, t)
