@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import sys
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -12,7 +13,9 @@ from torch import Tensor
 from data.partition import Partition
 from fl.algorithms import ALGORITHMS
 from fl.config import Config
-from fl.records import read_records
+from fl.environment import read_environment
+from fl.errors import RunFolderError
+from fl.records import is_finished, read_records
 from fl.rng import select_clients
 from fl.task import Task
 
@@ -32,15 +35,47 @@ def round_steps(config: Config, partition: Partition, t: int) -> int:
     return int(steps_per_client(config, partition.sizes)[S_t].sum())
 
 
-def boundaries(config: Config, n: int) -> Sequence[int]:
-    """Examples processed by the end of each record of the baseline.
+def matched_examples(config: Config) -> list[int] | None:
+    """Examples of each round of the run that --match names, or None without it.
 
-    Raises RunFolderError when --match names a folder without records.
+    A resumed run keeps those that it began with, whatever has become of the other run since; it only takes the
+    rounds that the other has had after them. Raises RunFolderError when there are no records to match.
     """
     if config.match is None:
-        return range(n, n * (config.epoch + 1), n)
-    rounds = [record["examples"] for record in read_records(Path(config.match)) if record["round"] > 0]
-    return list(accumulate(rounds))
+        return None
+    kept = _kept_examples(Path(config.run_dir)) if config.resume and config.run_dir else None
+    folder = Path(config.match)
+    try:
+        records = read_records(folder)
+    except RunFolderError:
+        if kept is None:
+            raise
+        return kept
+    there = [record["examples"] for record in records[1:]]
+    if kept is None or (len(there) > len(kept) and there[: len(kept)] == kept):
+        if not is_finished(folder, records):
+            print(f"warning: --match {folder}: is not finished; its {len(there)} rounds so far count", file=sys.stderr)
+        return there
+    if there != kept[: len(there)]:
+        print(
+            f"warning: --match {folder}: holds another run than when this one began; "
+            f"going on with the {len(kept)} rounds of then",
+            file=sys.stderr,
+        )
+    return kept
+
+
+def _kept_examples(folder: Path) -> list[int] | None:
+    """What a baseline has noted of the run that it matches; runs of earlier versions noted nothing."""
+    kept = read_environment(folder).get("matched_examples")
+    if kept is not None and not (isinstance(kept, list) and all(type(count) is int and count >= 0 for count in kept)):
+        raise RunFolderError(f"{folder / 'environment.json'}: corrupt: matched_examples is not a list of counts")
+    return kept
+
+
+def boundaries(config: Config, n: int, matched: Sequence[int] | None = None) -> Sequence[int]:
+    """Examples processed by the end of each record of the baseline: of epochs over n, or of the rounds it matches."""
+    return range(n, n * (config.epoch + 1), n) if matched is None else list(accumulate(matched))
 
 
 def stream_steps(config: Config, n: int, ends: Sequence[int], t: int) -> int:
