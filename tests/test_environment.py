@@ -12,7 +12,10 @@ import pytest
 import fl.environment
 from fl.environment import git_commit
 
-pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+pytestmark = [
+    pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed"),
+    pytest.mark.usefixtures("plain_pictures"),
+]
 
 
 def git(folder: Path, *words: str) -> str:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-import fl.plot
 import run_baseline
 import run_federated
 from fl.journal import Journal
 from tests.conftest import ROOT, SMALL
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
 FULL = (errno.ENOSPC, "No space left on device")
 
 
@@ -80,13 +80,6 @@ def test_a_sync_that_failed_once_is_not_believed_again(tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.raises(OSError, match=r"No space|an earlier write was lost"):
             journal.sync()
-
-
-@pytest.fixture(autouse=True)
-def _plain_pictures(monkeypatch):
-    """Drawing would take most of the time here."""
-    for name in ("save_curves", "save_partition"):
-        monkeypatch.setattr(fl.plot, name, lambda path, *_: fl.plot.write_atomic(path, b"a picture"))
 
 
 FLAGS = "--global_epoch 4 --epoch 4 --checkpoint_every 2 --optimizer adam --init_lr 0.01"
