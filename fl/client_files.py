@@ -37,9 +37,9 @@ class ClientFiles:
         clients = {}
         for k, t in rounds.items():
             content = checkpoint.load(self.path(k, t))
-            if not isinstance(content, dict) or content | {"kept": 0} != {"client": k, "round": t, "kept": 0}:
+            state = content.get("kept") if isinstance(content, dict) else None
+            if not isinstance(state, dict) or content != {"client": k, "round": t, "kept": state}:
                 raise RunFolderError(f"{self.path(k, t)}: is not of client {k} and round {t}; restore it from a copy")
-            state: dict[str, Any] = content["kept"]
             clients[k] = state
             self.written[k] = state, t
         return clients
