@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fl.algorithms.algorithm import floating
-from fl.client import Report, State
 from fl.device import send
 from fl.group import Group
+from fl.state import Report, State, floating
 
 CHUNK = 1 << 17  # values at once: the passes of a float64 sum over so many stay in a core's cache
 COARSE = 1.5 * 2.0**32  # adding and subtracting this rounds a float64 below 2^31 to a multiple of 2^-20

@@ -12,10 +12,9 @@ from dataclasses import replace
 import torch
 
 from data.partition import Partition
-from fl.algorithms.algorithm import floating
-from fl.client import State
 from fl.config import Config
 from fl.rng import derive, seeded
+from fl.state import State, floating
 from fl.task import Task
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from fl.client import State
 from fl.errors import RunFolderError
 from fl.files import write_atomic
+from fl.state import State
 
 MARK = b"\nsha256 "  # after the torch file: this and the hexadecimal SHA-256 of all before it
 TAIL = len(MARK) + 64

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,27 +16,21 @@ from torch import Tensor
 from data.partition import Partition
 from fl.aggregate import Updates, WeightedMean
 from fl.algorithms import ALGORITHMS
-from fl.algorithms.algorithm import Algorithm, Correct, Memory, Situation
+from fl.algorithms.algorithm import Algorithm
 from fl.attack import attack, attackers
-from fl.client import Report, State, Update, gradient_sum, load_state, make_optimizer, offload, train
+from fl.client import gradient_sum, load_state, make_optimizer, offload, train
 from fl.config import Config
 from fl.device import accumulator_dtype
+from fl.engines.engine import Engine
 from fl.errors import DivergedError
 from fl.evaluate import evaluate
 from fl.group import Group
 from fl.rng import derive, select_clients, shuffles
 from fl.robust import rule_of
+from fl.state import NO_CORRECTION, Kept, Report, RoundStart, State, Tell, Told
 from fl.task import Task
 
 ALONE = Group()
-
-
-class Engine(Protocol):
-    """How clients are executed: fl/engines. An Update of `train` is good until the next is asked for."""
-
-    def train(self, clients: Sequence[int], t: int, w: State, correct: Correct = ...) -> Iterator[Update]: ...
-    def state(self) -> dict[str, Any]: ...
-    def load_state(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -65,14 +59,12 @@ def federated_averaging(
     """
     algorithm: Algorithm = pkgutil.resolve_name(ALGORITHMS[config.algorithm])
     rule, bad = rule_of(config), attackers(config)
-    if start:
-        engine.load_state(start.carry)
     w, done = first_model(group, task.w, start)
-    memory = first_memory(group, start, task.device)
+    kept = first_kept(group, start, task.device)
     n, trained = int(partition.sizes.sum()), [name for name, _ in task.model.named_parameters()]
     model_bytes = task.model_bytes
     if done < 0:
-        yield close_round(task, config, group, 0, w, [], 0.0, carry(engine, memory), last=False)
+        yield close_round(task, config, group, 0, w, [], 0.0, carry(kept), last=False)
 
     for t in range(max(done, 0) + 1, config.global_epoch + 1):
         if not goes_on(group):
@@ -80,22 +72,25 @@ def federated_averaging(
         began = time.perf_counter()
         S_t = select_clients(config.seed, t, len(partition), config.num_select_clients)
         sizes = partition.sizes_of(S_t)
-        now = Situation(config, t, w, trained, n, dict(zip(S_t, sizes, strict=True)), memory)
+        now = RoundStart(config, t, w, kept, trained, n, dict(zip(S_t, sizes, strict=True)))
         mine = group.share(S_t, sizes)
         if algorithm.full_gradient:
             now = replace(now, gradient=full_gradient(task, partition, now, mine, group))
         updates = Updates(w, trained, S_t, partial(algorithm.weight, now), n, rule, algorithm.models)
-        for reports, w_k in engine.train(mine, t, w, partial(algorithm.correction, now)):
-            attack(config, bad, t, w, [report.client for report in reports], w_k)
-            updates.add(reports, w_k)
+        news: dict[int, dict[str, Any]] = {}  # what clients keep of this round
+        for update in engine.train(mine, now, telling(algorithm, now)):
+            attack(config, bad, t, w, [report.client for report in update.reports], update.w)
+            updates.add(update.reports, update.w)
+            news |= update.kept
         updates.gather(group)
         check_left(updates, bad, t, config)
         if updates.reports:
             w = algorithm.server(now, updates.result(), updates.reports, updates.models)
+        kept = kept.with_clients(news)
         check_finite(w, t, config)
         down, up = (vectors * model_bytes for vectors in algorithm.transfers)
         done_round = close_round(
-            task, config, group, t, w, updates.reports, time.perf_counter() - began, carry(engine, memory),
+            task, config, group, t, w, updates.reports, time.perf_counter() - began, carry(kept),
             last=t == config.global_epoch, downlink=len(S_t) * down, uplink=len(S_t) * up, rejected=updates.rejected,
         )  # fmt: skip
         try:
@@ -118,21 +113,36 @@ def goes_on(group: Group, yes: bool = True) -> bool:
     return group.size == 1 or bool(group.from_first(torch.tensor(int(yes), device=group.device)))
 
 
-def first_memory(group: Group, start: Round | None, device: torch.device) -> Memory:
-    """The algorithm's memory to begin with: rank 0's, at every rank."""
+def telling(algorithm: Algorithm, now: RoundStart) -> Tell:
+    """What the algorithm tells the clients of this round."""
+    return lambda clients: Told(algorithm.correction(now, clients) or NO_CORRECTION)
+
+
+def first_kept(group: Group, start: Round | None, device: torch.device) -> Kept:
+    """What survived the rounds before: rank 0's, at every rank."""
     nothing: dict[str, Any] = {"server": {}, "clients": {}}
-    saved = start.carry.get("memory", nothing) if start else nothing  # runs of before there were algorithms have none
+    # Runs of before there were algorithms have no memory.
+    saved = {"optimizers": {}, "memory": nothing} | (start.carry if start else {})
     saved = group.content_from_first(saved)
-    server = {key: {name: x.to(device) for name, x in state.items()} for key, state in saved["server"].items()}
-    return Memory(server, dict(saved["clients"]))
+    server, variates = saved["memory"]["server"], saved["memory"]["clients"]
+    kept = Kept({key: {name: x.to(device) for name, x in state.items()} for key, state in server.items()})
+    kept = kept.with_clients({k: {"variate": variate} for k, variate in variates.items()})
+    return kept.with_clients({k: {"optimizer": state} for k, state in saved["optimizers"].items()})
 
 
-def carry(engine: Engine, memory: Memory) -> dict[str, Any]:
-    """What survives a round beside the model."""
-    return engine.state() | {"memory": {"server": offload(memory.server), "clients": dict(memory.clients)}}
+def carry(kept: Kept) -> dict[str, Any]:
+    """What survives a round beside the model, as it stands in a checkpoint."""
+
+    def by_client(name: str) -> dict[int, Any]:
+        return {k: kept.of(k, name) for k in kept.clients if kept.of(k, name) is not None}
+
+    return {
+        "optimizers": by_client("optimizer"),
+        "memory": {"server": offload(kept.server), "clients": by_client("variate")},
+    }
 
 
-def full_gradient(task: Task, partition: Partition, now: Situation, mine: Sequence[int], group: Group) -> State:
+def full_gradient(task: Task, partition: Partition, now: RoundStart, mine: Sequence[int], group: Group) -> State:
     """The gradient at w of the mean loss over the examples of the round's clients, by parameter."""
     load_state(task.model, now.w)
     like = {name: p.detach() for name, p in task.model.named_parameters()}

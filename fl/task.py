@@ -13,11 +13,12 @@ from torch import nn
 from data import DATASETS, PARTITIONS
 from data.dataset import Dataset
 from data.partition import Partition
-from fl.client import State, state_of
+from fl.client import state_of
 from fl.config import Config
 from fl.device import choose_device, keep_freed_memory, make_deterministic
 from fl.models import MODELS
 from fl.rng import seeded
+from fl.state import State
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fl.engines.stacked import Stacked, side_by_side, why_not
 from fl.models import MODELS
 from fl.rounds import federated_averaging
 from fl.task import prepare
-from tests.test_golden import close, config, ragged, task_of
+from tests.test_golden import begin, close, config, ragged, task_of
 
 OPTIMIZERS = {
     "sgd": {"optimizer": "sgd", "init_lr": 0.05},
@@ -151,7 +151,7 @@ def test_a_client_has_the_same_bits_in_any_company(model, batch_size):
     w = {}
     for stack_size in (1, 2, 4):
         engine = Stacked(task.model, task.data, partition, c, stack_size=stack_size)
-        for update in engine.train(range(4), 1, task.w):
+        for update in engine.train(range(4), begin(c, task.w)):
             for i, report in enumerate(update.reports):
                 own = torch.cat([tensor[i].flatten() for tensor in update.w.values()])
                 assert torch.equal(w.setdefault(report.client, own), own)

@@ -8,12 +8,12 @@ from functools import partial
 import pytest
 import torch
 
-from fl.algorithms.algorithm import Correction
 from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked
 from fl.engines.weights import Weights
 from fl.models import MODELS
 from fl.rounds import federated_averaging
+from fl.state import Correction
 from fl.task import prepare
 from tests.test_engines import OPTIMIZERS, both
 from tests.test_golden import config, ragged, task_of

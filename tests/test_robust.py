@@ -17,7 +17,7 @@ from fl.engines.stacked import Stacked
 from fl.robust import RULES
 from fl.rounds import federated_averaging
 from fl.workers import start
-from tests.test_golden import close, config, ragged, task_of
+from tests.test_golden import begin, close, config, ragged, task_of
 
 GENERATOR = torch.Generator().manual_seed(3)
 MODELS = torch.randn(7, 40, generator=GENERATOR, dtype=torch.float64)
@@ -233,7 +233,7 @@ def test_the_mean_of_the_rest_is_theirs():
     c = config(global_epoch=1)
     task = task_of(c)
     w0 = task.w
-    updates = list(Sequential(task.model, task.data, ragged(), c).train([0, 2], 1, w0))
+    updates = list(Sequential(task.model, task.data, ragged(), c).train([0, 2], begin(c, w0)))
     expected = {name: (7 * updates[0].w[name][0] + updates[1].w[name][0]) / 8 for name in w0}
     close(run(c, Spoilt)[-1].w, expected)
 
@@ -252,7 +252,7 @@ def test_attacks():
     (bad,) = attackers(c)
     task = task_of(c)
     w0 = task.w
-    honest = list(Sequential(task.model, task.data, ragged(), c).train([0, 1, 2], 1, w0))
+    honest = list(Sequential(task.model, task.data, ragged(), c).train([0, 1, 2], begin(c, w0)))
     for kind, factor in (("sign_flip", -4.0), ("scaled", 4.0)):
         got = run(config(attack=kind, attack_scale=4.0, attackers=1 / 3, global_epoch=1))[-1].w
         for name, w in w0.items():

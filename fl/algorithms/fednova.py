@@ -16,8 +16,8 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
-from fl.algorithms.algorithm import Algorithm, Situation
-from fl.client import Report, State
+from fl.algorithms.algorithm import Algorithm
+from fl.state import Report, RoundStart, State
 
 
 @lru_cache(maxsize=4096)
@@ -34,7 +34,7 @@ def effective_steps(rho: float, steps: int) -> float:
     return moved
 
 
-def weight(now: Situation, report: Report) -> float:
+def weight(now: RoundStart, report: Report) -> float:
     """n_k / a_k, times a power of two: about the a_k of a client with one minibatch an epoch.
 
     WeightedMean expects weights about as large as numbers of examples, and many steps with a momentum near 1 would
@@ -45,7 +45,7 @@ def weight(now: Situation, report: Report) -> float:
     return unit * report.n_k / effective_steps(rho, report.steps)
 
 
-def server(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
+def server(now: RoundStart, mean: State, reports: Sequence[Report], models: State | None) -> State:
     """The mean came with weights n_k / a_k; what is missing is tau_eff and the sum of n_k / n 1 / a_k."""
     a = [effective_steps(now.config.momentum, report.steps) for report in reports]
     if min(a) == max(a):

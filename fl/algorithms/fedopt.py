@@ -15,15 +15,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fl.algorithms.algorithm import Algorithm, Situation, zeros
-from fl.client import Report, State
+from fl.algorithms.algorithm import Algorithm
+from fl.state import Report, RoundStart, State, zeros
 
 
-def averaged_with_momentum(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
+def averaged_with_momentum(now: RoundStart, mean: State, reports: Sequence[Report], models: State | None) -> State:
     """v <- beta v + Delta, w <- w + eta v, written so that beta = 0 and eta = 1 give the mean to the bit."""
     c = now.config
     assert c.server_lr is not None
-    v = now.memory.server.setdefault("velocity", zeros(now.parameters))
+    v = now.kept.server.setdefault("velocity", zeros(now.parameters))
     new = dict(mean)
     for name, w in now.parameters.items():
         target = mean[name] + c.server_momentum * v[name] if c.server_momentum else mean[name]
@@ -35,13 +35,13 @@ def averaged_with_momentum(now: Situation, mean: State, reports: Sequence[Report
 def adaptive(second_moment: Callable[[Tensor, Tensor, float], Tensor]) -> Algorithm:
     """w <- w + eta m / (sqrt(v) + tau), with m <- beta_1 m + (1 - beta_1) Delta and v <- second_moment(v, Delta^2)."""
 
-    def server(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
+    def server(now: RoundStart, mean: State, reports: Sequence[Report], models: State | None) -> State:
         c = now.config
         # A tau that is zero in the arithmetic of the model would divide by zero where nothing changes.
         tau = max(c.server_tau, torch.finfo(next(iter(now.parameters.values())).dtype).tiny)
         assert c.server_lr is not None
-        m = now.memory.server.setdefault("momentum", zeros(now.parameters))
-        v = now.memory.server.setdefault("second", {name: z + tau**2 for name, z in zeros(now.parameters).items()})
+        m = now.kept.server.setdefault("momentum", zeros(now.parameters))
+        v = now.kept.server.setdefault("second", {name: z + tau**2 for name, z in zeros(now.parameters).items()})
         new = dict(mean)
         for name, w in now.parameters.items():
             delta = mean[name] - w

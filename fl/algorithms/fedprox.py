@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fl.algorithms.algorithm import Algorithm, Correction, Situation
+from fl.algorithms.algorithm import Algorithm
+from fl.state import Correction, RoundStart
 
 
-def correction(now: Situation, clients: Sequence[int]) -> Correction | None:
+def correction(now: RoundStart, clients: Sequence[int]) -> Correction | None:
     """The gradient of the proximal term, mu (w - w_t)."""
     mu = now.config.proximal_mu
     if mu == 0:

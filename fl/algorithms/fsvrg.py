@@ -18,10 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fl.algorithms.algorithm import Algorithm, Correction, Situation, along
+from fl.algorithms.algorithm import Algorithm
+from fl.state import Correction, RoundStart, along
 
 
-def correction(now: Situation, clients: Sequence[int]) -> Correction:
+def correction(now: RoundStart, clients: Sequence[int]) -> Correction:
     """h / n_k: the rate is h, and the division stands in the direction."""
     assert now.gradient is not None
     sizes = next(iter(now.w.values())).new_tensor([now.sizes[k] for k in clients])

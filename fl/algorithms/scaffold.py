@@ -12,28 +12,28 @@ from collections.abc import Sequence
 
 import torch
 
-from fl.algorithms.algorithm import Algorithm, Correction, Situation, along, zeros
-from fl.client import Report, State
+from fl.algorithms.algorithm import Algorithm
+from fl.state import Correction, Report, RoundStart, State, along, zeros
 
 
-def variates(now: Situation, clients: Sequence[int]) -> State:
+def variates(now: RoundStart, clients: Sequence[int]) -> State:
     """c_k of the clients, (S, ...) each; zero before their first round."""
-    kept = now.memory.clients
+    kept = {k: now.kept.of(k, "variate") for k in clients}
     return {
-        name: torch.stack([kept[k][name].to(w) if k in kept else torch.zeros_like(w) for k in clients])
+        name: torch.stack([kept[k][name].to(w) if kept[k] else torch.zeros_like(w) for k in clients])
         for name, w in now.parameters.items()
     }
 
 
-def correction(now: Situation, clients: Sequence[int]) -> Correction | None:
+def correction(now: RoundStart, clients: Sequence[int]) -> Correction | None:
     """c - c_k is added to client k's gradient."""
-    if not now.memory.clients:
+    if "c" not in now.kept.server:
         return None
-    c, c_k = now.memory.server["c"], variates(now, clients)
+    c, c_k = now.kept.server["c"], variates(now, clients)
     return Correction(drift={name: c[name] - c_k[name] for name in c_k})
 
 
-def server(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
+def server(now: RoundStart, mean: State, reports: Sequence[Report], models: State | None) -> State:
     """c_k <- c_k - c + (w_t - w_k) / (steps eta), and c follows.
 
     With a rate that is zero in the arithmetic of the models, which --lr_decay arrives at in the end, no client moves:
@@ -42,17 +42,17 @@ def server(now: Situation, mean: State, reports: Sequence[Report], models: State
     assert models is not None
     if now.config.lr(now.t) < torch.finfo(next(iter(now.parameters.values())).dtype).tiny:
         return mean
-    c = now.memory.server.setdefault("c", zeros(now.parameters))
+    c = now.kept.server.setdefault("c", zeros(now.parameters))
     before = variates(now, [report.client for report in reports])
     like = next(iter(c.values()))
     steps = like.new_tensor([report.steps * now.config.lr(now.t) for report in reports])
     shares = like.new_tensor([report.n_k / now.n for report in reports])
     for report in reports:
-        now.memory.clients[report.client] = {}
+        now.kept.clients[report.client] = now.kept.clients.get(report.client, {}) | {"variate": {}}
     for name, w in now.parameters.items():
         change = (w - models[name]) / along(steps, models[name]) - c[name]
         for report, after in zip(reports, (before[name] + change).cpu(), strict=True):
-            now.memory.clients[report.client][name] = after.clone()
+            now.kept.clients[report.client]["variate"][name] = after.clone()
         c[name] = c[name] + (change * along(shares, change)).sum(0)
     return mean
 

@@ -15,8 +15,8 @@ from fl.errors import FlagError
 
 if TYPE_CHECKING:
     from data.partition import Partition
+    from fl.engines.engine import Engine
     from fl.group import Group
-    from fl.rounds import Engine
     from fl.task import Task
 
 # Below this many (examples processed x parameters) a run ends before other processes would have started.
