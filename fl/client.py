@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from data.dataset import Dataset
+from fl.config import Config
 from fl.device import accumulator_dtype
 from fl.state import NO_CORRECTION, Correction, State
 
@@ -44,6 +45,11 @@ def minibatches(indices: Tensor, orders: Iterable[Tensor], B: int) -> Iterator[T
     """
     for order in orders:
         yield from indices[order].split(B or len(indices))
+
+
+def steps_of(config: Config, n_k: int) -> int:
+    """Local steps of a client with n_k examples in a round: E ceil(n_k / B)."""
+    return config.local_epoch * -(-n_k // (config.batch_size or n_k))
 
 
 def train(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from data.partition import Partition
 from fl.algorithms import ALGORITHMS
+from fl.client import steps_of
 from fl.config import Config
-from fl.engines.schedule import steps_of
 from fl.records import read_records
 from fl.rng import select_clients
 from fl.task import Task

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from fl.client import load_state
-from fl.engines.network import by_hand
 from fl.engines.sequential import Sequential
-from fl.engines.stacked import Stacked, side_by_side, why_not
+from fl.engines.stacked import Stacked, has_hand_made_layers, obstacle_to_stacking
+from fl.engines.stacked.engine import side_by_side
 from fl.models import MODELS
 from fl.rounds import federated_averaging
 from fl.task import prepare
@@ -23,6 +23,11 @@ OPTIMIZERS = {
     "momentum": {"optimizer": "sgd", "init_lr": 0.02, "momentum": 0.9, "weight_decay": 0.1},
     "adam": {"optimizer": "adam", "init_lr": 0.003, "weight_decay": 0.01},
 }
+
+
+def hand_made(c):
+    task = task_of(c)
+    return has_hand_made_layers(task.model, task.data.shape)
 
 
 def both(c, stack_size=0, partition=None, engine=Stacked):
@@ -49,7 +54,7 @@ def both(c, stack_size=0, partition=None, engine=Stacked):
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 @pytest.mark.parametrize("model", list(MODELS))
 def test_stacked_equals_sequential(model, optimizer):
-    assert by_hand(task_of(config(model=model)).model)
+    assert hand_made(config(model=model))
     both(config(model=model, global_epoch=3, **OPTIMIZERS[optimizer]), stack_size=3)
 
 
@@ -63,7 +68,7 @@ def test_for_any_batch_and_stack_size(batch_size, stack_size):
 def test_models_without_hand_made_layers_take_the_general_path(optimizer, monkeypatch):
     monkeypatch.setitem(MODELS, "tanh", "tests.test_engines:tanh_net")
     c = config(model="tanh", **OPTIMIZERS[optimizer])
-    assert not by_hand(task_of(c).model)
+    assert not hand_made(c)
     both(c, stack_size=3)
 
 
@@ -74,7 +79,7 @@ def tanh_net(shape, classes):
 def test_layers_with_other_options(monkeypatch):
     monkeypatch.setitem(MODELS, "odd", "tests.test_engines:odd_net")
     c = config(model="odd", **OPTIMIZERS["sgd"])
-    assert by_hand(task_of(c).model)
+    assert hand_made(c)
     both(c, stack_size=2)
 
 
@@ -107,13 +112,13 @@ def test_bf16_is_as_near_to_exact_as_autocast(model):
 
 def test_what_cannot_be_stacked_says_why():
     shared = nn.Linear(3, 3)
-    assert "shares" in (why_not(nn.Sequential(shared, nn.ReLU(), shared)) or "")
-    assert "frozen" in (why_not(nn.Linear(3, 3).requires_grad_(False)) or "")
-    assert "BatchNorm2d" in (why_not(nn.BatchNorm2d(3, track_running_stats=False)) or "")
-    assert "buffers" in (why_not(nn.BatchNorm2d(3)) or "")
-    assert "Dropout" in (why_not(nn.Dropout()) or "")
+    assert "shares" in (obstacle_to_stacking(nn.Sequential(shared, nn.ReLU(), shared)) or "")
+    assert "frozen" in (obstacle_to_stacking(nn.Linear(3, 3).requires_grad_(False)) or "")
+    assert "BatchNorm2d" in (obstacle_to_stacking(nn.BatchNorm2d(3, track_running_stats=False)) or "")
+    assert "buffers" in (obstacle_to_stacking(nn.BatchNorm2d(3)) or "")
+    assert "Dropout" in (obstacle_to_stacking(nn.Dropout()) or "")
     for name in MODELS:
-        assert why_not(task_of(config(model=name)).model) is None
+        assert obstacle_to_stacking(task_of(config(model=name)).model) is None
 
 
 @pytest.mark.parametrize("sizes", [(5, 5, 5), (1, 1, 1), (12,), (1, 4, 7)])

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fl.engines.graphed import EAGER, Graphed
 from fl.engines.stacked import Stacked
+from fl.engines.stacked.graphed import EAGER, Graphed
 from fl.models import MODELS
 from tests.test_engines import OPTIMIZERS, both
 from tests.test_golden import begin, config, ragged, task_of

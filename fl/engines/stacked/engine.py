@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,19 +17,21 @@ from torch import Tensor, nn
 
 from data.dataset import Dataset
 from data.partition import Partition
+from fl.client import steps_of
 from fl.config import Config
 from fl.device import accumulator_dtype, send
-from fl.engines.graphed import Graphed
-from fl.engines.network import by_hand
-from fl.engines.schedule import Member, schedule, steps_of
-from fl.engines.stack import Stack
+from fl.engines.stacked.graphed import Graphed
+from fl.engines.stacked.hand_made import has_hand_made_layers
+from fl.engines.stacked.network import Network
+from fl.engines.stacked.schedule import Member, schedule
+from fl.engines.stacked.stack import Stack
 from fl.state import Correction, Report, RoundStart, Tell, Update, tell_nothing
 
 BLOCK = 128  # examples of a client that are made ready at once: enough for efficient products, few enough for a cache
 VECTOR = 16  # float32 numbers in the widest vector of a CPU
 
 
-def why_not(model: nn.Module) -> str | None:
+def obstacle_to_stacking(model: nn.Module) -> str | None:
     """What keeps the model from being stacked, or None."""
     if not all(p.requires_grad for p in model.parameters()):
         return "has frozen parameters"
@@ -45,7 +46,10 @@ def why_not(model: nn.Module) -> str | None:
 
 
 class Stacked:
-    """As Sequential, for models that `why_not` accepts. stack_size: most clients at once, 0 for a good number."""
+    """As Sequential, for models without an `obstacle_to_stacking`.
+
+    stack_size: most clients at once, 0 for a good number. graphs: what wraps a network whose steps are to be replayed.
+    """
 
     def __init__(
         self,
@@ -55,11 +59,11 @@ class Stacked:
         config: Config,
         tick: Callable[[], None] = lambda: None,
         stack_size: int = 0,
-        graphs: Callable[[Any], Any] | None = None,
+        graphs: Callable[[Network], Network] | None = None,
     ):
         self.model, self.data, self.partition, self.config, self.tick = model, data, partition, config, tick
         self.device = data.train.labels.device
-        self.by_hand = by_hand(model)
+        self.hand_made = has_hand_made_layers(model, data.shape)
         self.graphs = graphs or (Graphed if self.device.type == "cuda" else None)
         self.indices = partition.indices.to(self.device)
         self.pixels = data.train.images.flatten(1)  # (n, C H W) uint8: rows are gathered faster than images
@@ -76,12 +80,12 @@ class Stacked:
         alike: dict[int, list[Member]] = {}
         for k, (start, n_k) in zip(clients, self.partition.spans_of(clients), strict=True):
             alike.setdefault(min(self.config.batch_size or n_k, n_k), []).append(Member(k, start, n_k))
-        for group in alike.values():
-            for first in range(0, len(group), self.stack_size):
+        for members in alike.values():
+            for first in range(0, len(members), self.stack_size):
                 # Every view and call is cheaper for tensors that autograd need not know; torch.func needs it to. And
                 # no autocast: the layers see to their arithmetic themselves.
-                with torch.inference_mode(self.by_hand), torch.autocast(self.device.type, enabled=False):
-                    update = self.train_stack(group[first : first + self.stack_size], now, tell)
+                with torch.inference_mode(self.hand_made), torch.autocast(self.device.type, enabled=False):
+                    update = self.train_stack(members[first : first + self.stack_size], now, tell)
                 yield update
 
     @torch.no_grad()
@@ -92,8 +96,8 @@ class Stacked:
         rows = self.indices[rows]
         S, _, B = rows.shape
         told = tell([one.k for one in ordered])
-        stack = self.stack(S, B, told.correction)
-        stack.restart(now.w | (told.start or {}), self.config.lr(now.t), told.correction)
+        stack = self.stack_of(S, B, told.correction)
+        stack.start_round(now.w | (told.start or {}), self.config.lr(now.t), told.correction)
 
         loss = torch.zeros(S, dtype=accumulator_dtype(self.device), device=self.device)
         L = max(BLOCK // B, 1)
@@ -102,8 +106,8 @@ class Stacked:
             block = slice(len(counts)), slice(first, first + counts[0])
             loss[: len(counts)].add_(self.train_block(stack, counts, rows[block], weights[block]))
 
-        stack.rest()
-        w_k, losses = stack.w, loss
+        stack.finish_round()
+        w_k, losses = stack.parameters, loss
         if ordered != list(members):
             place = {one.k: i for i, one in enumerate(ordered)}
             back = send([place[one.k] for one in members], torch.int64, self.device)
@@ -124,20 +128,20 @@ class Stacked:
         weight, y = side_by_side(weights), self.data.train.labels[side_by_side(rows)]  # (l, columns)
         target = (y.unsqueeze(1) == self.classes) * weight.unsqueeze(1)  # (l, classes, columns)
         logits = torch.zeros_like(target)
-        stack.begin(x.view(*rows.shape, *self.data.shape), counts)
-        stack.narrow(active := S)
+        stack.start_block(x.view(*rows.shape, *self.data.shape), counts)
+        stack.keep_first(active := S)
         for s, step in enumerate(zip(target.unbind(), weight.unbind(), logits.unbind(), strict=True)):
             if counts[active - 1] == s:
                 active = sum(count > s for count in counts)
-                stack.narrow(active)
+                stack.keep_first(active)
             stack.step(s, *step)
             self.tick()
-        stack.end()
+        stack.finish_block()
         losses = F.log_softmax(logits, 1).gather(1, y.unsqueeze(1)).squeeze(1).neg_()  # (l, columns)
         losses = losses.masked_fill_(weight == 0, 0)[:, : S * B].view(steps, S, B)
         return losses.transpose(0, 1).flatten(1).sum(1, dtype=accumulator_dtype(self.device))
 
-    def stack(self, S: int, B: int, correction: Correction) -> Stack:
+    def stack_of(self, S: int, B: int, correction: Correction) -> Stack:
         """S clients for minibatches of B: those of an earlier round, or new ones.
 
         At most 2 stack_size clients are kept: a full stack and what is left of a cohort.
@@ -145,7 +149,7 @@ class Stacked:
         stack = self.stacks.pop((S, B), None)
         while self.stacks and S + sum(kept.S for kept in self.stacks.values()) > 2 * self.stack_size:
             del self.stacks[next(iter(self.stacks))]
-        self.stacks[S, B] = stack = stack or Stack(self.model, S, self.config, correction, self.graphs)
+        self.stacks[S, B] = stack = stack or Stack(self.model, self.data.shape, S, self.config, correction, self.graphs)
         return stack
 
 

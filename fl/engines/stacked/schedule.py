@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fl.client import steps_of
 from fl.config import Config
 from fl.device import send
 from fl.rng import shuffles
@@ -24,24 +25,19 @@ class Member(NamedTuple):
     n_k: int
 
 
-def steps_of(config: Config, n_k: int) -> int:
-    """Local steps of a client with n_k examples in a round: E ceil(n_k / B)."""
-    return config.local_epoch * -(-n_k // (config.batch_size or n_k))
-
-
 def schedule(
-    config: Config, t: int, stack: Sequence[Member], device: torch.device, dtype: torch.dtype
+    config: Config, t: int, members: Sequence[Member], device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """rows (S, steps, B) int64: positions in Partition.indices; weights (S, steps, B): 1 / b_k, and 0 for padding.
 
-    stack: those with more examples first. Clients that are done before the others have rows of padding only.
+    members: those with more examples first. Clients that are done before the others have rows of padding only.
     """
     E = config.local_epoch
-    largest = stack[0].n_k
+    largest = members[0].n_k
     B = min(config.batch_size or largest, largest)
     most = steps_of(config, largest)
     rows, weights = [], []
-    for n, same in groupby(stack, key=lambda one: one.n_k):
+    for n, same in groupby(members, key=lambda one: one.n_k):
         streams = [(k, e, start) for k, start, _ in same for e in range((t - 1) * E, t * E)]
         starts = send([start for _, _, start in streams], torch.int64, device)
         own = shuffles(config.seed, [(k, e) for k, e, _ in streams], n, device)  # (streams, n)
