@@ -28,7 +28,7 @@ def train(config: Config) -> None:
     task = prepare(config, torchrun_device(config))
     partition = split(config, task.data)
     facts = {"data_sha256": task.data.sha256(), "partition_sha256": partition.sha256()}
-    counts = partition.label_counts(task.data.train.labels.cpu(), task.data.classes)
+    counts = partition.label_counts(task.data.train.targets.cpu(), task.data.classes)
     task = poisoned(task, partition, config)
     engine_name, workers = choose(config, task, partition)
     title = f"{config.dataset}, {config.partition} over {len(partition)} clients"

@@ -30,11 +30,11 @@ def poisoned(task: Task, partition: Partition, config: Config) -> Task:
     """The task with the attackers' labels y turned into classes - 1 - y (label_flip)."""
     if config.attack != "label_flip":
         return task
-    labels = task.data.train.labels.clone()
+    labels = task.data.train.targets.clone()
     for k in sorted(attackers(config)):
         own = partition[k].to(labels.device)
         labels[own] = task.data.classes - 1 - labels[own]
-    return replace(task, data=replace(task.data, train=replace(task.data.train, labels=labels)))
+    return replace(task, data=replace(task.data, train=replace(task.data.train, targets=labels)))
 
 
 @torch.inference_mode()  # an engine's models may be tensors of that mode

@@ -52,7 +52,7 @@ def federated_plan(config: Config, task: Task, partition: Partition) -> str:
     exact = min(T, MOST_ROUNDS_COUNTED)
     down, up = pkgutil.resolve_name(ALGORITHMS[config.algorithm]).transfers
     steps = sum(round_steps(config, partition, t) for t in range(1, exact + 1)) * T // max(exact, 1)
-    counts = partition.label_counts(task.data.train.labels.cpu(), task.data.classes)
+    counts = partition.label_counts(task.data.train.targets.cpu(), task.data.classes)
     lines = [
         *_what(config, task),
         f"partition     {config.partition}, sha256 {partition.sha256()}",

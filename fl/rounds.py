@@ -11,21 +11,21 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from data.dataset import Dataset
 from data.partition import Partition
 from fl.aggregate import Updates, WeightedMean
 from fl.algorithms import ALGORITHMS
 from fl.algorithms.algorithm import Algorithm
 from fl.attack import attack, attackers
-from fl.client import gradient_sum, load_state, make_optimizer, offload, train
+from fl.client import Batch, gradient_sum, load_state, make_optimizer, offload, one_pass, train
 from fl.config import Config
 from fl.device import accumulator_dtype
 from fl.engines.engine import Engine
 from fl.errors import DivergedError
 from fl.evaluate import evaluate
 from fl.group import Group
-from fl.rng import derive, select_clients, shuffles
+from fl.rng import derive, select_clients
 from fl.robust import rule_of
 from fl.state import NO_CORRECTION, Kept, Report, RoundStart, State, Tell, Told
 from fl.task import Task
@@ -191,7 +191,7 @@ def centralised(
             parameters["lr"] = config.lr(t)
         first = boundaries[t - 2] if t > 1 else 0
         torch.manual_seed(derive(config.seed, "training", t, 0))  # for dropout, as in the sequential engine
-        batches = stream(config.seed, n, config.batch_size or n, first, boundaries[t - 1], task.device)
+        batches = stream(config.seed, task.data, config.batch_size or n, first, boundaries[t - 1])
         report = Report(0, n, *train(task.model, optimizer, task.data, batches, tick))
         w = task.w
         check_finite(w, t, config)
@@ -201,19 +201,20 @@ def centralised(
         )  # fmt: skip
 
 
-def stream(seed: int, n: int, B: int, first: int, last: int, device: torch.device) -> Iterator[Tensor]:
-    """Batches of the examples `first` to `last` of one shuffled pass after another over range(n).
+def stream(seed: int, data: Dataset, B: int, first: int, last: int) -> Iterator[Batch]:
+    """Batches of the visits `first` to `last` of one shuffled pass after another over the training examples.
 
     Batches are cut at multiples of B within a pass, at the end of a pass, and at `first` and `last`.
     """
+    n = len(data.train)
     while first < last:
         epoch, offset = divmod(first, n)
-        order = shuffles(seed, [(0, epoch)], n, device)[0]  # (n,)
+        order, draws = one_pass(data, seed, 0, epoch, n)
         end = min(n, offset + last - first)
         first += end - offset
         while offset < end:
             cut = min(offset - offset % B + B, end)
-            yield order[offset:cut]
+            yield Batch(order[offset:cut], None if draws is None else draws[offset:cut])
             offset = cut
 
 

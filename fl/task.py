@@ -67,5 +67,5 @@ def split(config: Config, data: Dataset) -> Partition:
     """The partition of --partition. Its keyword arguments are the flags of the same names."""
     partitioner = pkgutil.resolve_name(PARTITIONS[config.partition])
     own = list(inspect.signature(partitioner).parameters)[3:]
-    labels = data.train.labels.cpu()
+    labels = data.train.targets.cpu()
     return partitioner(labels, config.num_clients, config.seed, **{name: getattr(config, name) for name in own})

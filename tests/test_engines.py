@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from fl.models import MODELS
 from fl.rounds import federated_averaging
 from fl.task import prepare
 from tests.test_golden import begin, close, config, ragged, task_of
+from tests.tiny import next_tokens, tiny
 
 OPTIMIZERS = {
     "sgd": {"optimizer": "sgd", "init_lr": 0.05},
@@ -73,7 +76,7 @@ def test_models_without_hand_made_layers_take_the_general_path(optimizer, monkey
 
 
 def tanh_net(shape, classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.Tanh(), nn.Linear(9, classes))
+    return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), 9), nn.Tanh(), nn.Linear(9, classes))
 
 
 def test_layers_with_other_options(monkeypatch):
@@ -111,14 +114,15 @@ def test_bf16_is_as_near_to_exact_as_autocast(model):
 
 
 def test_what_cannot_be_stacked_says_why():
-    shared = nn.Linear(3, 3)
-    assert "shares" in (obstacle_to_stacking(nn.Sequential(shared, nn.ReLU(), shared)) or "")
-    assert "frozen" in (obstacle_to_stacking(nn.Linear(3, 3).requires_grad_(False)) or "")
-    assert "BatchNorm2d" in (obstacle_to_stacking(nn.BatchNorm2d(3, track_running_stats=False)) or "")
-    assert "buffers" in (obstacle_to_stacking(nn.BatchNorm2d(3)) or "")
-    assert "Dropout" in (obstacle_to_stacking(nn.Dropout()) or "")
+    data, shared = tiny(Path()), nn.Linear(3, 3)
+    assert "shares" in (obstacle_to_stacking(nn.Sequential(shared, nn.ReLU(), shared), data) or "")
+    assert "frozen" in (obstacle_to_stacking(nn.Linear(3, 3).requires_grad_(False), data) or "")
+    assert "BatchNorm2d" in (obstacle_to_stacking(nn.BatchNorm2d(3, track_running_stats=False), data) or "")
+    assert "buffers" in (obstacle_to_stacking(nn.BatchNorm2d(3), data) or "")
+    assert "Dropout" in (obstacle_to_stacking(nn.Dropout(), data) or "")
+    assert "several targets" in (obstacle_to_stacking(nn.Linear(3, 3), next_tokens(Path())) or "")
     for name in MODELS:
-        assert obstacle_to_stacking(task_of(config(model=name)).model) is None
+        assert obstacle_to_stacking(task_of(config(model=name)).model, data) is None
 
 
 @pytest.mark.parametrize("sizes", [(5, 5, 5), (1, 1, 1), (12,), (1, 4, 7)])
@@ -161,3 +165,12 @@ def test_a_client_has_the_same_bits_in_any_company(model, batch_size):
                 own = torch.cat([tensor[i].flatten() for tensor in update.w.values()])
                 assert torch.equal(w.setdefault(report.client, own), own)
     assert len(w) == 4
+
+
+def test_layers_that_expect_something_else_are_not_hand_made():
+    assert has_hand_made_layers(nn.Sequential(nn.Linear(4, 2)), (4,))
+    assert not has_hand_made_layers(nn.Sequential(nn.Linear(4, 2)), (3, 4))
+    assert not has_hand_made_layers(nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Flatten()), (4,))
+    assert not has_hand_made_layers(nn.Sequential(nn.Flatten(1, 2), nn.Linear(4, 2)), (3, 4))
+    assert not has_hand_made_layers(nn.Sequential(nn.GroupNorm(2, 4), nn.Linear(4, 2)), (4,))
+    assert has_hand_made_layers(nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)), (3, 4))

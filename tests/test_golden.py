@@ -32,7 +32,7 @@ def task_of(c: Config) -> Task:
     """The task in float64, on the first twelve examples."""
     task = prepare(c)
     train = task.data.train
-    train = replace(train, images=train.images[: sum(SIZES)], labels=train.labels[: sum(SIZES)])
+    train = replace(train, examples=train.examples[: sum(SIZES)], targets=train.targets[: sum(SIZES)])
     return replace(task, data=replace(task.data, train=train, dtype=torch.float64), model=task.model.double())
 
 

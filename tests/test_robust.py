@@ -270,7 +270,7 @@ def test_label_flip_changes_the_attackers_labels_only():
     c = config(attack="label_flip", attackers=1 / 3)
     task = task_of(c)
     (bad,) = attackers(c)
-    before, after = task.data.train.labels, poisoned(task, ragged(), c).data.train.labels
+    before, after = task.data.train.targets, poisoned(task, ragged(), c).data.train.targets
     for k in range(3):
         own = ragged()[k]
         assert torch.equal(after[own], 2 - before[own] if k == bad else before[own])

@@ -34,7 +34,7 @@ def choose(config: Config, task: Task, partition: Partition) -> tuple[str, int]:
 
     from fl.engines.stacked import has_hand_made_layers, obstacle_to_stacking
 
-    obstacle = obstacle_to_stacking(task.model)
+    obstacle = obstacle_to_stacking(task.model, task.data)
     if config.precision == "bf16" and not has_hand_made_layers(task.model, task.data.shape):
         obstacle = "has layers that are not hand-made, and only those run in bf16"
     if config.algorithm == "fsvrg" and obstacle:

@@ -9,9 +9,9 @@ from torch import nn
 
 from data.dataset import Dataset
 from data.partition import Partition
-from fl.client import load_state, make_optimizer, minibatches, offload, state_of, train
+from fl.client import load_state, make_optimizer, minibatches, offload, one_pass, state_of, train
 from fl.config import Config
-from fl.rng import derive, shuffles
+from fl.rng import derive
 from fl.state import Report, RoundStart, Tell, Told, Update, tell_nothing
 
 
@@ -27,7 +27,7 @@ class Sequential:
         tick: Callable[[], None] = lambda: None,
     ):
         self.model, self.data, self.partition, self.config, self.tick = model, data, partition, config, tick
-        self.device = data.train.labels.device
+        self.device = data.train.targets.device
 
     def train(self, clients: Sequence[int], now: RoundStart, tell: Tell = tell_nothing) -> Iterator[Update]:
         """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for k in S_t."""
@@ -38,9 +38,8 @@ class Sequential:
         c, t = self.config, now.t
         indices = self.partition[k].to(self.device)
         first = (t - 1) * c.local_epoch
-        epochs = range(first, first + c.local_epoch)
-        orders = (shuffles(c.seed, [(k, e)], len(indices), self.device)[0] for e in epochs)  # E of (n_k,)
-        batches = minibatches(indices, orders, c.batch_size)
+        passes = (one_pass(self.data, c.seed, k, e, len(indices)) for e in range(first, first + c.local_epoch))
+        batches = minibatches(indices, passes, c.batch_size)
 
         own_start = {name: stack[0] for name, stack in (told.start or {}).items()}
         load_state(self.model, now.w | own_start)
