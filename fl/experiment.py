@@ -89,7 +89,7 @@ class Experiment:
     @property
     def label_counts(self) -> Tensor:
         """(K, classes): how many examples of each label each client holds, before anyone attacks."""
-        return self.partition.label_counts(self.clean.train.targets.cpu(), self.clean.classes)
+        return self.partition.label_counts(self.clean.labels, self.clean.classes)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -138,8 +138,7 @@ def split(config: Config, data: Dataset) -> Partition:
     """The partition of --partition. Its keyword arguments are the flags of the same names."""
     partitioner = pkgutil.resolve_name(PARTITIONS[config.partition])
     flags = list(inspect.signature(partitioner).parameters)[3:]
-    labels = data.train.targets.cpu()
     partition: Partition = partitioner(
-        labels, config.num_clients, config.seed, **{name: getattr(config, name) for name in flags}
+        data.labels, config.num_clients, config.seed, **{name: getattr(config, name) for name in flags}
     )
     return partition
