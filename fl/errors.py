@@ -38,3 +38,10 @@ class WorkerError(RunnerError):
 
 
 INTERRUPTED = 130
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what the error says, in one of torch's or the system's ways."""
+    needles = ("out of memory", "not enough memory", "can't allocate memory", "can't start new thread", "bad_alloc")
+    said = isinstance(error, RuntimeError) and any(needle in str(error).lower() for needle in needles)
+    return said or isinstance(error, MemoryError)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
 from data.partition import Partition
-from fl.algorithms import ALGORITHMS
 from fl.config import Config
 from fl.engines.schedule import steps_of
+from fl.parts import algorithm_of
 from fl.records import read_records
 from fl.rng import select_clients
 from fl.task import Task
@@ -50,7 +49,7 @@ def federated_plan(config: Config, task: Task, partition: Partition) -> str:
     n = int(sizes.sum())
     u = E * n / (K * B) if B else float(E)
     exact = min(T, MOST_ROUNDS_COUNTED)
-    down, up = pkgutil.resolve_name(ALGORITHMS[config.algorithm]).transfers
+    down, up = algorithm_of(config).transfers
     steps = sum(round_steps(config, partition, t) for t in range(1, exact + 1)) * T // max(exact, 1)
     counts = partition.label_counts(task.data.train.labels.cpu(), task.data.classes)
     lines = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pkgutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,15 +14,16 @@ from torch import Tensor
 
 from data.partition import Partition
 from fl.aggregate import Updates, WeightedMean
-from fl.algorithms import ALGORITHMS
-from fl.algorithms.algorithm import Algorithm, Correct, Memory, Situation
+from fl.algorithms.algorithm import Correct, Memory, Situation
 from fl.attack import attack, attackers
+from fl.check import rates
 from fl.client import Report, State, Update, gradient_sum, load_state, make_optimizer, offload, train
 from fl.config import Config
 from fl.device import accumulator_dtype
 from fl.errors import DivergedError
 from fl.evaluate import evaluate
 from fl.group import Group
+from fl.parts import algorithm_of
 from fl.rng import derive, select_clients, shuffles
 from fl.robust import rule_of
 from fl.task import Task
@@ -63,7 +63,7 @@ def federated_averaging(
     of the group goes through the same rounds with the same model, each on its share of the clients; `start` and
     the decision to go on are rank 0's. Raises DivergedError when the model is not finite.
     """
-    algorithm: Algorithm = pkgutil.resolve_name(ALGORITHMS[config.algorithm])
+    algorithm = algorithm_of(config)
     rule, bad = rule_of(config), attackers(config)
     if start:
         engine.load_state(start.carry)
@@ -255,12 +255,7 @@ def check_finite(w: State, t: int, config: Config) -> None:
 
 
 def diverged(t: int, config: Config) -> DivergedError:
-    rates = [f"--init_lr {config.init_lr:g}"]
-    if config.server_lr is not None:
-        rates.append(f"--server_lr {config.server_lr:g}")
-    if config.algorithm == "fedprox":
-        rates.append(f"--proximal_mu {config.proximal_mu:g}")
     return DivergedError(
-        f"{', '.join(rates)}: training diverged, the model of round {t} is not finite; "
+        f"{', '.join(rates(config))}: training diverged, the model of round {t} is not finite; "
         "use a smaller rate (a rate for adam is far too small for sgd, and the other way round too large)"
     )

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-import pkgutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from data import DATASETS, PARTITIONS
 from data.dataset import Dataset
-from data.partition import Partition
 from fl.client import State, state_of
 from fl.config import Config
 from fl.device import choose_device, keep_freed_memory, make_deterministic
-from fl.models import MODELS
-from fl.rng import seeded
+from fl.parts import build_model, load_data
+from fl.parts import split as split
 
 
 @dataclass(frozen=True)
@@ -53,18 +48,5 @@ def prepare(config: Config, device: torch.device | None = None) -> Task:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # CUDA graphs are recorded on a stream of the current device
     keep_freed_memory()
-    data = pkgutil.resolve_name(DATASETS[config.dataset])(Path(config.data_dir))
-    # Built on the CPU from its own stream: the same first weights on every device and for every partition.
-    with seeded(config.seed, "model"):
-        model = pkgutil.resolve_name(MODELS[config.model])(data.shape, data.classes)
-    # Convolutions are faster with the channels innermost; nothing else changes.
-    model = model.to(device, memory_format=torch.channels_last)
-    return Task(data.to(device), model, device)
-
-
-def split(config: Config, data: Dataset) -> Partition:
-    """The partition of --partition. Its keyword arguments are the flags of the same names."""
-    partitioner = pkgutil.resolve_name(PARTITIONS[config.partition])
-    own = list(inspect.signature(partitioner).parameters)[3:]
-    labels = data.train.labels.cpu()
-    return partitioner(labels, config.num_clients, config.seed, **{name: getattr(config, name) for name in own})
+    data = load_data(config)
+    return Task(data.to(device), build_model(config, data).to(device), device)

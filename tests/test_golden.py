@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from data.partition import Partition
+from fl.check import resolve
 from fl.client import load_state, state_of
-from fl.config import Config, resolve
+from fl.config import Config
 from fl.engines.sequential import Sequential
 from fl.models import MODELS
 from fl.rng import select_clients
