@@ -17,6 +17,7 @@ def train(config: Config) -> None:
     # Imported only now: --help and wrong flags answer without waiting for torch.
     from fl.attack import poisoned
     from fl.engines import assist, choose, make_engine
+    from fl.parts import check_parts
     from fl.plan import federated_plan, round_steps
     from fl.plot import save_partition
     from fl.record import RunFolder
@@ -25,6 +26,7 @@ def train(config: Config) -> None:
     from fl.task import prepare, split
     from fl.workers import group_of, torchrun_device
 
+    check_parts(config)
     task = prepare(config, torchrun_device(config))
     partition = split(config, task.data)
     facts = {"data_sha256": task.data.sha256(), "partition_sha256": partition.sha256()}

@@ -26,6 +26,7 @@ from fl.config import Config, identity, read_config
 from fl.device import device_name
 from fl.errors import FlagError, RunFolderError
 from fl.files import locked, write_atomic
+from fl.names import own_files
 from fl.records import OURS, summarise
 from fl.rounds import Round
 from fl.task import Task
@@ -121,7 +122,8 @@ class RunFolder:
             if before.get(key, value) != value:
                 raise RunFolderError(f"{environment}: the run had {key} {before[key]}, now it is {value}")
         now = self._environment()
-        changed = [key for key in ("torch", "device_name", "threads") if before.get(key, now[key]) != now[key]]
+        facts = ("torch", "device_name", "threads", "own_files")
+        changed = [key for key in facts if before.get(key, now[key]) != now[key]]
         if changed:
             print(f"warning: {', '.join(changed)} changed since the run began: bits may differ", file=sys.stderr)
         resumed_at = before.get("resumed_at_round")
@@ -242,6 +244,7 @@ class RunFolder:
             "git_commit": git_commit(),
             "data_source": self.task.data.source,
             "precision": self.config.precision,
+            "own_files": own_files(self.config),
             **self.notes,
             **self.facts,
         }

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fl import parts
 from fl.config import Config
 from fl.guard import warn
 
@@ -110,5 +111,5 @@ def rule_of(config: Config) -> Callable[[Tensor, Tensor], Tensor] | None:
     """
     if config.aggregate == "mean" or (config.aggregate == "trimmed_mean" and config.trim == 0):
         return None
-    rule = RULES[config.aggregate]
+    rule = RULES.get(config.aggregate) or parts.rule_of(config)
     return lambda models, weights: rule(models, weights, config)
