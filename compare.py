@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from fl.compared import Run, find, group
 from fl.config import check_value
-from fl.errors import FlagError
+from fl.errors import FlagError, reason
 from fl.guard import guarded, leave
 from fl.records import OURS, summarise
 
@@ -125,7 +125,7 @@ def compare(argv: Sequence[str] | None) -> None:
     try:
         save_comparison(out, {label: [run.records for run in runs] for label, runs in experiments.items()})
     except OSError as error:
-        raise FlagError(f"--out {words.out}: cannot be written ({error.strerror or error})") from None
+        raise FlagError(f"--out {words.out}: cannot be written ({reason(error)})") from None
     print(f"curves in {words.out}")
 
 

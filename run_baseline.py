@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def train(config: Config) -> None:
     """Epochs of minibatch training, an epoch being a round; with --match, rounds as long as that run's."""
     # Imported only now: --help and wrong flags answer without waiting for torch.
-    from fl.plan import baseline_plan, boundaries, stream_steps
+    from fl.plan import baseline_plan, boundaries, matched_examples, stream_steps
     from fl.record import RunFolder
     from fl.rounds import centralised
     from fl.run import Bar, describe, follow
@@ -23,13 +23,14 @@ def train(config: Config) -> None:
 
     task = prepare(config)
     n = len(task.data.train)
-    ends = boundaries(config, n)
+    matched = matched_examples(config)
+    ends = boundaries(config, n, matched)
     if config.dry_run:
         print(baseline_plan(config, task, ends))
         return
 
     bar = Bar(config.quiet)
-    facts = {"data_sha256": task.data.sha256()}
+    facts = {"data_sha256": task.data.sha256()} | ({} if matched is None else {"matched_examples": matched})
     with RunFolder(config, "baseline", task, facts, {}, len(ends)) as folder:
         if not config.quiet:
             print(describe(task, f"centralised: {n:,} examples in one place"))

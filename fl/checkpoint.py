@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fl.client import State
-from fl.errors import RunFolderError
+from fl.errors import RunFolderError, reason
 from fl.files import write_atomic
+from fl.strict_json import read_regular
 
 MARK = b"\nsha256 "  # after the torch file: this and the hexadecimal SHA-256 of all before it
 TAIL = len(MARK) + 64
@@ -27,11 +28,14 @@ def save(path: Path, content: Any) -> None:
 
 
 def load(path: Path) -> Any:
-    """Read what `save` wrote, on the CPU. Raises RunFolderError if a byte of it has changed."""
+    """Read what `save` wrote, on the CPU. Raises RunFolderError if a byte of it has changed.
+
+    A file may be sealed with the right SHA-256 by someone else: what it holds must be checked by who uses it.
+    """
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path)
     except OSError as error:
-        raise RunFolderError(f"{path}: cannot be read ({error.strerror})") from None
+        raise RunFolderError(f"{path}: cannot be read ({reason(error)})") from None
     payload, tail = raw[:-TAIL], raw[-TAIL:]
     found = hashlib.sha256(payload).hexdigest()
     if tail != MARK + found.encode():
@@ -40,9 +44,11 @@ def load(path: Path) -> Any:
             "delete it and --resume to start the run again, or restore it from a copy"
         )
     try:
-        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise RunFolderError(f"{path}: not a checkpoint ({str(error).splitlines()[0]})") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of what it is about to refuse
+            return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch makes of a file that it did not write
+        raise RunFolderError(f"{path}: not a checkpoint ({reason(error)[:160]})") from None
 
 
 def model_sha256(w: State) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from fl.check import check, readers_of, resolve
 from fl.config import DEFAULTS, FLAGS, RESUMABLE, Config, check_names, check_value, read_config
-from fl.errors import FlagError, RunFolderError
+from fl.errors import FlagError, RunFolderError, reason
 from fl.flags import ANEW, SWITCH, listed
 from fl.names import entry_of
 
@@ -114,7 +114,7 @@ def _parser(prog: str, description: str) -> argparse.ArgumentParser:
 
 
 def _expand(argv: Sequence[str], depth: int = 0) -> list[str]:
-    """Replace every @FILE by the words in it; `#` starts a comment."""
+    """Replace every @FILE by the words in it; `#` starts a comment. Raises FlagError."""
     words: list[str] = []
     for word in argv:
         if not word.startswith("@"):
@@ -123,12 +123,20 @@ def _expand(argv: Sequence[str], depth: int = 0) -> list[str]:
         if depth == 8:
             raise FlagError(f"{word}: presets are nested more than eight deep")
         try:
-            text = Path(word[1:]).read_text(encoding="utf-8")
-            words += _expand(shlex.split(text, comments=True), depth + 1)
+            # Windows' editors put a byte-order mark first.
+            preset = _split(Path(word[1:]).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise FlagError(f"{word}: cannot be read as a preset ({reason}); expected a file of flags") from None
+            raise FlagError(f"{word}: cannot be read as a preset ({reason(error)}); expected a file of flags") from None
+        words += _expand(preset, depth + 1)
     return words
+
+
+def _split(text: str) -> list[str]:
+    """The words of a preset. Quotes keep a word together; a backslash is itself, because Windows' paths have them."""
+    lexer = shlex.shlex(text, posix=True)
+    lexer.whitespace_split = True
+    lexer.escape = ""
+    return list(lexer)
 
 
 def _attach(words: Sequence[str]) -> list[str]:

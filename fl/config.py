@@ -14,7 +14,7 @@ from typing import Any
 from data import DATASETS, PARTITIONS
 from fl.aggregates import AGGREGATES
 from fl.algorithms import ALGORITHMS
-from fl.errors import DataError, FlagError, RunFolderError
+from fl.errors import DataError, FlagError, RunFolderError, reason
 from fl.flags import (
     ANEW,
     BASELINE,
@@ -196,8 +196,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             raise ValueError(f"has flags that this version does not know: {', '.join(map(short, unknown[:5]))}")
         return DEFAULTS | {k: v if k == "script" else _recorded(k, v) for k, v in recorded.items()}
     except (OSError, ValueError, FlagError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RunFolderError(f"{path}: cannot be read ({reason}); expected the folder of a run") from None
+        raise RunFolderError(f"{path}: cannot be read ({reason(error)}); expected the folder of a run") from None
 
 
 def _recorded(name: str, value: Any) -> Any:

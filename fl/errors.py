@@ -1,5 +1,7 @@
 """What a user can cause. Each error is one line on stderr and an exit code; none is a traceback."""
 
+import os
+
 
 class RunnerError(Exception):
     """An expected failure: its text is the one line that the user reads."""
@@ -38,6 +40,14 @@ class WorkerError(RunnerError):
 
 
 INTERRUPTED = 130
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in words and on one line. An OSError may come without words; str() would then say None."""
+    words = getattr(error, "strerror", None)
+    if not words and isinstance(error, OSError) and error.errno is not None:
+        words = os.strerror(error.errno)
+    return " ".join(str(words or error).split()) or type(error).__name__
 
 
 def out_of_memory(error: BaseException) -> bool:

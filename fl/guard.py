@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from fl.errors import INTERRUPTED, DivergedError, FlagError, RunFolderError, RunnerError, out_of_memory
+from fl.errors import INTERRUPTED, DivergedError, FlagError, RunFolderError, RunnerError, out_of_memory, reason
 from fl.signals import STOPPING, asked, held, interruptible
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def explain(error: BaseException) -> tuple[int, str] | None:
             return own.exit_code, str(own)
     if isinstance(error, OSError):
         silence(sys.stdout)
-        return RunFolderError.exit_code, f"{error.filename or 'output'}: {error.strerror or error}"
+        return RunFolderError.exit_code, f"{error.filename or 'output'}: {reason(error)}"
     text = str(error)
     if isinstance(error, ImportError):
         return FlagError.exit_code, f"{text}; is it installed (sh requirements.sh), and is there memory enough?"

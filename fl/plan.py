@@ -9,8 +9,11 @@ from pathlib import Path
 from data.partition import Partition
 from fl.config import Config
 from fl.engines.schedule import steps_of
+from fl.environment import read_environment
+from fl.errors import RunFolderError
+from fl.guard import warn
 from fl.parts import algorithm_of
-from fl.records import read_records
+from fl.records import is_finished, read_records
 from fl.rng import select_clients
 from fl.task import Task
 
@@ -24,15 +27,46 @@ def round_steps(config: Config, partition: Partition, t: int) -> int:
     return sum(steps_of(config, n_k) for n_k in partition.sizes_of(S_t))
 
 
-def boundaries(config: Config, n: int) -> Sequence[int]:
-    """Examples processed by the end of each record of the baseline.
+def matched_examples(config: Config) -> list[int] | None:
+    """Examples of each round of the run that --match names, or None without it.
 
-    Raises RunFolderError when --match names a folder without records.
+    A resumed run keeps those that it began with, whatever has become of the other run since; it only takes the
+    rounds that the other has had after them. Raises RunFolderError when there are no records to match.
     """
     if config.match is None:
-        return range(n, n * (config.epoch + 1), n)
-    rounds = [record["examples"] for record in read_records(Path(config.match)) if record["round"] > 0]
-    return list(accumulate(rounds))
+        return None
+    kept = _kept_examples(Path(config.run_dir)) if config.resume and config.run_dir else None
+    folder = Path(config.match)
+    try:
+        records = read_records(folder)
+    except RunFolderError:
+        if kept is None:
+            raise
+        return kept
+    there = [record["examples"] for record in records[1:]]
+    if kept is None or (len(there) > len(kept) and there[: len(kept)] == kept):
+        if not is_finished(folder, records):
+            warn(f"--match {folder}: is not finished; its {len(there)} rounds so far count")
+        return there
+    if there != kept[: len(there)]:
+        warn(
+            f"--match {folder}: holds another run than when this one began; "
+            f"going on with the {len(kept)} rounds of then"
+        )
+    return kept
+
+
+def _kept_examples(folder: Path) -> list[int] | None:
+    """What a baseline has noted of the run that it matches; runs of earlier versions noted nothing."""
+    kept = read_environment(folder).get("matched_examples")
+    if kept is not None and not (isinstance(kept, list) and all(type(count) is int and count >= 0 for count in kept)):
+        raise RunFolderError(f"{folder / 'environment.json'}: corrupt: matched_examples is not a list of counts")
+    return kept
+
+
+def boundaries(config: Config, n: int, matched: Sequence[int] | None = None) -> Sequence[int]:
+    """Examples processed by the end of each record of the baseline: of epochs over n, or of the rounds it matches."""
+    return range(n, n * (config.epoch + 1), n) if matched is None else list(accumulate(matched))
 
 
 def stream_steps(config: Config, n: int, ends: Sequence[int], t: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any, NamedTuple
 
-from fl.errors import RunFolderError
+from fl.errors import RunFolderError, reason
 from fl.strict_json import loads, read_regular
 
 OURS = (
@@ -56,11 +56,11 @@ def read_metrics(folder: Path) -> Metrics:
     path = folder / "metrics.jsonl"
     try:
         *lines, rest = read_regular(path).split(b"\n")
-        records = [_record(line, t) for t, line in enumerate(lines)]
+        records = [parse_record(line, t) for t, line in enumerate(lines)]
         cut = False
         if rest:
             try:
-                records.append(_record(rest, len(lines)))  # only its line end is missing
+                records.append(parse_record(rest, len(lines)))  # only its line end is missing
             except ValueError:
                 cut = True
         if not records:
@@ -68,8 +68,7 @@ def read_metrics(folder: Path) -> Metrics:
         if records[0]["test_accuracy"] is None:
             raise ValueError("its first record is not that of an initial model")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RunFolderError(f"{path}: cannot be read ({reason}); expected the folder of a run") from None
+        raise RunFolderError(f"{path}: cannot be read ({reason(error)}); expected the folder of a run") from None
     return Metrics(records, cut)
 
 
@@ -84,7 +83,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _record(line: bytes, t: int) -> dict[str, Any]:
+def parse_record(line: bytes, t: int) -> dict[str, Any]:
     """The record of round t. Raises ValueError if the line is not one."""
     try:
         record = loads(line)

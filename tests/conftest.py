@@ -66,3 +66,12 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Runner:
         return Done(code, *capsys.readouterr(), path)
 
     return run
+
+
+@pytest.fixture
+def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of many runs, of which drawing would take most of the time."""
+    import fl.plot
+
+    for name in ("save_curves", "save_partition"):
+        monkeypatch.setattr(fl.plot, name, lambda path, *_: fl.plot.write_atomic(path, b"a picture"))

@@ -95,6 +95,21 @@ def test_presets_nest_and_later_flags_win(tmp_path):
     assert (config.seed, config.model, config.batch_size, config.name) == (4, "cnn", 10, "two")
 
 
+def test_a_preset_may_begin_with_a_byte_order_mark(tmp_path):
+    """As Windows' editors write it, with their line ends."""
+    (tmp_path / "inner").write_bytes(b"\xef\xbb\xbf# a comment\r\n--seed 3\r\n--model cnn\r\n")
+    (tmp_path / "outer").write_bytes(f"\ufeff@{tmp_path}/inner --name 'two'".encode())
+    config = federated(f"@{tmp_path}/outer")
+    assert (config.seed, config.model, config.name) == (3, "cnn", "two")
+
+
+def test_a_backslash_in_a_preset_is_itself(tmp_path):
+    (tmp_path / "p").write_text("--data_dir C:\\data\\mnist\n--out_dir '\\\\server\\new runs\\' --seed 3")
+    config = federated(f"@{tmp_path}/p")
+    assert (config.data_dir, config.out_dir) == ("C:\\data\\mnist", "\\\\server\\new runs\\")
+    assert config.seed == 3
+
+
 @pytest.mark.parametrize("content", [b"--seed 'open", b"\xff\xfe\x00", None])
 def test_an_unreadable_preset_is_named(content, tmp_path):
     path = tmp_path / "preset"

@@ -7,7 +7,9 @@ import hashlib
 import io
 import multiprocessing
 import pickle
+import random
 import threading
+import time
 import zipfile
 from dataclasses import replace
 from functools import partial
@@ -305,6 +307,59 @@ def test_two_runs_at_once_both_succeed_and_fetch_once(tmp_path):
     assert [process.exitcode for process in processes] == [0, 0]
     assert (tmp_path / "log").read_text() == "fetched\n"
     assert sorted(p.name for p in (tmp_path / "d" / "MNIST" / "raw").iterdir()) == sorted(NAMES)
+
+
+def fail_in_a_process(folders: list[Path], barrier, seed: int, told) -> None:
+    """Start offline in each of the folders, with another process that does the same."""
+    draw = random.Random(seed)
+
+    def offline(idx_set):
+        time.sleep(draw.random() * 0.01)
+        raise source.SourceError("no route to host")
+
+    source.MNIST = replace(SMALL, sources=(("a made-up source", offline),))
+    for folder in folders:
+        barrier.wait(60)
+        try:
+            source.mnist(folder)
+        except Exception as error:
+            told.put((type(error).__name__, str(error)))
+
+
+def test_two_runs_at_once_that_cannot_fetch_both_say_so_and_leave_nothing(tmp_path):
+    """Neither trips over a folder or a lock that the other one has removed."""
+    context = multiprocessing.get_context("fork")
+    barrier, told = context.Barrier(2), context.Queue()
+    folders = [tmp_path / "new" / str(number) / "data" for number in range(40)]
+    processes = [context.Process(target=fail_in_a_process, args=(folders, barrier, seed, told)) for seed in (1, 2)]
+    for process in processes:
+        process.start()
+    errors = [told.get(timeout=60) for _ in range(2 * len(folders))]
+    for process in processes:
+        process.join(60)
+    assert {kind for kind, _ in errors} == {"DataError"}
+    assert all("nothing could serve it. Tried: " in text for _, text in errors)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_source_that_the_system_fails_is_passed_over(tmp_path, monkeypatch):
+    def no_room(idx_set):
+        raise OSError(28, None)
+
+    monkeypatch.setattr(source, "MNIST", replace(SMALL, sources=(("one", no_room),)))
+    with pytest.raises(DataError, match=r"one \(No space left on device\)"):
+        source.mnist(tmp_path / "d")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_fetch_left_is_removed(tmp_path, monkeypatch):
+    folder = put(tmp_path)
+    (folder / NAMES[0]).unlink()
+    (folder / f".{NAMES[0]}.0123456789abcdef.tmp").write_bytes(b"half")
+    (folder / ".lock").touch()
+    with_source(monkeypatch, lambda idx_set: FILES)
+    source.mnist(tmp_path)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(NAMES)
 
 
 def test_batches_are_normalised_on_the_fly():
