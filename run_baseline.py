@@ -15,27 +15,26 @@ if TYPE_CHECKING:
 def train(config: Config) -> None:
     """Epochs of minibatch training, an epoch being a round; with --match, rounds as long as that run's."""
     # Imported only now: --help and wrong flags answer without waiting for torch.
+    from fl.baseline import centralised_rounds
+    from fl.experiment import centralised
     from fl.plan import baseline_plan, boundaries, matched_examples, stream_steps
     from fl.record import RunFolder
-    from fl.rounds import centralised
     from fl.run import Bar, describe, follow
-    from fl.task import prepare
 
-    task = prepare(config)
-    n = len(task.data.train)
+    x = centralised(config)
     matched = matched_examples(config)
-    ends = boundaries(config, n, matched)
+    ends = boundaries(config, x.n, matched)
     if config.dry_run:
-        print(baseline_plan(config, task, ends))
+        print(baseline_plan(x, ends))
         return
 
     bar = Bar(config.quiet)
-    facts = {"data_sha256": task.data.sha256()} | ({} if matched is None else {"matched_examples": matched})
-    with RunFolder(config, "baseline", task, facts, {}, len(ends)) as folder:
+    facts = x.facts if matched is None else x.facts | {"matched_examples": matched}
+    with RunFolder("baseline", x, facts, {}, len(ends)) as folder:
         if not config.quiet:
-            print(describe(task, f"centralised: {n:,} examples in one place"))
-        rounds = centralised(task, config, ends, folder.start, tick=bar)
-        rounds = bar.over(rounds, lambda t: stream_steps(config, n, ends, t))
+            print(describe(x, f"centralised: {x.n:,} examples in one place"))
+        rounds = centralised_rounds(x, ends, folder.start, tick=bar)
+        rounds = bar.over(rounds, lambda t: stream_steps(config, x.n, ends, t))
         follow(config, folder, rounds, f"centralised, {config.model} on {config.dataset}")
 
 

@@ -38,14 +38,13 @@ def config_of(workload: str, **flags: Any) -> Any:
 
 @cache
 def setting(workload: str) -> tuple[Any, Any, Any, list[Any], list[Any]]:
-    """Config, task and partition, and each client's normalised images and labels."""
-    from fl.task import prepare, split
+    """Config, experiment and partition, and each client's normalised images and labels."""
+    from fl.experiment import federated
 
     c = config_of(workload)
-    task = prepare(c)
-    partition = split(c, task.data)
-    batches = [task.data.batch(task.data.train, mine.to(task.device)) for mine in partition]
-    return c, task, partition, [x for x, _ in batches], [y for _, y in batches]
+    task = federated(c)
+    batches = [task.data.batch(task.data.train, mine.to(task.device)) for mine in task.partition]
+    return c, task, task.partition, [x for x, _ in batches], [y for _, y in batches]
 
 
 def ours(engine: str, workers: int, **flags: Any) -> Callable[[str], Iterator[float]]:
@@ -53,16 +52,15 @@ def ours(engine: str, workers: int, **flags: Any) -> Callable[[str], Iterator[fl
 
     def rounds(workload: str) -> Iterator[float]:
         from fl.engines import assist, choose, make_engine
-        from fl.rounds import federated_averaging
-        from fl.task import prepare, split
+        from fl.experiment import federated
+        from fl.recorded import federated_rounds
         from fl.workers import group_of
 
         c = config_of(workload, engine=engine, **({"workers": workers} if workers else {}), **flags)
-        task = prepare(c)
-        partition = split(c, task.data)
-        name, _ = choose(c, task, partition)
+        x = federated(c)
+        name, _ = choose(x)
         with group_of(c, workers or 1, assist) as group:
-            for done in federated_averaging(task, partition, make_engine(name, c, task, partition), c, group):
+            for done in federated_rounds(x, make_engine(name, x), group):
                 if done.t:
                     yield done.record["round_seconds"]
 

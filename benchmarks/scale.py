@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,20 +30,21 @@ def one(K: int, m: int, rounds: int) -> dict[str, Any]:
     from benchmarks.contenders import config_of
     from data.partition import Partition
     from fl.engines import make_engine
-    from fl.rounds import federated_averaging
-    from fl.task import prepare
+    from fl.experiment import federated
+    from fl.recorded import federated_rounds
 
     torch.set_num_threads(1)
     c = config_of("logistic", num_clients=K, num_select_clients=m, global_epoch=rounds, engine="stacked")
-    task = prepare(c)
+    x = federated(replace(c, num_clients=m))
     # The pixels are shared, only numbers of examples are many: client k holds PER_CLIENT of them, wherever.
-    n = len(task.data.train)
+    n = len(x.data.train)
     examples = (torch.arange(K * PER_CLIENT) * 7919) % n
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     partition = Partition(examples, torch.arange(K + 1) * PER_CLIENT)
     partition_bytes = partition.indices.nbytes + partition.offsets.nbytes
-    engine = make_engine("stacked", c, task, partition)
-    seconds = [r.record["round_seconds"] for r in federated_averaging(task, partition, engine, c) if r.t > 5]
+    x = replace(x, config=c, partition=partition)
+    engine = make_engine("stacked", x)
+    seconds = [r.record["round_seconds"] for r in federated_rounds(x, engine) if r.t > 5]
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"K": K, "m": m, "seconds": median(seconds), "partition_bytes": partition_bytes,
             "memory_bytes": after * 1024, "grown_bytes": (after - before) * 1024}  # fmt: skip

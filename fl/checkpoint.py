@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from fl.client import State
 from fl.errors import RunFolderError, reason
 from fl.files import write_atomic
+from fl.state import State
 from fl.strict_json import read_regular
 
 MARK = b"\nsha256 "  # after the torch file: this and the hexadecimal SHA-256 of all before it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,34 +12,7 @@ from torch.func import functional_call
 
 from data.dataset import Dataset
 from fl.device import accumulator_dtype
-
-if TYPE_CHECKING:
-    from fl.algorithms.algorithm import Correction
-
-State = dict[str, Tensor]  # a state_dict: parameters and buffers by name
-
-
-class Report(NamedTuple):
-    """What client k tells of its training.
-
-    loss: sum over the examples it processed, each before its step; () on the device until the round is over.
-    """
-
-    client: int
-    n_k: int
-    loss: Tensor | float
-    examples: int
-    steps: int
-
-
-class Update(NamedTuple):
-    """What S clients send back: their reports, and their models stacked: each tensor (S, ...), in that order.
-
-    The tensors are the engine's, which uses them again for the next update.
-    """
-
-    reports: list[Report]
-    w: State
+from fl.state import NO_CORRECTION, Correction, State
 
 
 def state_of(model: nn.Module) -> State:
@@ -79,7 +52,7 @@ def train(
     data: Dataset,
     batches: Iterable[Tensor],
     tick: Callable[[], None] = lambda: None,
-    correction: Correction | None = None,
+    correction: Correction = NO_CORRECTION,
 ) -> tuple[Tensor, int, int]:
     """One step w <- w - eta grad l(w; b) for each batch b (B,) of example numbers, and a tick.
 
@@ -95,7 +68,7 @@ def train(
         loss = F.cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()
-        if correction:
+        if correction is not NO_CORRECTION:
             correct(model, correction, x, y)
         optimizer.step()
         # Stays on the device: reading it here would make every step wait for the GPU.

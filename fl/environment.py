@@ -13,18 +13,17 @@ from typing import Any
 
 import torch
 
-from fl.config import Config
 from fl.device import device_name
 from fl.errors import RunFolderError, reason
+from fl.experiment import Experiment
 from fl.names import own_files
 from fl.strict_json import loads, read_regular
-from fl.task import Task
 
 # A run's bits depend on these, beside its flags.
 SHAPE_THE_BITS = ("torch", "device_name", "threads", "git_commit", "own_files")
 
 
-def environment(config: Config, task: Task) -> dict[str, Any]:
+def environment(x: Experiment) -> dict[str, Any]:
     """Versions, machine, code and data of this process."""
     versions: dict[str, str | None] = {}
     for package in ("torchvision", "tqdm", "matplotlib"):
@@ -35,13 +34,13 @@ def environment(config: Config, task: Task) -> dict[str, Any]:
         "torch": torch.__version__,
         **versions,
         "platform": platform.platform(),
-        "device": str(task.device),
-        "device_name": device_name(task.device),
+        "device": str(x.device),
+        "device_name": device_name(x.device),
         "threads": torch.get_num_threads(),
         "git_commit": git_commit(),
-        "data_source": task.data.source,
-        "precision": config.precision,
-        "own_files": own_files(config),
+        "data_source": x.data.source,
+        "precision": x.config.precision,
+        "own_files": own_files(x.config),
     }
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -25,7 +25,6 @@ from fl.errors import WorkerError
 from fl.signals import handled, held, obey, strike
 
 PATIENCE_SECONDS = 0.2  # how long a wait for other processes goes on without a look at signals and workers
-SHUTDOWN_SECONDS = 10.0  # how long workers may take to end after the last round
 
 
 class Group:
@@ -33,15 +32,19 @@ class Group:
 
     rank = 0
     size = 1
+    awaited = False  # whether the other ranks wait to hear of another round
     device: torch.device | None = None  # of this rank; None lets --device decide
 
-    def share(self, clients: Sequence[int], sizes: Sequence[int]) -> list[int]:
-        """This rank's clients, ascending: the largest first, each to the rank with the least work so far."""
+    def share(self, sizes: Mapping[int, int]) -> list[int]:
+        """This rank's clients, ascending: the largest first, each to the rank with the least work so far.
+
+        sizes: n_k of the round's clients.
+        """
         if self.size == 1:
-            return sorted(clients)
+            return sorted(sizes)
         load = [0] * self.size
         mine = []
-        for n_k, k in sorted(zip(sizes, clients, strict=True), key=lambda pair: (-pair[0], pair[1])):
+        for k, n_k in sorted(sizes.items(), key=lambda pair: (-pair[1], pair[0])):
             rank = load.index(min(load))
             load[rank] += n_k
             if rank == self.rank:
@@ -60,9 +63,18 @@ class Group:
         """Rank 0's tensor, in place, at every rank."""
         return tensor
 
-    def content_from_first(self, content: Any) -> Any:
-        """Rank 0's tensors, numbers, strings, dicts and lists, at every rank; on the CPU."""
+    def content_from(self, rank: int, content: Any) -> Any:
+        """The tensors, numbers, strings, dicts and lists of one rank, at every rank; on the CPU."""
         return content
+
+    def union(self, content: dict[int, Any]) -> dict[int, Any]:
+        """The ranks' dicts, which share no key, put together at every rank."""
+        parts = [self.content_from(rank, content) for rank in range(self.size)]
+        return {key: value for part in parts for key, value in part.items()}
+
+    def rounds(self, first: int, last: int) -> Iterator[int]:
+        """The numbers of the rounds, as long as rank 0 asks for another."""
+        return iter(range(first, last + 1))
 
     def __enter__(self) -> Group:
         return self
@@ -171,36 +183,47 @@ class Distributed(Group):
         return tensor
 
     def from_first(self, tensor: Tensor) -> Tensor:
-        self.wait("broadcast", lambda: dist.broadcast(tensor, 0, async_op=True))
+        return self.broadcast(tensor, 0)
+
+    def broadcast(self, tensor: Tensor, rank: int) -> Tensor:
+        self.wait("broadcast", lambda: dist.broadcast(tensor, rank, async_op=True))
         return tensor
 
-    def content_from_first(self, content: Any) -> Any:
+    def content_from(self, rank: int, content: Any) -> Any:
         buffer = io.BytesIO()
         torch.save(content, buffer)
-        size = int(self.from_first(torch.tensor(len(buffer.getvalue()), device=self.device)))
-        own = torch.frombuffer(bytearray(buffer.getvalue().ljust(size)[:size]), dtype=torch.uint8)
-        sent = self.from_first(own.to(self.device)).cpu().numpy().tobytes()
+        size = int(self.broadcast(torch.tensor(len(buffer.getvalue()), device=self.device), rank))
+        packed = torch.frombuffer(bytearray(buffer.getvalue().ljust(size)[:size]), dtype=torch.uint8)
+        sent = self.broadcast(packed.to(self.device), rank).cpu().numpy().tobytes()
         return torch.load(io.BytesIO(sent), weights_only=True, map_location="cpu")
+
+    def rounds(self, first: int, last: int) -> Iterator[int]:
+        for t in range(first, last + 1):
+            if not self.another_round(True):
+                return
+            self.awaited = t < last
+            yield t
+
+    def another_round(self, yes: bool) -> bool:
+        """Whether rank 0 begins another round."""
+        return bool(self.from_first(torch.tensor(int(yes), device=self.device)))
 
     def __exit__(self, *exception: object) -> None:
         self.ending = True
         try:
-            if exception[0] is None:
+            # Ranks that torchrun started end together. Our own workers wait here for their end, which is below.
+            if exception[0] is None and not self.children:
+                if self.rank == 0 and self.awaited:
+                    self.another_round(False)  # rank 0 has seen enough
                 self.wait("end", lambda: dist.barrier(async_op=True))
                 dist.destroy_process_group()
-                self.children_end()
         finally:
-            # After an error the peers may never answer: whoever is left finds the connection closed.
             with held():
                 for child in self.children:
                     child.kill()
                     child.wait()
                     if child.stdin:
                         child.stdin.close()
+                if self.children and dist.is_initialized():
+                    dist.destroy_process_group()
             self.stack.close()
-
-    def children_end(self) -> None:
-        deadline = time.monotonic() + SHUTDOWN_SECONDS
-        while len(self.lost()) < len(self.children) and time.monotonic() < deadline:
-            obey()
-            time.sleep(0.01)

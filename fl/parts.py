@@ -176,14 +176,6 @@ def _transform(config: Config, value: str) -> Transform:
     return _with_checks(flag, value, transform, checks)
 
 
-def check_parts(config: Config) -> None:
-    """Look up what a federated run will ask for later, so that what is wrong with it is said before a run begins."""
-    for flag, part in (("algorithm", algorithm_of), ("aggregate", rule_of)):
-        if is_own(flag, getattr(config, flag)):
-            part(config)
-    own_transforms(config)
-
-
 def _callable(flag: str, value: str, expected: str) -> Callable[..., Any]:
     found = named(flag, value)
     if not callable(found) or isinstance(found, nn.Module):

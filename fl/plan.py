@@ -6,25 +6,24 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from data.partition import Partition
+from fl.cohort import cohort
 from fl.config import Config
 from fl.engines.schedule import steps_of
 from fl.environment import read_environment
 from fl.errors import RunFolderError
+from fl.experiment import Experiment
 from fl.guard import warn
-from fl.parts import algorithm_of
+from fl.recorded import traffic
 from fl.records import is_finished, read_records
-from fl.rng import select_clients
-from fl.task import Task
 
 MOST_CLIENTS_LISTED = 20
 MOST_ROUNDS_COUNTED = 1000
 
 
-def round_steps(config: Config, partition: Partition, t: int) -> int:
+def round_steps(x: Experiment, t: int) -> int:
     """Gradient steps of all the clients of round t."""
-    S_t = select_clients(config.seed, t, len(partition), config.num_select_clients)
-    return sum(steps_of(config, n_k) for n_k in partition.sizes_of(S_t))
+    S_t = cohort(x.config, x.partition, t)
+    return sum(steps_of(x.config, n_k) for n_k in x.partition.sizes_of(S_t.reporting))
 
 
 def matched_examples(config: Config) -> list[int] | None:
@@ -77,23 +76,24 @@ def stream_steps(config: Config, n: int, ends: Sequence[int], t: int) -> int:
     return -(-(ends[t - 1] - (ends[t - 2] if t > 1 else 0)) // B)
 
 
-def federated_plan(config: Config, task: Task, partition: Partition) -> str:
+def federated_plan(x: Experiment) -> str:
+    config, partition = x.config, x.partition
     sizes, m, T = partition.sizes, config.num_select_clients, config.global_epoch
     E, B, K = config.local_epoch, config.batch_size, len(partition)
     n = int(sizes.sum())
     u = E * n / (K * B) if B else float(E)
     exact = min(T, MOST_ROUNDS_COUNTED)
-    down, up = algorithm_of(config).transfers
-    steps = sum(round_steps(config, partition, t) for t in range(1, exact + 1)) * T // max(exact, 1)
-    counts = partition.label_counts(task.data.train.labels.cpu(), task.data.classes)
+    down, up = traffic(x)
+    steps = sum(round_steps(x, t) for t in range(1, exact + 1)) * T // max(exact, 1)
+    counts = x.label_counts
     lines = [
-        *_what(config, task),
+        *_what(x),
         f"partition     {config.partition}, sha256 {partition.sha256()}",
         f"clients       K = {K}, m = {m} a round; n_k from {int(sizes.min())} to {int(sizes.max())}, n = {n}",
         f"local work    E = {E}, B = {B or 'the whole data set'}, u = E n / (K B) = {u:g} steps a client a round",
         f"rounds        T = {T}: {'' if exact == T else 'about '}{steps:,} gradient steps in all",
         f"algorithm     {config.algorithm}, aggregate {config.aggregate}, attack {config.attack or 'none'}",
-        f"bytes a round {m * down * task.model_bytes:,} down, {m * up * task.model_bytes:,} up",
+        f"bytes a round {m * down:,} down, {m * up:,} up",
         "client    n_k  examples of each label",
     ]
     for k in range(min(K, MOST_CLIENTS_LISTED)):
@@ -103,8 +103,8 @@ def federated_plan(config: Config, task: Task, partition: Partition) -> str:
     return "\n".join(lines)
 
 
-def baseline_plan(config: Config, task: Task, ends: Sequence[int]) -> str:
-    n = len(task.data.train)
+def baseline_plan(x: Experiment, ends: Sequence[int]) -> str:
+    config, n = x.config, x.n
     B = min(config.batch_size or n, n)
     steps = (
         len(ends) * -(-n // B)
@@ -115,7 +115,7 @@ def baseline_plan(config: Config, task: Task, ends: Sequence[int]) -> str:
     length = f"matching {config.match}" if config.match else f"{config.epoch} epochs"
     return "\n".join(
         [
-            *_what(config, task),
+            *_what(x),
             f"local work    B = {config.batch_size or 'the whole data set'}, {n} examples in one place",
             f"rounds        {len(ends)} ({length}): {last:,} examples, about {steps:,} gradient steps in all",
             "bytes a round 0 down, 0 up",
@@ -123,11 +123,11 @@ def baseline_plan(config: Config, task: Task, ends: Sequence[int]) -> str:
     )
 
 
-def _what(config: Config, task: Task) -> list[str]:
-    data = task.data
+def _what(x: Experiment) -> list[str]:
+    config, data = x.config, x.data
     return [
         f"data          {data.name}: {len(data.train):,} training and {len(data.test):,} test examples, "
         f"from {data.source}",
-        f"model         {config.model}, {task.parameters:,} parameters, {task.model_bytes:,} bytes, on {task.device}",
+        f"model         {config.model}, {x.parameters:,} parameters, {x.model_bytes:,} bytes, on {x.device}",
         f"optimizer     {config.optimizer}, eta = {config.init_lr:g} x {config.lr_decay:g} a round",
     ]

@@ -16,17 +16,18 @@ from typing import Any
 import torch
 
 from fl import checkpoint
+from fl.client_files import ClientFiles
 from fl.config import Config, identity, read_config
 from fl.environment import changes, check_facts, environment, read_environment, resumed, warning
 from fl.errors import FlagError, RunFolderError, reason
+from fl.experiment import Experiment
 from fl.files import clear_stale, locked, temporary_names, write_atomic
 from fl.guard import warn
 from fl.journal import Journal
+from fl.recorded import Round
 from fl.records import OURS, parse_record, summarise
 from fl.restore import restore
-from fl.rounds import Round
 from fl.strict_json import read_regular
-from fl.task import Task
 
 
 class RunFolder:
@@ -38,16 +39,15 @@ class RunFolder:
     already there.
     """
 
-    def __init__(
-        self, config: Config, script: str, task: Task, facts: dict[str, Any], notes: dict[str, Any], rounds: int
-    ):
-        self.config, self.script, self.task, self.rounds = config, script, task, rounds
+    def __init__(self, script: str, x: Experiment, facts: dict[str, Any], notes: dict[str, Any], rounds: int):
+        self.config, self.script, self.x, self.rounds = x.config, script, x, rounds
         self.facts, self.notes = facts, notes
         self.start: Round | None = None
         self.last: Round | None = None
         self.records: list[dict[str, Any]] = []
         self.earlier_seconds = 0.0
         self.saved_round = -1
+        self.clients = ClientFiles()
         self.stack = ExitStack()
         self.began = time.perf_counter()
 
@@ -55,6 +55,7 @@ class RunFolder:
         with self.stack:
             try:
                 self.path = self._open()
+                self.clients.folder = self.path / "clients"
                 self.stack.enter_context(locked(self.path / ".lock", wait=False))
                 check_folder(self.path, self.config)  # again, because another run may have come and gone since
                 self._begin()
@@ -90,7 +91,7 @@ class RunFolder:
         return path
 
     def _begin(self) -> None:
-        now = environment(self.config, self.task) | self.notes | self.facts
+        now = environment(self.x) | self.notes | self.facts
         lines = b""
         if self.config.resume:
             before = read_environment(self.path)
@@ -105,8 +106,9 @@ class RunFolder:
         if self.config.overwrite:
             for name in reversed(OURS[1:]):  # the checkpoint first: without it nothing can go on from the old run
                 (self.path / name).unlink(missing_ok=True)
-        flags = dataclasses.asdict(self.config) | {"device": str(self.task.device), "run_dir": str(self.path)}
+        flags = dataclasses.asdict(self.config) | {"device": str(self.x.device), "run_dir": str(self.path)}
         self._write_json("config.json", {"script": self.script} | flags)
+        self.clients.drop_all_but({k: t for k, (_, t) in self.clients.written.items()})
         # What was drawn and summed up speaks of an earlier end.
         (self.path / "summary.json").unlink(missing_ok=True)
         self._write_json("environment.json", {"resumed_at_round": [], "resumed_with": []} | now)
@@ -119,7 +121,7 @@ class RunFolder:
         path, metrics = self.path / "checkpoint.pt", self.path / "metrics.jsonl"
         if not path.exists():
             return b""
-        saved = restore(path, self.config, self.script, self.task)
+        saved = restore(path, self.script, self.x, self.clients)
         lines = read_regular(metrics)[: saved.metrics_bytes] if metrics.exists() else b""
         if len(lines) != saved.metrics_bytes or hashlib.sha256(lines).hexdigest() != saved.metrics_sha256:
             raise RunFolderError(f"{metrics}: is not what the run wrote before its checkpoint; restore it from a copy")
@@ -132,8 +134,8 @@ class RunFolder:
                 f"{asked}: the run in {self.path} has {saved.round} rounds already"
                 + ("" if evaluated else ", and the last is not evaluated; ask for one more")
             )
-        w = {name: tensor.to(self.task.device) for name, tensor in saved.w.items()}
-        self.start = self.last = Round(saved.round, self.records[-1], w, saved.carry)
+        w = {name: tensor.to(self.x.device) for name, tensor in saved.w.items()}
+        self.start = self.last = Round(saved.round, self.records[-1], w, saved.kept)
         self.saved_round, self.earlier_seconds = saved.round, saved.wall_seconds
         return lines
 
@@ -157,16 +159,18 @@ class RunFolder:
     def _save_checkpoint(self) -> None:
         assert self.last
         self.metrics.sync()  # the checkpoint pins its hash
+        clients = self.clients.save(self.last.kept, self.last.t)
         content = {
             "identity": identity(self.config, self.script),
             "round": self.last.t,
             "w": self.last.w,
-            "carry": self.last.carry,
+            "kept": {"server": self.last.kept.server, "clients": clients},
             "metrics_bytes": self.metrics.size,
             "metrics_sha256": self.metrics.sha256,
             "wall_seconds": self.wall_seconds,
         }
         checkpoint.save(self.path / "checkpoint.pt", content)
+        self.clients.drop_all_but(clients)
         self.saved_round = self.last.t
 
     def picture(self, name: str, draw: Callable[[Path], None]) -> None:
@@ -184,7 +188,7 @@ class RunFolder:
             | {
                 "wall_seconds": self.wall_seconds,
                 "model_sha256": checkpoint.model_sha256(self.last.w),
-                "parameters": self.task.parameters,
+                "parameters": self.x.parameters,
             }
         )
         try:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from fl import checkpoint
-from fl.algorithms.algorithm import Memory, Situation
-from fl.client import Report, State, make_optimizer
+from fl.client import make_optimizer
+from fl.client_files import ClientFiles
 from fl.config import Config, identity
 from fl.errors import RunFolderError
-from fl.parts import algorithm_of
-from fl.task import Task
+from fl.experiment import Experiment
+from fl.state import Got, Kept, Report, RoundStart, State
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Saved:
 
     round: int
     w: State
-    carry: dict[str, Any]
+    kept: Kept
     metrics_bytes: int
     metrics_sha256: str
     wall_seconds: float
 
 
-def restore(path: Path, config: Config, script: str, task: Task) -> Saved:
+def restore(path: Path, script: str, x: Experiment, files: ClientFiles) -> Saved:
     """Read the checkpoint at `path`, on the CPU. Raises RunFolderError unless this run could have written it.
 
     Its SHA-256 only says that nothing changed since it was written, not that a run wrote it: everything that the
@@ -39,7 +39,7 @@ def restore(path: Path, config: Config, script: str, task: Task) -> Saved:
     """
     content = checkpoint.load(path)
     try:
-        return _checked(content, path, config, script, task)
+        return _checked(content, path, script, x, files)
     except ValueError as error:
         raise RunFolderError(
             f"{path}: not a checkpoint of this run ({error}); "
@@ -47,10 +47,12 @@ def restore(path: Path, config: Config, script: str, task: Task) -> Saved:
         ) from None
 
 
-def _checked(content: Any, path: Path, config: Config, script: str, task: Task) -> Saved:
-    kinds = {"identity": dict, "w": dict, "carry": dict, "round": int, "metrics_bytes": int, "metrics_sha256": str,
-             "wall_seconds": float}  # fmt: skip
+def _checked(content: Any, path: Path, script: str, x: Experiment, files: ClientFiles) -> Saved:
+    config = x.config
     content = _of(dict, content, "its content")
+    kept = "carry" if "carry" in content else "kept"  # as earlier versions called it
+    kinds = {"identity": dict, "w": dict, kept: dict, "round": int, "metrics_bytes": int, "metrics_sha256": str,
+             "wall_seconds": float}  # fmt: skip
     for key, kind in kinds.items():
         if key not in content:
             raise ValueError(f"no {key}")
@@ -63,7 +65,7 @@ def _checked(content: Any, path: Path, config: Config, script: str, task: Task) 
         raise RunFolderError(
             f"{path.with_name('config.json')}: holds other flags than {path.name}, whose run it is not"
         )
-    like = {name: tensor.cpu() for name, tensor in task.w.items()}
+    like = {name: tensor.cpu() for name, tensor in x.w.items()}
     try:
         _match(w, like, "w")
     except ValueError as error:
@@ -73,35 +75,61 @@ def _checked(content: Any, path: Path, config: Config, script: str, task: Task) 
     for key in ("round", "metrics_bytes", "wall_seconds"):
         if not 0 <= content[key] < math.inf:
             raise ValueError(f"{key}: {content[key]}")
-    carry = content["carry"] | (_baseline if script == "baseline" else _federated)(content["carry"], config, task)
     return Saved(
-        content["round"], w, carry, content["metrics_bytes"], content["metrics_sha256"], content["wall_seconds"]
-    )
+        content["round"], w, _kept(content, x, script, files),
+        content["metrics_bytes"], content["metrics_sha256"], content["wall_seconds"],
+    )  # fmt: skip
 
 
-def _baseline(carry: dict[str, Any], config: Config, task: Task) -> dict[str, Any]:
-    return {"optimizer": _optimizer(carry.get("optimizer"), _stepped(config, task), "optimizer")}
+def _kept(content: dict[str, Any], x: Experiment, script: str, files: ClientFiles) -> Kept:
+    """What survived the round beside the model, checked."""
+    if "carry" in content:
+        kept = _of_earlier_versions(_of(dict, content["carry"], "carry"), script)
+    else:
+        saved = _of(dict, content["kept"], "kept")
+        rounds = _by_client(saved.get("clients"), x.config, "kept clients")
+        if not all(type(t) is int and 0 <= t <= content["round"] for t in rounds.values()):
+            raise ValueError("kept clients: not rounds")
+        kept = Kept(_of(dict, saved.get("server"), "kept server"), files.load(rounds))
+    return _baseline(kept, x) if script == "baseline" else _federated(kept, x)
 
 
-def _federated(carry: dict[str, Any], config: Config, task: Task) -> dict[str, Any]:
-    optimizers = _by_client(carry.get("optimizers"), config, "optimizers")
-    if optimizers and not config.keep_optimizer_state:
-        raise ValueError("optimizers: kept, without --keep_optimizer_state")
-    template = _stepped(config, task) if optimizers else {}
-    # Runs of before there were algorithms have no memory.
+def _of_earlier_versions(carry: dict[str, Any], script: str) -> Kept:
+    """Runs of before there were files of clients kept everything in the checkpoint, under other names."""
+    if script == "baseline":
+        return Kept({"optimizer": carry.get("optimizer")})
     memory = _of(dict, carry.get("memory", {"server": {}, "clients": {}}), "memory")
-    server, clients = _of(dict, memory.get("server"), "server"), _by_client(memory.get("clients"), config, "clients")
-    like = _remembered(config, task)
-    if server or clients:  # both begin to be filled in the first round of which an update was accepted
-        _match(server, like.server, "server")
-    if clients and not like.clients:
-        raise ValueError(f"clients: remembered, without need by --algorithm {config.algorithm}")
-    for k, state in clients.items():
-        _match(state, like.clients[0], f"clients {k}")
-    return {
-        "optimizers": {k: _optimizer(state, template, f"optimizers {k}") for k, state in optimizers.items()},
-        "memory": {"server": server, "clients": clients},
-    }
+    clients: dict[int, dict[str, Any]] = {k: {"c_k": c_k} for k, c_k in _of(dict, memory.get("clients"), "c_k").items()}
+    for k, state in _of(dict, carry.get("optimizers"), "optimizers").items():
+        clients.setdefault(k, {})["optimizer"] = state
+    return Kept(_of(dict, memory.get("server"), "server"), clients)
+
+
+def _baseline(kept: Kept, x: Experiment) -> Kept:
+    if kept.server.keys() != {"optimizer"} or kept.clients:
+        raise ValueError("kept: expected the state of one optimizer")
+    return Kept({"optimizer": _optimizer(kept.server["optimizer"], _stepped(x), "optimizer")})
+
+
+def _federated(kept: Kept, x: Experiment) -> Kept:
+    like = _kept_after_a_round(x)
+    names = set(like.clients.get(0, {})) | ({"optimizer"} if x.config.keep_optimizer_state else set())
+    template = _stepped(x) if x.config.keep_optimizer_state else {}
+    if kept.server or kept.clients.keys() - {k for k, state in kept.clients.items() if set(state) == {"optimizer"}}:
+        _match(kept.server, like.server, "server")  # it begins to be filled with the first update that counts
+    clients: dict[int, dict[str, Any]] = {}
+    for k, state in _by_client(kept.clients, x.config, "clients").items():
+        _of(dict, state, f"client {k}")
+        if not state or not set(state) <= names:
+            raise ValueError(
+                f"client {k}: keeps {', '.join(map(str, state)) or 'nothing'}, which its flags do not ask for"
+            )
+        clients[k] = state
+        if "optimizer" in state:
+            clients[k] = state | {"optimizer": _optimizer(state["optimizer"], template, f"client {k} optimizer")}
+        for name in state.keys() - {"optimizer"}:
+            _match(state[name], like.clients[0][name], f"client {k} {name}")
+    return Kept(kept.server, clients)
 
 
 def _of(kind: type, value: Any, where: str) -> Any:
@@ -158,22 +186,22 @@ def _optimizer(saved: Any, like: dict[str, Any], where: str) -> dict[str, Any]:
     return like | {"state": state}
 
 
-def _stepped(config: Config, task: Task) -> dict[str, Any]:
+def _stepped(x: Experiment) -> dict[str, Any]:
     """The state_dict of a local optimizer after a step, on the CPU."""
-    parameters = [torch.zeros_like(p, device="cpu") for p in task.model.parameters()]
+    c = x.config
+    parameters = [torch.zeros_like(p, device="cpu") for p in x.model.parameters()]
     for p in parameters:
         p.grad = torch.zeros_like(p)
-    optimizer = make_optimizer(parameters, config.optimizer, config.init_lr, config.momentum, config.weight_decay)
+    optimizer = make_optimizer(parameters, c.optimizer, c.init_lr, c.momentum, c.weight_decay)
     optimizer.step()
     return optimizer.state_dict()
 
 
-def _remembered(config: Config, task: Task) -> Memory:
-    """What the algorithm remembers after a round of client 0, on the CPU."""
-    w = {name: tensor.cpu() for name, tensor in task.w.items()}
-    trained = [name for name, _ in task.model.named_parameters()]
-    now = Situation(config, 1, w, trained, 1, {0: 1}, Memory())
+def _kept_after_a_round(x: Experiment) -> Kept:
+    """What the algorithm keeps after a round of client 0, on the CPU."""
+    w = {name: tensor.cpu() for name, tensor in x.w.items()}
+    now = RoundStart(x.config, 1, w, Kept(), x.trained, 1, {0: 1})
     report = Report(client=0, n_k=1, loss=0.0, examples=1, steps=1)
-    algorithm = algorithm_of(config)
-    algorithm.server(now, w, [report], {name: tensor.unsqueeze(0) for name, tensor in w.items()})
-    return now.memory
+    models = {name: tensor.unsqueeze(0) for name, tensor in w.items()}
+    _, kept = x.algorithm.server(now, Got(w, [report], {}, Kept(), models))
+    return kept

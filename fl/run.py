@@ -13,9 +13,9 @@ from fl.signals import uninterrupted
 
 if TYPE_CHECKING:
     from fl.config import Config
+    from fl.experiment import Experiment
     from fl.record import RunFolder
-    from fl.rounds import Round
-    from fl.task import Task
+    from fl.recorded import Round
 
 
 EXPLODED = 10  # a loss so many times the untrained model's, which is near ln(classes), is no training any more
@@ -123,11 +123,11 @@ class Bar:
         self.bar.close()
 
 
-def describe(task: Task, extra: str) -> str:
+def describe(x: Experiment, extra: str) -> str:
     """One line on what is trained, on what and where."""
-    data = task.data
+    data = x.data
     return (
         f"{data.name}: {len(data.train):,} training and {len(data.test):,} test examples, from {data.source}\n"
         f"{extra}\n"
-        f"model of {task.parameters:,} parameters ({task.model_bytes:,} bytes) on {task.device}"
+        f"model of {x.parameters:,} parameters ({x.model_bytes:,} bytes) on {x.device}"
     )

@@ -48,12 +48,16 @@ class Kept:
     holds the same, so that any of them can train k next. Never changed in place: a round makes a new one.
     """
 
-    server: dict[str, State] = field(default_factory=dict)
+    server: dict[str, Any] = field(default_factory=dict)
     clients: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def of(self, k: int, name: str) -> Any:
         """What client k keeps under that name; None before its first round."""
         return self.clients.get(k, {}).get(name)
+
+    def with_server(self, **news: Any) -> Kept:
+        """The same, and the server's `news` by name."""
+        return replace(self, server=self.server | news)
 
     def with_clients(self, news: dict[int, dict[str, Any]]) -> Kept:
         """The same, and for each client k of `news` its names in place of the old ones."""
@@ -155,6 +159,47 @@ class RoundStart:
     def parameters(self) -> State:
         """What is trained of w_t."""
         return {name: self.w[name] for name in self.trained}
+
+
+@dataclass(frozen=True)
+class Got:
+    """What the server has got of a round, the same at every rank.
+
+    mean: what --aggregate makes of the models; w_t if no update counts. reports: of the clients whose updates count,
+    ascending. rejected: why the others do not, by client. kept: w_t's, and what the clients keep of this round.
+    models: theirs in the order of the reports, (m, ...) each, if the algorithm asks for them.
+    """
+
+    mean: State
+    reports: list[Report]
+    rejected: dict[int, str]
+    kept: Kept
+    models: State = field(default_factory=dict)
+
+    def with_mean(self, mean: State) -> Got:
+        return replace(self, mean=mean)
+
+
+class Begun(NamedTuple):
+    """Where a run goes on: after round t, with the model w and all else that survived it.
+
+    fresh: the run has not begun yet; w is the initial model, and round 0 is still to be recorded.
+    """
+
+    t: int
+    w: State
+    kept: Kept
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The end of a round: w_{t+1} of the paper, and all else that the next round begins with."""
+
+    now: RoundStart
+    w: State
+    kept: Kept
+    got: Got
 
 
 def floating(w: State) -> State:

@@ -4,7 +4,7 @@ import random
 import pytest
 import torch
 
-from fl.aggregate import WeightedMean
+from fl.aggregates.mean import WeightedMean
 from fl.optimizers import FederatedAvgServer
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -14,7 +14,7 @@ def mean(*pairs, m=None, largest=1.0):
     rule = WeightedMean(pairs[0][0], m or len(pairs), largest)
     for w_k, n_k in pairs:
         rule.add({name: tensor.unsqueeze(0) for name, tensor in w_k.items()}, [n_k])
-    return rule.result()
+    return rule.result(math.fsum(n_k for _, n_k in pairs))
 
 
 def test_weights_are_numbers_of_examples():
@@ -48,8 +48,7 @@ def test_bits_depend_neither_on_order_nor_on_grouping():
             rule.add({name: torch.stack([w[name] for w, _ in part]) for name in part[0][0]}, [n for _, n in part])
             parts.append(rule)
         parts[0].sums += parts[1].sums
-        parts[0].n += parts[1].n
-        result = parts[0].result()
+        result = parts[0].result(sum(n for _, n in clients))
         assert all(torch.equal(result[name], expected[name]) for name in expected)
 
 

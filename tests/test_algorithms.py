@@ -10,8 +10,8 @@ from fl.client import load_state
 from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked
 from fl.models import MODELS
-from fl.rounds import federated_averaging
 from fl.workers import start
+from tests.rounds import run_rounds
 from tests.test_golden import close, config, ragged, task_of
 
 FLAGS = {
@@ -39,7 +39,7 @@ def flags(name, **more):
 def run(c, engine=Sequential, partition=None, **options):
     task = task_of(c)
     partition = partition or ragged()
-    return list(federated_averaging(task, partition, engine(task.model, task.data, partition, c, **options), c))
+    return list(run_rounds(task, partition, engine(task.model, task.data, partition, c, **options), c))
 
 
 # --- where it must be FedAvg, to the bit
@@ -97,7 +97,7 @@ def all_algorithms(c, group):
         each = config(**flags(name, model=model, aggregate=rule))
         task = task_of(each)
         engine = (Sequential if model == "bn" else Stacked)(task.model, task.data, ragged(), each)
-        results[name, rule, model] = list(federated_averaging(task, ragged(), engine, each, group))
+        results[name, rule, model] = list(run_rounds(task, ragged(), engine, each, group))
     return results
 
 
@@ -129,7 +129,7 @@ def test_memory_survives_resume(name, command):
 def test_scaffold_keeps_state_of_selected_clients_only():
     c = config(**flags("scaffold", num_select_clients=1, global_epoch=1, model="logistic"))
     last = run(c)[-1]
-    assert sorted(last.carry["memory"]["clients"]) == last.record["clients"]
+    assert sorted(last.kept.clients) == last.record["clients"]
 
 
 def test_transfers_are_counted():

@@ -18,9 +18,9 @@ import run_federated
 from fl.engines import make_engine
 from fl.engines.sequential import Sequential
 from fl.group import Group
-from fl.rounds import federated_averaging
 from fl.workers import start
 from tests.conftest import ROOT, SMALL
+from tests.rounds import run_rounds
 from tests.test_engines import OPTIMIZERS
 from tests.test_golden import close, config, ragged, task_of
 
@@ -31,7 +31,7 @@ def rounds_of(c, group):
     """The rounds of one rank on three ragged clients in float64."""
     task = task_of(c)
     engine = make_engine("stacked", c, task, ragged())
-    return list(federated_averaging(task, ragged(), engine, c, group))
+    return list(run_rounds(task, ragged(), engine, c, group))
 
 
 @pytest.mark.parametrize(("optimizer", "size"), [("sgd", 2), ("momentum", 3), ("adam", 2)])
@@ -40,7 +40,7 @@ def test_workers_equal_the_sequential_engine(size, optimizer):
     with start(c, size, rounds_of) as group:
         together = rounds_of(c, group)
     task = task_of(c)
-    alone = list(federated_averaging(task, ragged(), Sequential(task.model, task.data, ragged(), c), c))
+    alone = list(run_rounds(task, ragged(), Sequential(task.model, task.data, ragged(), c), c))
     for one, other in zip(alone, together, strict=True):
         close(one.w, other.w, 1e-9)
         for key in ("test_accuracy", "test_loss", "train_loss"):
@@ -197,12 +197,12 @@ def test_batchnorm_counters_across_workers(monkeypatch):
 
 
 def bn_rounds(c, group):
+    from fl.experiment import federated
     from fl.models import MODELS
-    from fl.task import prepare
 
     MODELS["bn"] = "tests.test_golden:bn_net"
     task = task_of(c)
-    task = replace(task, data=prepare(c).data.to(task.device, torch.float64))
+    task = replace(task, data=federated(c).data.to(task.device, torch.float64))
     del MODELS["bn"]
     partition = ragged((7, 4, 2))
-    return list(federated_averaging(task, partition, Sequential(task.model, task.data, partition, c), c, group))
+    return list(run_rounds(task, partition, Sequential(task.model, task.data, partition, c), c, group))

@@ -12,9 +12,9 @@ from fl.client import load_state
 from fl.engines.network import by_hand
 from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked, side_by_side, why_not
+from fl.experiment import federated
 from fl.models import MODELS
-from fl.rounds import federated_averaging
-from fl.task import prepare
+from tests.rounds import run_rounds
 from tests.test_golden import close, config, ragged, task_of
 
 OPTIMIZERS = {
@@ -36,7 +36,7 @@ def both(c, stack_size=0, partition=None, engine=Stacked):
         engine(task.model, task.data, partition, c, stack_size=stack_size),
     ):
         load_state(task.model, w0)
-        results.append(list(federated_averaging(task, partition, one, c)))
+        results.append(list(run_rounds(task, partition, one, c)))
     for one, other in zip(*results, strict=True):
         close(one.w, other.w, 1e-9)
         for key in ("train_loss", "test_loss"):
@@ -96,7 +96,7 @@ def test_bf16_is_as_near_to_exact_as_autocast(model):
         if precision == "bf16":  # autocast leaves float64 alone
             task = replace(task, model=task.model.float(), data=replace(task.data, dtype=torch.float32))
         w0 = task.w
-        w = list(federated_averaging(task, ragged(), engine(task.model, task.data, ragged(), c), c))[-1].w
+        w = list(run_rounds(task, ragged(), engine(task.model, task.data, ragged(), c), c))[-1].w
         return torch.cat([(w[name] - w0[name]).flatten() for name in w0])
 
     def error(engine):
@@ -147,7 +147,7 @@ def test_a_softmax_has_the_same_bits_in_any_company(B, threads):
 def test_a_client_has_the_same_bits_in_any_company(model, batch_size):
     """Float32 on one thread of a CPU: alone, in pairs or all together, of sizes on both sides of B."""
     c = config(model=model, batch_size=batch_size, num_clients=4, num_select_clients=4)
-    task, partition = prepare(c), ragged((20, 13, 7, 20))
+    task, partition = federated(c), ragged((20, 13, 7, 20))
     w = {}
     for stack_size in (1, 2, 4):
         engine = Stacked(task.model, task.data, partition, c, stack_size=stack_size)

@@ -143,15 +143,15 @@ def test_interrupted_is_exit_130_after_a_checkpoint(sign, script, tmp_path):
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_whose_exception_is_lost_still_ends_the_run(sign, command, monkeypatch):
     """As one is that strikes in a destructor."""
-    import fl.rounds
+    import fl.recorded
 
-    def strike(w, t, config):
-        if t == 2:
+    def strike(x, done):
+        if done.now.t == 2:
             with contextlib.suppress(KeyboardInterrupt):
                 os.kill(os.getpid(), sign)
                 time.sleep(1)
 
-    monkeypatch.setattr(fl.rounds, "check_finite", strike)
+    monkeypatch.setattr(fl.recorded, "check_finite", strike)
     done = command("federated", "--global_epoch 9")
     assert done.code == 130
     assert [record["round"] for record in done.records] == [0, 1, 2]

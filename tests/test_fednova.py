@@ -9,7 +9,7 @@ import pytest
 from fl.algorithms.fednova import effective_steps
 from fl.client import load_state
 from fl.engines.sequential import Sequential
-from fl.rounds import federated_averaging
+from tests.rounds import run_rounds
 from tests.test_golden import close, config, ragged, task_of
 
 MOMENTA = [0.0, 0.5, 0.9, 0.9999, 1 - 1e-8, 1 - 1e-12, 1 - 2**-53]
@@ -35,7 +35,7 @@ def test_a_round_with_momentum(rho, E):
     w = task.w
     updates = list(Sequential(task.model, task.data, ragged(), c).train([0, 1, 2], 1, w))
     load_state(task.model, w)
-    ours = list(federated_averaging(task, ragged(), Sequential(task.model, task.data, ragged(), c), c))[-1].w
+    ours = list(run_rounds(task, ragged(), Sequential(task.model, task.data, ragged(), c), c))[-1].w
     n_k, a = (7, 4, 1), [float(exact(rho, E * steps)) for steps in (3, 2, 1)]
     tau_eff = sum(n * a_k for n, a_k in zip(n_k, a, strict=True)) / 12
     changes = [

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from fl.engines.sequential import Sequential
-from fl.rounds import federated_averaging
-from fl.task import prepare
+from fl.experiment import federated
+from tests.rounds import run_rounds
 from tests.test_golden import config, ragged
 
 
@@ -37,6 +37,6 @@ def test_a_run_that_recorded_another_momentum_goes_on_with_it(command):
 def test_a_tau_that_is_zero_in_float32(algorithm):
     """Where no client moves a parameter, as from a pixel that is always black, m and v are 0."""
     c = config(algorithm=algorithm, server_tau=1e-60, init_lr=1e-44, global_epoch=2)
-    task = prepare(c)
-    done = list(federated_averaging(task, ragged(), Sequential(task.model, task.data, ragged(), c), c))[-1]
+    task = federated(c)
+    done = list(run_rounds(task, ragged(), Sequential(task.model, task.data, ragged(), c), c))[-1]
     assert all(w.isfinite().all() for w in done.w.values())

@@ -12,9 +12,9 @@ from fl.algorithms.algorithm import Correction
 from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked
 from fl.engines.weights import Weights
+from fl.experiment import federated
 from fl.models import MODELS
-from fl.rounds import federated_averaging
-from fl.task import prepare
+from tests.rounds import run_rounds
 from tests.test_engines import OPTIMIZERS, both
 from tests.test_golden import config, ragged, task_of
 from tests.test_graphed import Recorder, graphed
@@ -29,9 +29,9 @@ FEDPROX = {"algorithm": "fedprox", "proximal_mu": 1.0}
 
 def last(c, engine, task=None):
     """The model after the last round, on three ragged clients; in float32 unless a task is given."""
-    task, partition = task or prepare(c), ragged()
+    task, partition = task or federated(c), ragged()
     made = engine(task.model, task.data, partition, c)
-    return list(federated_averaging(task, partition, made, c))[-1].w
+    return list(run_rounds(task, partition, made, c))[-1].w
 
 
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
@@ -57,7 +57,7 @@ def test_adam_takes_the_steps_of_float64_in_float32(engine, decay):
         return replace(task, data=replace(task.data, std=1e6))
 
     exact = last(c, ENGINES[engine], with_small_gradients(task_of(c)))
-    ours = last(c, ENGINES[engine], with_small_gradients(prepare(c)))
+    ours = last(c, ENGINES[engine], with_small_gradients(federated(c)))
     off = max((exact[name] - ours[name]).abs().max().item() for name in exact)
     assert off < 0.01 * c.init_lr
 

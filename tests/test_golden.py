@@ -10,14 +10,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from data.partition import Partition
+from fl.baseline import centralised_rounds
 from fl.check import resolve
 from fl.client import load_state, state_of
 from fl.config import Config
 from fl.engines.sequential import Sequential
+from fl.experiment import Experiment, federated
 from fl.models import MODELS
 from fl.rng import select_clients
-from fl.rounds import centralised, federated_averaging
-from fl.task import Task, prepare
+from tests.rounds import run_rounds
 
 SIZES = (7, 4, 1)
 
@@ -28,9 +29,9 @@ def config(**flags) -> Config:
     return resolve(base | flags)
 
 
-def task_of(c: Config) -> Task:
+def task_of(c: Config) -> Experiment:
     """The task in float64, on the first twelve examples."""
-    task = prepare(c)
+    task = federated(c)
     train = task.data.train
     train = replace(train, images=train.images[: sum(SIZES)], labels=train.labels[: sum(SIZES)])
     return replace(task, data=replace(task.data, train=train, dtype=torch.float64), model=task.model.double())
@@ -43,9 +44,9 @@ def ragged(sizes=SIZES) -> Partition:
     )
 
 
-def run(c: Config, task: Task, partition: Partition):
+def run(c: Config, task: Experiment, partition: Partition):
     engine = Sequential(task.model, task.data, partition, c)
-    return list(federated_averaging(task, partition, engine, c))
+    return list(run_rounds(task, partition, engine, c))
 
 
 def close(a, b, tolerance=1e-12):
@@ -63,7 +64,7 @@ def test_one_client_is_the_baseline_step_for_step(optimizer, E, T):
     w0 = task.w
     federated = run(c, task, ragged((n,)))
     load_state(task.model, w0)
-    central = list(centralised(task, c, [n * E * t for t in range(1, T + 1)]))
+    central = list(centralised_rounds(task, [n * E * t for t in range(1, T + 1)]))
     for one, other in zip(federated, central, strict=True):
         close(one.w, other.w)
         for key in ("test_accuracy", "test_loss", "train_loss", "examples", "local_steps"):
@@ -94,7 +95,7 @@ def test_all_clients_one_epoch_whole_batches_is_one_full_batch_step():
     close(after, expected)
 
 
-def by_hand(c: Config, task: Task, partition: Partition):
+def by_hand(c: Config, task: Experiment, partition: Partition):
     """Algorithm 1 written again with autograd alone: no optimizer, engine or aggregation of ours."""
     from fl.rng import shuffles
 
@@ -160,12 +161,12 @@ def test_batchnorm_buffers(monkeypatch):
     task = task_of(c)
     w0 = task.w
     partition = ragged((7, 4, 2))
-    task = replace(task, data=prepare(c).data.to(task.device, torch.float64))
+    task = replace(task, data=federated(c).data.to(task.device, torch.float64))
     engine = Sequential(task.model, task.data, partition, c)
     updates = list(engine.train([0, 1, 2], 1, w0))
     assert [u.w["1.num_batches_tracked"][0].item() for u in updates] == [4, 2, 1]
     load_state(task.model, w0)
-    w = list(federated_averaging(task, partition, Sequential(task.model, task.data, partition, c), c))[-1].w
+    w = list(run_rounds(task, partition, Sequential(task.model, task.data, partition, c), c))[-1].w
     assert w["1.num_batches_tracked"].item() == 4
     expected = sum(u.reports[0].n_k * u.w["1.running_mean"][0] for u in updates) / 13
     torch.testing.assert_close(w["1.running_mean"], expected)
@@ -174,9 +175,9 @@ def test_batchnorm_buffers(monkeypatch):
 def bn_round(c: Config):
     """The model after one round with BatchNorm, on clients of at least two examples."""
     task = task_of(c)
-    task = replace(task, data=prepare(c).data.to(task.device, torch.float64))
+    task = replace(task, data=federated(c).data.to(task.device, torch.float64))
     partition = ragged((7, 4, 2))
-    return list(federated_averaging(task, partition, Sequential(task.model, task.data, partition, c), c))[-1].w
+    return list(run_rounds(task, partition, Sequential(task.model, task.data, partition, c), c))[-1].w
 
 
 def bn_net(shape, classes):
@@ -232,7 +233,7 @@ def test_dropout_draws_follow_from_seed_round_and_client(monkeypatch):
     whole = run(c, task, ragged())
     load_state(task.model, w0)
     torch.manual_seed(99)
-    rest = list(federated_averaging(task, ragged(), Sequential(task.model, task.data, ragged(), c), c, start=whole[1]))
+    rest = list(run_rounds(task, ragged(), Sequential(task.model, task.data, ragged(), c), c, start=whole[1]))
     assert all(torch.equal(whole[-1].w[name], rest[-1].w[name]) for name in w0)
 
 
@@ -245,7 +246,7 @@ def test_dropout_draws_of_the_baseline_repeat(monkeypatch):
     for seed in (1, 2):
         torch.manual_seed(seed)
         load_state(task.model, w0)
-        ends.append(list(centralised(task, c, [12, 24]))[-1].w)
+        ends.append(list(centralised_rounds(task, [12, 24]))[-1].w)
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in w0)
 
 

@@ -17,7 +17,7 @@ from fl import checkpoint
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 NAN = float("nan")
-KEYS = ("identity", "round", "w", "carry", "metrics_bytes", "metrics_sha256", "wall_seconds")
+KEYS = ("identity", "round", "w", "kept", "metrics_bytes", "metrics_sha256", "wall_seconds")
 
 
 @pytest.fixture
@@ -25,15 +25,17 @@ def refused(capsys):
     """refused(script, folder, case): --resume ends with exit code 4 and one line that names the file."""
 
     def check(script, folder, case):
-        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         capsys.readouterr()
         run = {"federated": run_federated, "baseline": run_baseline}[script].run
         code = run(["--resume", "--run_dir", str(folder), "--global_epoch", "9", "--epoch", "9"])
         err = capsys.readouterr().err
         assert (code, len(err.splitlines())) == (4, 1), (case, err)
-        assert re.search(r"/(checkpoint\.pt|config\.json|environment\.json|metrics\.jsonl): ", err), (case, err)
+        assert re.search(
+            r"/(checkpoint\.pt|clients/\d+-\d+\.pt|config\.json|environment\.json|metrics\.jsonl): ", err
+        ), (case, err)
         assert len(err) < 700, case
-        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, case
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before, case
 
     return check
 
@@ -74,14 +76,12 @@ def of_any_run():
     yield drop("w", "1.bias")
     others = (torch.zeros(4), torch.zeros(3, dtype=torch.float64), torch.zeros(3).to_sparse(), torch.full((3,), NAN))
     yield from (put("w", "1.bias", value) for value in (*others, torch.zeros(3, device="meta"), [0.0] * 3, None))
-    yield put("carry", {})
+    yield put("kept", {})
 
 
 def of_fedavg():
-    yield from (put("carry", "memory", value) for value in (None, {}, [], {"server": {}}))
-    yield from (put("carry", "optimizers", value) for value in (None, [], {1: {"state": {}}}))
-    yield put("carry", "memory", "server", {"velocity": {}})
-    yield put("carry", "memory", "clients", {1: {}})
+    yield from (put("kept", "server", value) for value in (None, [], {"velocity": {}}))
+    yield from (put("kept", "clients", value) for value in (None, [], {1: 9}, {1: -1}, {"1": 1}, {1: 1.0}, {1: 1}))
 
 
 def of_adam(*way):
@@ -101,8 +101,8 @@ def of_adam(*way):
 
 
 def of_kept_optimizers():
-    yield from of_adam("carry", "optimizers", 1)
-    yield from (put("carry", "optimizers", key, {"state": {}}) for key in ("1", 2, -1))
+    yield from of_adam("files", 1, "kept", "optimizer")
+    yield from of_a_file()
 
 
 def of_a_state(*way):
@@ -115,20 +115,28 @@ def of_a_state(*way):
 
 
 def of_fedyogi():
-    yield from of_a_state("carry", "memory", "server", "second")
-    yield drop("carry", "memory", "server", "momentum")
+    yield from of_a_state("kept", "server", "second")
+    yield drop("kept", "server", "momentum")
 
 
 def of_scaffold():
-    yield from of_a_state("carry", "memory", "server", "c")
-    yield from of_a_state("carry", "memory", "clients", 1)
-    yield put("carry", "memory", "server", {})
-    yield from (put("carry", "memory", "clients", key, {}) for key in ("1", 2, -1))
+    yield from of_a_state("kept", "server", "c")
+    yield from of_a_state("files", 1, "kept", "c_k")
+    yield put("kept", "server", {})
+    yield from of_a_file()
+
+
+def of_a_file():
+    """Changes to the file of client 1."""
+    yield from (put("files", 1, key, value) for key in ("client", "round") for value in (None, 0, "1"))
+    yield from (put("files", 1, value) for value in (None, [], {}))
+    yield from (put("files", 1, "kept", value) for value in (None, [], {}, {"another": 1}))
+    yield from (put("kept", "clients", key, 1) for key in ("1", 2, -1))
 
 
 def of_momentum():
-    yield put("carry", "optimizer", "state", 0, "momentum_buffer", torch.zeros(2))
-    yield drop("carry", "optimizer", "state", 0, "momentum_buffer")
+    yield put("kept", "server", "optimizer", "state", 0, "momentum_buffer", torch.zeros(2))
+    yield drop("kept", "server", "optimizer", "state", 0, "momentum_buffer")
 
 
 @pytest.mark.parametrize(
@@ -138,20 +146,26 @@ def of_momentum():
         ("federated", "--optimizer adam --keep_optimizer_state --num_clients 2", list(of_kept_optimizers())),
         ("federated", "--algorithm fedyogi", list(of_fedyogi())),
         ("federated", "--algorithm scaffold --num_clients 2", list(of_scaffold())),
-        ("baseline", "--optimizer adam", [put("carry", {}), *of_adam("carry", "optimizer")]),
+        ("baseline", "--optimizer adam", [put("kept", {}), *of_adam("kept", "server", "optimizer")]),
         ("baseline", "--momentum 0.9", list(of_momentum())),
     ],
 )
 def test_a_sealed_checkpoint_that_no_run_wrote(script, flags, changes, command, refused):
     done = command(script, flags, folder="a")
     path = done.folder / "checkpoint.pt"
-    whole, content = path.read_bytes(), checkpoint.load(path)
+    content = checkpoint.load(path)
+    paths = {k: done.folder / "clients" / f"{k}-{t}.pt" for k, t in content["kept"]["clients"].items()}
+    content["files"] = {k: checkpoint.load(paths[k]) for k in paths}
+    whole = {path: path.read_bytes() for path in (path, *paths.values())}
     for number, change in enumerate(changes):
         other = copy.deepcopy(content)
         change(other)
+        for k, file in other.pop("files").items():
+            checkpoint.save(paths[k], file)
         checkpoint.save(path, other)
         refused(script, done.folder, number)
-    path.write_bytes(whole)
+    for path, before in whole.items():
+        path.write_bytes(before)
     assert command(script, "--resume --global_epoch 9 --epoch 9", folder="a").code == 0
 
 
@@ -176,7 +190,7 @@ def test_settings_of_an_optimizer_are_those_of_the_flags(command):
     whole = command("baseline", "--resume --epoch 5", folder="whole")
     path = command("baseline", "--optimizer adam", folder="a").folder / "checkpoint.pt"
     content = checkpoint.load(path)
-    content["carry"]["optimizer"]["param_groups"] = [{"params": "x", "betas": None, "lr": NAN}]
+    content["kept"]["server"]["optimizer"]["param_groups"] = [{"params": "x", "betas": None, "lr": NAN}]
     checkpoint.save(path, content)
     assert command("baseline", "--resume --epoch 5", folder="a").sha256 == whole.sha256
 

@@ -27,13 +27,13 @@ def test_a_run_extended_by_resume_equals_the_long_run(script, flags, command):
 
 
 def interrupt_in_round(number, monkeypatch):
-    import fl.rounds
+    import fl.recorded
 
-    def interrupt(w, t, config):
-        if t == number:
+    def interrupt(x, done):
+        if done.now.t == number:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(fl.rounds, "check_finite", interrupt)
+    monkeypatch.setattr(fl.recorded, "check_finite", interrupt)
 
 
 def test_checkpoint_every(command, monkeypatch):

@@ -9,23 +9,25 @@ import numpy as np
 import pytest
 import torch
 
-from fl.aggregate import ABSURD_WEIGHT, NOT_FINITE, WRONG_SHAPE
-from fl.attack import attackers, poisoned
+from fl.aggregates import AGGREGATES
+from fl.aggregates.total import ABSURD_WEIGHT, NOT_FINITE, WRONG_SHAPE
 from fl.config import Config
 from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked
-from fl.robust import RULES
-from fl.rounds import federated_averaging
+from fl.names import named
+from fl.transforms.attack import attackers, poisoned
 from fl.workers import start
+from tests.rounds import run_rounds
 from tests.test_golden import close, config, ragged, task_of
 
+RULES = [name for name in AGGREGATES if name != "mean"]
 GENERATOR = torch.Generator().manual_seed(3)
 MODELS = torch.randn(7, 40, generator=GENERATOR, dtype=torch.float64)
 WEIGHTS = torch.tensor([3.0, 1, 4, 1, 5, 9, 2], dtype=torch.float64)
 
 
 def apply(name, models=MODELS, weights=WEIGHTS, **flags):
-    return RULES[name](models, weights, Config(**flags))
+    return named("aggregate", name)(models, weights, Config(**flags))
 
 
 def test_median():
@@ -149,7 +151,7 @@ FITTING = {"krum": {"byzantine": 0}, "multi_krum": {"byzantine": 0}, "trimmed_me
 
 def run(c, engine=Sequential, task=None):
     task = task or task_of(c)
-    return list(federated_averaging(task, ragged(), engine(task.model, task.data, ragged(), c), c))
+    return list(run_rounds(task, ragged(), engine(task.model, task.data, ragged(), c), c))
 
 
 class Spoilt(Sequential):
@@ -201,7 +203,7 @@ def test_other_updates_that_are_turned_away(engine, reason, rule):
 
 def spoilt_rounds(c, group):
     task = task_of(c)
-    return list(federated_averaging(task, ragged(), Spoilt(task.model, task.data, ragged(), c), c, group))
+    return list(run_rounds(task, ragged(), Spoilt(task.model, task.data, ragged(), c), c, group))
 
 
 def test_workers_agree_on_what_is_turned_away():
@@ -270,7 +272,7 @@ def test_label_flip_changes_the_attackers_labels_only():
     c = config(attack="label_flip", attackers=1 / 3)
     task = task_of(c)
     (bad,) = attackers(c)
-    before, after = task.data.train.labels, poisoned(task, ragged(), c).data.train.labels
+    before, after = task.data.train.labels, poisoned(task.data, ragged(), c).train.labels
     for k in range(3):
         own = ragged()[k]
         assert torch.equal(after[own], 2 - before[own] if k == bad else before[own])

@@ -16,8 +16,8 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
-from fl.algorithms.algorithm import Algorithm, Situation
-from fl.client import Report, State
+from fl.algorithms.algorithm import Algorithm
+from fl.state import Got, Kept, Report, RoundStart, State
 
 
 @lru_cache(maxsize=4096)
@@ -34,7 +34,7 @@ def effective_steps(rho: float, steps: int) -> float:
     return moved
 
 
-def weight(now: Situation, report: Report) -> float:
+def weights(now: RoundStart, reports: Sequence[Report]) -> list[float]:
     """n_k / a_k, times a power of two: about the a_k of a client with one minibatch an epoch.
 
     WeightedMean expects weights about as large as numbers of examples, and many steps with a momentum near 1 would
@@ -42,19 +42,19 @@ def weight(now: Situation, report: Report) -> float:
     """
     rho, E = now.config.momentum, now.config.local_epoch
     unit = math.ldexp(1.0, math.frexp(effective_steps(rho, E))[1] - 1)
-    return unit * report.n_k / effective_steps(rho, report.steps)
+    return [unit * report.n_k / effective_steps(rho, report.steps) for report in reports]
 
 
-def server(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
+def server(now: RoundStart, got: Got) -> tuple[State, Kept]:
     """The mean came with weights n_k / a_k; what is missing is tau_eff and the sum of n_k / n 1 / a_k."""
-    a = [effective_steps(now.config.momentum, report.steps) for report in reports]
+    a = [effective_steps(now.config.momentum, report.steps) for report in got.reports]
     if min(a) == max(a):
-        return mean  # FedAvg
-    n = sum(report.n_k for report in reports)
-    tau_eff = sum(report.n_k * a_k for report, a_k in zip(reports, a, strict=True)) / n
-    factor = tau_eff * sum(report.n_k / a_k for report, a_k in zip(reports, a, strict=True)) / n
-    new = {name: w + factor * (mean[name] - w) for name, w in now.parameters.items()}
-    return mean | new
+        return got.mean, got.kept  # FedAvg
+    n = sum(report.n_k for report in got.reports)
+    tau_eff = sum(report.n_k * a_k for report, a_k in zip(got.reports, a, strict=True)) / n
+    factor = tau_eff * sum(report.n_k / a_k for report, a_k in zip(got.reports, a, strict=True)) / n
+    new = {name: w + factor * (got.mean[name] - w) for name, w in now.parameters.items()}
+    return got.mean | new, got.kept
 
 
-fednova = Algorithm(weight=weight, server=server)
+fednova = Algorithm(weights=weights, server=server)

@@ -10,47 +10,53 @@ Classification", arXiv 1909.06335, where client k weighs n_k, too. With rate 1 a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from fl.algorithms.algorithm import Algorithm, Situation, zeros
-from fl.client import Report, State
+from fl.algorithms.algorithm import Algorithm
+from fl.state import Got, Kept, RoundStart, State, zeros
+
+USUAL_RATES = {"fedavgm": 1.0, "fedadagrad": 0.03, "fedadam": 0.01, "fedyogi": 0.01}
 
 
-def averaged_with_momentum(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
+def averaged_with_momentum(now: RoundStart, got: Got) -> tuple[State, Kept]:
     """v <- beta v + Delta, w <- w + eta v, written so that beta = 0 and eta = 1 give the mean to the bit."""
-    c = now.config
-    assert c.server_lr is not None
-    v = now.memory.server.setdefault("velocity", zeros(now.parameters))
-    new = dict(mean)
+    c, eta = now.config, server_rate(now)
+    v = now.kept.server.get("velocity") or zeros(now.parameters)
+    new, new_v = dict(got.mean), dict(v)
     for name, w in now.parameters.items():
-        target = mean[name] + c.server_momentum * v[name] if c.server_momentum else mean[name]
-        v[name] = target - w
-        new[name] = torch.lerp(w, target, c.server_lr)
-    return new
+        target = got.mean[name] + c.server_momentum * v[name] if c.server_momentum else got.mean[name]
+        new_v[name] = target - w
+        new[name] = torch.lerp(w, target, eta)
+    return new, got.kept.with_server(velocity=new_v)
 
 
 def adaptive(second_moment: Callable[[Tensor, Tensor, float], Tensor]) -> Algorithm:
     """w <- w + eta m / (sqrt(v) + tau), with m <- beta_1 m + (1 - beta_1) Delta and v <- second_moment(v, Delta^2)."""
 
-    def server(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
-        c = now.config
+    def server(now: RoundStart, got: Got) -> tuple[State, Kept]:
+        c, eta = now.config, server_rate(now)
         # A tau that is zero in the arithmetic of the model would divide by zero where nothing changes.
         tau = max(c.server_tau, torch.finfo(next(iter(now.parameters.values())).dtype).tiny)
-        assert c.server_lr is not None
-        m = now.memory.server.setdefault("momentum", zeros(now.parameters))
-        v = now.memory.server.setdefault("second", {name: z + tau**2 for name, z in zeros(now.parameters).items()})
-        new = dict(mean)
+        kept = now.kept.server
+        m = kept.get("momentum") or zeros(now.parameters)
+        v = kept.get("second") or {name: z + tau**2 for name, z in zeros(now.parameters).items()}
+        new, new_m, new_v = dict(got.mean), dict(m), dict(v)
         for name, w in now.parameters.items():
-            delta = mean[name] - w
-            m[name] = c.server_momentum * m[name] + (1 - c.server_momentum) * delta
-            v[name] = second_moment(v[name], delta.square(), c.server_beta2)
-            new[name] = w + c.server_lr * m[name] / (v[name].sqrt() + tau)
-        return new
+            delta = got.mean[name] - w
+            new_m[name] = c.server_momentum * m[name] + (1 - c.server_momentum) * delta
+            new_v[name] = second_moment(v[name], delta.square(), c.server_beta2)
+            new[name] = w + eta * new_m[name] / (new_v[name].sqrt() + tau)
+        return new, got.kept.with_server(momentum=new_m, second=new_v)
 
     return Algorithm(server=server)
+
+
+def server_rate(now: RoundStart) -> float:
+    """eta of the server: --server_lr, or the usual one where a Config was made without the parser."""
+    return USUAL_RATES[now.config.algorithm] if now.config.server_lr is None else now.config.server_lr
 
 
 fedavgm = Algorithm(server=averaged_with_momentum)

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fl.algorithms.algorithm import Algorithm, Correction, Situation
+from fl.algorithms.algorithm import Algorithm
+from fl.state import Correction, RoundStart, Told
 
 
-def correction(now: Situation, clients: Sequence[int]) -> Correction | None:
+def tell(now: RoundStart, clients: Sequence[int]) -> Told:
     """The gradient of the proximal term, mu (w - w_t)."""
     mu = now.config.proximal_mu
     if mu == 0:
-        return None
-    return Correction(pull=mu, centre={name: w.unsqueeze(0) for name, w in now.parameters.items()})
+        return Told()
+    return Told(Correction(pull=mu, centre={name: w.unsqueeze(0) for name, w in now.parameters.items()}))
 
 
-fedprox = Algorithm(correction=correction)
+fedprox = Algorithm(tell=tell)

@@ -17,17 +17,37 @@ client k weighs n_k / n, as in the paper, with n counting the examples of those 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from fl.algorithms.algorithm import Algorithm, Correction, Situation, along
+from fl.aggregates.mean import WeightedMean
+from fl.algorithms.algorithm import Algorithm
+from fl.client import gradient_sum, load_state
+from fl.group import Group
+from fl.state import Correction, RoundStart, Told, along
+
+if TYPE_CHECKING:
+    from fl.experiment import Experiment
 
 
-def correction(now: Situation, clients: Sequence[int]) -> Correction:
+def tell(now: RoundStart, clients: Sequence[int]) -> Told:
     """h / n_k: the rate is h, and the division stands in the direction."""
-    assert now.gradient is not None
+    gradient = now.gradient or {}
     sizes = next(iter(now.w.values())).new_tensor([now.sizes[k] for k in clients])
-    anchor = {name: now.w[name].unsqueeze(0) for name in now.gradient}
-    drift = {name: g / along(sizes, g.unsqueeze(0)) for name, g in now.gradient.items()}
-    return Correction(drift=drift, anchor=anchor, scale=1 / sizes)
+    anchor = {name: now.w[name].unsqueeze(0) for name in gradient}
+    drift = {name: g / along(sizes, g.unsqueeze(0)) for name, g in gradient.items()}
+    return Told(Correction(drift=drift, anchor=anchor, scale=1 / sizes))
 
 
-fsvrg = Algorithm(correction=correction, full_gradient=True, transfers=(2, 2))
+def full_gradient(x: Experiment, now: RoundStart, mine: Sequence[int], group: Group) -> RoundStart:
+    """The round with the gradient at w_t of the mean loss over the examples of its clients, by parameter."""
+    load_state(x.model, now.w)
+    sums = WeightedMean(now.parameters, len(now.sizes))
+    for k in mine:
+        g = gradient_sum(x.model, x.data, x.partition[k].to(x.device))
+        sums.add({name: tensor.unsqueeze(0) for name, tensor in g.items()}, [1.0])
+    sums.gather(group, sums.sums.new_zeros(0))
+    return replace(now, gradient=sums.result(sum(now.sizes.values())))
+
+
+fsvrg = Algorithm(tell=tell, prepare=full_gradient, transfers=(2, 2))

@@ -12,49 +12,51 @@ from collections.abc import Sequence
 
 import torch
 
-from fl.algorithms.algorithm import Algorithm, Correction, Situation, along, zeros
-from fl.client import Report, State
+from fl.algorithms.algorithm import Algorithm
+from fl.state import Correction, Got, Kept, RoundStart, State, Told, along, zeros
 
 
-def variates(now: Situation, clients: Sequence[int]) -> State:
+def variates(now: RoundStart, clients: Sequence[int]) -> State:
     """c_k of the clients, (S, ...) each; zero before their first round."""
-    kept = now.memory.clients
+    kept = [now.kept.of(k, "c_k") for k in clients]
     return {
-        name: torch.stack([kept[k][name].to(w) if k in kept else torch.zeros_like(w) for k in clients])
+        name: torch.stack([torch.zeros_like(w) if c_k is None else c_k[name].to(w) for c_k in kept])
         for name, w in now.parameters.items()
     }
 
 
-def correction(now: Situation, clients: Sequence[int]) -> Correction | None:
+def tell(now: RoundStart, clients: Sequence[int]) -> Told:
     """c - c_k is added to client k's gradient."""
-    if not now.memory.clients:
-        return None
-    c, c_k = now.memory.server["c"], variates(now, clients)
-    return Correction(drift={name: c[name] - c_k[name] for name in c_k})
+    c = now.kept.server.get("c")
+    if c is None:
+        return Told()
+    c_k = variates(now, clients)
+    return Told(Correction(drift={name: c[name] - c_k[name] for name in c_k}))
 
 
-def server(now: Situation, mean: State, reports: Sequence[Report], models: State | None) -> State:
+def server(now: RoundStart, got: Got) -> tuple[State, Kept]:
     """c_k <- c_k - c + (w_t - w_k) / (steps eta), and c follows.
 
     With a rate that is zero in the arithmetic of the models, which --lr_decay arrives at in the end, no client moves:
     the quotient, the mean of its gradients, is unknown then, so c_k and c stay.
     """
-    assert models is not None
-    if now.config.lr(now.t) < torch.finfo(next(iter(now.parameters.values())).dtype).tiny:
-        return mean
-    c = now.memory.server.setdefault("c", zeros(now.parameters))
-    before = variates(now, [report.client for report in reports])
+    eta = now.config.lr(now.t)
+    if eta < torch.finfo(next(iter(now.parameters.values())).dtype).tiny:
+        return got.mean, got.kept
+    c = now.kept.server.get("c") or zeros(now.parameters)
+    c_k = variates(now, [report.client for report in got.reports])
     like = next(iter(c.values()))
-    steps = like.new_tensor([report.steps * now.config.lr(now.t) for report in reports])
-    shares = like.new_tensor([report.n_k / now.n for report in reports])
-    for report in reports:
-        now.memory.clients[report.client] = {}
+    steps = like.new_tensor([report.steps * eta for report in got.reports])
+    shares = like.new_tensor([report.n_k / now.n for report in got.reports])
+    new_c: State = {}
+    new_c_k: dict[int, State] = {report.client: {} for report in got.reports}
     for name, w in now.parameters.items():
-        change = (w - models[name]) / along(steps, models[name]) - c[name]
-        for report, after in zip(reports, (before[name] + change).cpu(), strict=True):
-            now.memory.clients[report.client][name] = after.clone()
-        c[name] = c[name] + (change * along(shares, change)).sum(0)
-    return mean
+        change = (w - got.models[name]) / along(steps, got.models[name]) - c[name]
+        for report, after in zip(got.reports, (c_k[name] + change).cpu(), strict=True):
+            new_c_k[report.client][name] = after.clone()
+        new_c[name] = c[name] + (change * along(shares, change)).sum(0)
+    kept = got.kept.with_clients({k: {"c_k": variate} for k, variate in new_c_k.items()})
+    return got.mean, kept.with_server(c=new_c)
 
 
-scaffold = Algorithm(correction=correction, server=server, models=True, transfers=(2, 2))
+scaffold = Algorithm(tell=tell, server=server, keep_models=True, transfers=(2, 2))

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from fl.client import State
 from fl.engines.network import own, prefix
 from fl.engines.weights import Weights
+from fl.state import State
 
 
 class Functional:

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fl.algorithms.algorithm import NO_CORRECTION, Correction
-from fl.client import State
 from fl.engines.network import prefix
+from fl.state import NO_CORRECTION, Correction, State
 
 Replay = Callable[[], None]
 Recorder = Callable[[Callable[[], None]], Replay]

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fl.algorithms.algorithm import NO_CORRECTION, Correction
-from fl.client import State
 from fl.engines.layers import Conv2d, Delayed, Flatten, GroupNorm, Linear, MaxPool2d, ReLU
 from fl.engines.weights import Weights
+from fl.state import NO_CORRECTION, Correction, State
 
 WEIGHTED: dict[type, Any] = {nn.Linear: Linear, nn.Conv2d: Conv2d, nn.GroupNorm: GroupNorm}
 PLAIN: dict[type, Any] = {nn.ReLU: ReLU, nn.MaxPool2d: MaxPool2d}

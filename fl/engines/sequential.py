@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
 from data.dataset import Dataset
 from data.partition import Partition
-from fl.algorithms.algorithm import Correct, Correction, uncorrected
-from fl.client import Report, State, Update, load_state, make_optimizer, minibatches, offload, state_of, train
+from fl.client import load_state, make_optimizer, minibatches, offload, state_of, train
 from fl.config import Config
 from fl.rng import derive, shuffles
+from fl.state import Report, RoundStart, Tell, Told, Update, tell_nothing
 
 
 class Sequential:
@@ -29,37 +28,31 @@ class Sequential:
     ):
         self.model, self.data, self.partition, self.config, self.tick = model, data, partition, config, tick
         self.device = data.train.labels.device
-        self.optimizer_states: dict[int, dict[str, Any]] = {}  # by client, with --keep_optimizer_state
 
-    def train(self, clients: Sequence[int], t: int, w: State, correct: Correct = uncorrected) -> Iterator[Update]:
+    def train(self, clients: Sequence[int], now: RoundStart, tell: Tell = tell_nothing) -> Iterator[Update]:
         """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for k in S_t."""
         for k in clients:
-            yield self.client_update(k, t, w, correct([k]))
+            yield self.client_update(k, now, tell([k]))
 
-    def client_update(self, k: int, t: int, w: State, correction: Correction | None) -> Update:
-        c = self.config
+    def client_update(self, k: int, now: RoundStart, told: Told) -> Update:
+        c, t = self.config, now.t
         indices = self.partition[k].to(self.device)
         first = (t - 1) * c.local_epoch
         epochs = range(first, first + c.local_epoch)
         orders = (shuffles(c.seed, [(k, e)], len(indices), self.device)[0] for e in epochs)  # E of (n_k,)
         batches = minibatches(indices, orders, c.batch_size)
 
-        load_state(self.model, w)
+        start = {name: tensor[0] for name, tensor in (told.start or {}).items()}
+        load_state(self.model, now.w | start)
         # A fresh optimizer: Adam's moments of another client, or of an old model, are not this client's.
         optimizer = make_optimizer(self.model.parameters(), c.optimizer, c.lr(t), c.momentum, c.weight_decay)
-        if k in self.optimizer_states:
-            optimizer.load_state_dict(self.optimizer_states[k])
+        kept = now.kept.of(k, "optimizer")
+        if kept:
+            optimizer.load_state_dict(kept)
             optimizer.param_groups[0]["lr"] = c.lr(t)  # the schedule's rate, not the saved one
         # For models that draw while they train, such as dropout; nothing else uses torch's own generator.
         torch.manual_seed(derive(c.seed, "training", t, k))
-        loss, examples, steps = train(self.model, optimizer, self.data, batches, self.tick, correction)
-        if c.keep_optimizer_state:
-            self.optimizer_states[k] = offload(optimizer.state_dict())
+        loss, examples, steps = train(self.model, optimizer, self.data, batches, self.tick, told.correction)
         w_k = {name: tensor.unsqueeze(0) for name, tensor in state_of(self.model).items()}
-        return Update([Report(k, len(indices), loss, examples, steps)], w_k)
-
-    def state(self) -> dict[str, Any]:
-        return {"optimizers": dict(self.optimizer_states)}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.optimizer_states = dict(state["optimizers"])
+        keep = {k: {"optimizer": offload(optimizer.state_dict())}} if c.keep_optimizer_state else {}
+        return Update([Report(k, len(indices), loss, examples, steps)], w_k, keep)

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fl.algorithms.algorithm import NO_CORRECTION, Correction
-from fl.client import State, make_optimizer
+from fl.client import make_optimizer
 from fl.config import Config
 from fl.engines.functional import Functional
 from fl.engines.network import Network, by_hand
+from fl.state import NO_CORRECTION, Correction, State
 
 
 class Stack:

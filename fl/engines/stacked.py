@@ -18,14 +18,13 @@ from torch import Tensor, nn
 
 from data.dataset import Dataset
 from data.partition import Partition
-from fl.algorithms.algorithm import NO_CORRECTION, Correct, Correction, uncorrected
-from fl.client import Report, State, Update
 from fl.config import Config
 from fl.device import accumulator_dtype, send
 from fl.engines.graphed import Graphed
 from fl.engines.network import by_hand
 from fl.engines.schedule import Member, schedule, steps_of
 from fl.engines.stack import Stack
+from fl.state import Correction, Report, RoundStart, Tell, Update, tell_nothing
 
 BLOCK = 128  # examples of a client that are made ready at once: enough for efficient products, few enough for a cache
 VECTOR = 16  # float32 numbers in the widest vector of a CPU
@@ -68,7 +67,7 @@ class Stacked:
         self.stack_size = stack_size or default_stack_size(model, data, config)
         self.stacks: dict[tuple[int, int], Stack] = {}  # by S and B; those used last are the last
 
-    def train(self, clients: Sequence[int], t: int, w: State, correct: Correct = uncorrected) -> Iterator[Update]:
+    def train(self, clients: Sequence[int], now: RoundStart, tell: Tell = tell_nothing) -> Iterator[Update]:
         """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for k in S_t, a stack at a time.
 
         Clients whose full minibatches differ in size are not stacked: padding would change the shapes of products,
@@ -82,19 +81,19 @@ class Stacked:
                 # Every view and call is cheaper for tensors that autograd need not know; torch.func needs it to. And
                 # no autocast: the layers see to their arithmetic themselves.
                 with torch.inference_mode(self.by_hand), torch.autocast(self.device.type, enabled=False):
-                    update = self.train_stack(group[first : first + self.stack_size], t, w, correct)
+                    update = self.train_stack(group[first : first + self.stack_size], now, tell)
                 yield update
 
     @torch.no_grad()
-    def train_stack(self, members: Sequence[Member], t: int, w: State, correct: Correct) -> Update:
+    def train_stack(self, members: Sequence[Member], now: RoundStart, tell: Tell) -> Update:
         ordered = sorted(members, key=lambda one: -one.n_k)  # those with most steps first
         steps = [steps_of(self.config, one.n_k) for one in ordered]
-        rows, weights = schedule(self.config, t, ordered, self.device, self.data.dtype)  # (S, steps, B) each
+        rows, weights = schedule(self.config, now.t, ordered, self.device, self.data.dtype)  # (S, steps, B) each
         rows = self.indices[rows]
         S, _, B = rows.shape
-        correction = correct([one.k for one in ordered]) or NO_CORRECTION
-        stack = self.stack(S, B, correction)
-        stack.restart(w, self.config.lr(t), correction)
+        told = tell([one.k for one in ordered])
+        stack = self.stack(S, B, told.correction)
+        stack.restart(now.w | (told.start or {}), self.config.lr(now.t), told.correction)
 
         loss = torch.zeros(S, dtype=accumulator_dtype(self.device), device=self.device)
         L = max(BLOCK // B, 1)
@@ -148,12 +147,6 @@ class Stacked:
             del self.stacks[next(iter(self.stacks))]
         self.stacks[S, B] = stack = stack or Stack(self.model, S, self.config, correction, self.graphs)
         return stack
-
-    def state(self) -> dict[str, Any]:
-        return {"optimizers": {}}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        pass
 
 
 def side_by_side(tensor: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fl.algorithms.algorithm import NO_CORRECTION, Correction
+from fl.state import NO_CORRECTION, Correction
 
 
 class Weights:

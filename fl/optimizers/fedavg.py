@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fl.aggregate import WeightedMean
+from fl.aggregates.mean import WeightedMean
 from fl.optimizers.checks import (
     as_pairs,
     examples,
@@ -107,7 +108,7 @@ class FederatedAvgServer(torch.optim.Optimizer):
         mean = WeightedMean(own, len(models), max(n_ks))
         for n_k, w_k in zip(n_ks, models, strict=True):
             mean.add({name: for_mean(tensor, own[name]).unsqueeze(0) for name, tensor in w_k.items()}, [n_k])
-        result = self._server_update(mean.result())
+        result = self._server_update(mean.result(math.fsum(n_ks)))
         targets = [own, *models]
         # Clients may hold the model in a narrower dtype than the server, in which it overflows.
         for name, dtype in dict.fromkeys((name, tensor.dtype) for w in targets for name, tensor in w.items()):

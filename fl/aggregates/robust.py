@@ -8,15 +8,21 @@ except that Krum gives the first one precedence among equal scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from fl import parts
+from fl.aggregates.models import Models
+from fl.aggregates.total import Aggregate
 from fl.config import Config
+from fl.group import Group
 from fl.guard import warn
+from fl.parts import rule_of
+from fl.state import RoundStart, State, Update, floating
 
+Rule = Callable[[Tensor, Tensor, Config], Tensor]
 MOST_STEPS = 100_000  # of the geometric median: some seconds
 
 
@@ -95,21 +101,41 @@ def geometric_median(models: Tensor, weights: Tensor, config: Config) -> Tensor:
     return (weight @ values).to(models.dtype)
 
 
-RULES: dict[str, Callable[[Tensor, Tensor, Config], Tensor]] = {
-    "median": median,
-    "trimmed_mean": trimmed_mean,
-    "krum": krum,
-    "multi_krum": multi_krum,
-    "geometric_median": geometric_median,
-}
+class Robust:
+    """What a rule makes of a round's models, all of which it keeps until the round is over."""
+
+    def __init__(self, rule: Rule, now: RoundStart):
+        self.rule, self.now, self.models = rule, now, Models(now)
+        self.weights = torch.zeros(len(now.sizes), dtype=torch.float64)
+
+    def add(self, update: Update, weights: Sequence[float]) -> None:
+        """weights: n_k of the S models, as far as the rule weighs them."""
+        self.models.add(update)
+        for report, weight in zip(update.reports, weights, strict=True):
+            self.weights[self.models.row[report.client]] = weight
+
+    def gather(self, group: Group, more: Tensor) -> Tensor:
+        """All models at every rank. Returns the sum of the ranks' `more`."""
+        self.models.gather(group)
+        both = group.sum(torch.cat([self.weights, more.flatten().to(self.weights)]).to(group.device))
+        self.weights, more = both[: len(self.weights)], both[len(self.weights) :].view_as(more)
+        return more
+
+    def result(self, denominator: float) -> State:
+        """The rule's model; a rule divides by what it has chosen, whatever the denominator."""
+        counted = (self.weights > 0).nonzero().flatten()
+        models = {name: tensor[counted.to(tensor.device)] for name, tensor in self.models.stacked.items()}
+        parts = {name: tensor.flatten(1) for name, tensor in floating(models).items()}
+        flat = torch.cat(list(parts.values()), 1)  # (m, P)
+        one = self.rule(flat, self.weights[counted].to(flat), self.now.config).split(
+            [p.shape[1] for p in parts.values()]
+        )
+        w = {name: tensor.amax(0) for name, tensor in models.items() if name not in parts}
+        w |= {name: part.view(self.now.w[name].shape) for name, part in zip(parts, one, strict=True)}
+        return {name: w[name] for name in self.now.w}
 
 
-def rule_of(config: Config) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The rule of --aggregate; None is the weighted mean, which needs no more than sums.
-
-    Nothing trimmed is the mean, too.
-    """
-    if config.aggregate == "mean" or (config.aggregate == "trimmed_mean" and config.trim == 0):
-        return None
-    rule = RULES.get(config.aggregate) or parts.rule_of(config)
-    return lambda models, weights: rule(models, weights, config)
+def aggregate_of(config: Config) -> Callable[[RoundStart], Aggregate]:
+    """What --aggregate makes of a round."""
+    named = rule_of(config)
+    return named if isinstance(named, type) else partial(Robust, named)

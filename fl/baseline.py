@@ -1,0 +1,60 @@
+"""Centralised training: the same model trained on all the data by one optimizer, for comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from fl.client import load_state, make_optimizer, offload, train
+from fl.experiment import Experiment
+from fl.recorded import Round, recorded
+from fl.rng import derive, shuffles
+from fl.state import Begun, Got, Kept, Report, Trained
+
+
+def centralised_rounds(
+    x: Experiment, ends: Sequence[int], start: Round | None = None, tick: Callable[[], None] = lambda: None
+) -> Generator[Round]:
+    """The recorded rounds: the initial model as round 0 and all others, or those after `start`.
+
+    ends: examples processed by the end of each round; n, 2n, ... are epochs. Raises DivergedError.
+    """
+    begun = Begun(start.t, start.w, start.kept) if start else Begun(0, x.w, Kept(), fresh=True)
+    yield from recorded(x, centralised(x, ends, begun, tick), begun, len(ends))
+
+
+def centralised(x: Experiment, ends: Sequence[int], begun: Begun, tick: Callable[[], None]) -> Generator[Trained]:
+    """With one client, E = 1 and --keep_optimizer_state, `federated_averaging` takes exactly these steps."""
+    c, n = x.config, len(x.data.train)
+    load_state(x.model, begun.w)
+    optimizer = make_optimizer(x.model.parameters(), c.optimizer, c.init_lr, c.momentum, c.weight_decay)
+    if begun.kept.server:
+        optimizer.load_state_dict(begun.kept.server["optimizer"])
+    for t in range(begun.t + 1, len(ends) + 1):
+        now = x.round_start(t, begun.w, begun.kept, [])
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = c.lr(t)
+        torch.manual_seed(derive(c.seed, "training", t, 0))  # for dropout, as in the sequential engine
+        first = ends[t - 2] if t > 1 else 0
+        batches = stream(c.seed, n, c.batch_size or n, first, ends[t - 1], x.device)
+        report = Report(0, n, *train(x.model, optimizer, x.data, batches, tick))
+        w, kept = x.w, Kept({"optimizer": offload(optimizer.state_dict())})
+        yield Trained(now, w, kept, Got(w, [report], {}, kept))
+
+
+def stream(seed: int, n: int, B: int, first: int, last: int, device: torch.device) -> Iterator[Tensor]:
+    """Batches of the examples `first` to `last` of one shuffled pass after another over range(n).
+
+    Batches are cut at multiples of B within a pass, at the end of a pass, and at `first` and `last`.
+    """
+    while first < last:
+        epoch, offset = divmod(first, n)
+        order = shuffles(seed, [(0, epoch)], n, device)[0]  # (n,)
+        end = min(n, offset + last - first)
+        first += end - offset
+        while offset < end:
+            cut = min(offset - offset % B + B, end)
+            yield order[offset:cut]
+            offset = cut

@@ -1,0 +1,124 @@
+"""From flags to all that a run is made of. The one wiring: both scripts, workers and benchmarks begin here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.dataset import Dataset
+from data.partition import Partition
+from fl.aggregates.robust import aggregate_of
+from fl.aggregates.total import Aggregate
+from fl.algorithms.algorithm import Algorithm
+from fl.client import state_of
+from fl.config import Config
+from fl.device import choose_device, keep_freed_memory, make_deterministic
+from fl.parts import algorithm_of, build_model, load_data, split
+from fl.state import Kept, RoundStart, State
+from fl.transforms import Transform, transforms_of
+from fl.transforms.attack import attackers, poisoned
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """data: what the clients train on, attackers' labels included; clean: without them. Both on `device`.
+
+    model: the one resident network, holding w_0 at first. partition: of the training examples; centralised training
+    is that of one client with all of them.
+    """
+
+    config: Config
+    clean: Dataset
+    data: Dataset
+    model: nn.Module
+    device: torch.device
+    partition: Partition
+
+    @property
+    def w(self) -> State:
+        """A copy of the model's current state."""
+        return state_of(self.model)
+
+    @cached_property
+    def trained(self) -> list[str]:
+        """The parameters' names."""
+        return [name for name, _ in self.model.named_parameters()]
+
+    @cached_property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    @cached_property
+    def model_bytes(self) -> int:
+        """What one transfer of the model costs: parameters and buffers."""
+        return sum(tensor.nbytes for tensor in self.model.state_dict().values())
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        return algorithm_of(self.config)
+
+    @cached_property
+    def aggregate(self) -> Callable[[RoundStart], Aggregate]:
+        return aggregate_of(self.config)
+
+    @cached_property
+    def transforms(self) -> Sequence[Transform]:
+        return transforms_of(self.config)
+
+    @cached_property
+    def attackers(self) -> set[int]:
+        return attackers(self.config)
+
+    @cached_property
+    def n(self) -> int:
+        """Training examples of all clients together."""
+        return int(self.partition.sizes.sum())
+
+    @property
+    def label_counts(self) -> Tensor:
+        """(K, classes): how many examples of each label each client holds, before anyone attacks."""
+        return self.partition.label_counts(self.clean.train.labels.cpu(), self.clean.classes)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the run trains on, as hashes."""
+        return {"data_sha256": self.clean.sha256(), "partition_sha256": self.partition.sha256()}
+
+    def round_start(self, t: int, w: State, kept: Kept, clients: Sequence[int]) -> RoundStart:
+        sizes = dict(zip(clients, self.partition.sizes_of(clients), strict=True))
+        return RoundStart(self.config, t, w, kept, self.trained, self.n, sizes)
+
+
+def federated(config: Config, device: torch.device | None = None) -> Experiment:
+    """The experiment of run_federated.py, on `device` or that of --device.
+
+    Raises FlagError (exit 2) and DataError (exit 3).
+    """
+    data, model, device = prepare(config, device)
+    partition = split(config, data)
+    x = Experiment(config, data, poisoned(data, partition, config), model, device, partition)
+    _ = x.algorithm, x.aggregate, x.transforms  # if one of the user's own fails, it does so before a run begins
+    return x
+
+
+def centralised(config: Config) -> Experiment:
+    """The experiment of run_baseline.py: one client with all the data. Raises as `federated` does."""
+    data, model, device = prepare(config)
+    partition = Partition.from_owners(torch.zeros(len(data.train), dtype=torch.int64), 1)
+    return Experiment(config, data, data, model, device, partition)
+
+
+def prepare(config: Config, device: torch.device | None = None) -> tuple[Dataset, nn.Module, torch.device]:
+    """The data set and the model with its first weights, on the device."""
+    device = device or choose_device(config.device)
+    make_deterministic(config.precision, device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # CUDA graphs are recorded on a stream of the current device
+    keep_freed_memory()
+    data = load_data(config)
+    return data.to(device), build_model(config, data).to(device), device

@@ -1,0 +1,127 @@
+"""What becomes of a trained round: its model is evaluated, refused if it diverged, and put on record."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from fl.check import rates
+from fl.client import load_state
+from fl.config import Config
+from fl.device import accumulator_dtype
+from fl.engines.engine import Engine
+from fl.errors import DivergedError
+from fl.evaluate import evaluate
+from fl.experiment import Experiment
+from fl.group import Group
+from fl.rounds import federated_averaging
+from fl.state import Begun, Got, Kept, State, Trained
+
+ALONE = Group()
+
+
+@dataclass(frozen=True)
+class Round:
+    """The end of round t: the line for metrics.jsonl, and all that is needed to go on from here."""
+
+    t: int
+    record: dict[str, Any]
+    w: State
+    kept: Kept
+
+
+def federated_rounds(
+    x: Experiment, engine: Engine, group: Group = ALONE, start: Round | None = None
+) -> Generator[Round]:
+    """The recorded rounds of a federated run: the initial model as round 0 and all others, or those after `start`.
+
+    `start` is rank 0's, which decides where the run goes on. Raises DivergedError when a model is not finite.
+    """
+    begun = everywhere(x, group, start)
+    yield from recorded(x, federated_averaging(x, engine, group, begun), begun, x.config.global_epoch, group)
+
+
+def everywhere(x: Experiment, group: Group, start: Round | None) -> Begun:
+    """Where rank 0 goes on, at every rank."""
+    begun = Begun(start.t, start.w, start.kept) if start else Begun(0, x.w, Kept(), fresh=True)
+    if group.size > 1:
+        t, fresh, kept = group.content_from(0, (begun.t, begun.fresh, [begun.kept.server, begun.kept.clients]))
+        w = {name: group.from_first(tensor.contiguous()) for name, tensor in begun.w.items()}
+        begun = Begun(t, w, Kept(*kept), fresh)
+    server = {key: {name: v.to(x.device) for name, v in state.items()} for key, state in begun.kept.server.items()}
+    return begun._replace(kept=Kept(server, begun.kept.clients))
+
+
+def recorded(
+    x: Experiment, rounds: Generator[Trained], begun: Begun, last: int, group: Group = ALONE
+) -> Generator[Round]:
+    """The same rounds with their records; evaluated where it is due, and in the last round."""
+    if begun.fresh:
+        now = x.round_start(0, begun.w, begun.kept, [])
+        nothing = Trained(now, begun.w, begun.kept, Got(begun.w, [], {}, begun.kept))
+        yield record(x, nothing, 0.0, last, group)
+    with closing(rounds):
+        began = time.perf_counter()
+        for trained in rounds:
+            check_finite(x, trained)
+            yield record(x, trained, time.perf_counter() - began, last, group)
+            began = time.perf_counter()
+
+
+def record(x: Experiment, done: Trained, round_seconds: float, last: int, group: Group) -> Round:
+    """Evaluate the round's model where it is due, and write the round's line."""
+    now, reports = done.now, done.got.reports
+    began = time.perf_counter()
+    accuracy = loss = None
+    if now.t % x.config.eval_every == 0 or now.t == last:
+        load_state(x.model, done.w)
+        accuracy, loss = evaluate(x.model, x.data, group)
+    examples = sum(report.examples for report in reports)
+    down, up = traffic(x)
+    line: dict[str, Any] = {
+        "round": now.t,
+        "test_accuracy": accuracy,
+        "test_loss": loss,
+        "train_loss": sum(float(report.loss) for report in reports) / examples if examples else None,
+        "clients": [report.client for report in reports if report.client in now.sizes],
+        "examples": examples,
+        "local_steps": sum(report.steps for report in reports),
+        "downlink_bytes": len(now.sizes) * down,
+        "uplink_bytes": len(now.sizes) * up,
+        "round_seconds": round_seconds,
+        "evaluate_seconds": time.perf_counter() - began,
+    }
+    if done.got.rejected:
+        line["rejected"] = done.got.rejected
+    return Round(now.t, line, done.w, done.kept)
+
+
+def traffic(x: Experiment) -> tuple[int, int]:
+    """Bytes that each client of a round gets, and sends."""
+    down, up = (vectors * x.model_bytes for vectors in x.algorithm.transfers)
+    for transform in x.transforms:
+        if transform.bytes:
+            up = transform.bytes(x.w)
+    return down, up
+
+
+def check_finite(x: Experiment, done: Trained) -> None:
+    """Raise DivergedError for a model that is not finite, and for a round of which no update counts.
+
+    Attackers have their hands in the model: where they spoil all updates, the round leaves it as it was.
+    """
+    nothing_left = not done.got.reports and (not x.attackers or x.config.attack == "label_flip")
+    whole = [v.sum(dtype=accumulator_dtype(v.device)) for v in done.w.values() if v.is_floating_point()]
+    if nothing_left or not math.isfinite(sum(whole)):
+        raise diverged(done.now.t, x.config)
+
+
+def diverged(t: int, config: Config) -> DivergedError:
+    return DivergedError(
+        f"{', '.join(rates(config))}: training diverged, the model of round {t} is not finite; "
+        "use a smaller rate (a rate for adam is far too small for sgd, and the other way round too large)"
+    )
