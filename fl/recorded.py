@@ -20,6 +20,7 @@ from fl.experiment import Experiment
 from fl.group import Group
 from fl.rounds import federated_averaging
 from fl.state import Begun, Got, Kept, State, Trained
+from fl.transforms.attack import attack
 
 ALONE = Group()
 
@@ -114,7 +115,7 @@ def check_finite(x: Experiment, done: Trained) -> None:
 
     Attackers have their hands in the model: where they spoil all updates, the round leaves it as it was.
     """
-    nothing_left = not done.got.reports and (not x.attackers or x.config.attack == "label_flip")
+    nothing_left = not done.got.reports and attack(x.config) is None
     whole = [v.sum(dtype=accumulator_dtype(v.device)) for v in done.w.values() if v.is_floating_point()]
     if nothing_left or not math.isfinite(sum(whole)):
         raise diverged(done.now.t, x.config)

@@ -130,13 +130,13 @@ def test_geometric_median_says_when_it_has_not_converged(capsys, monkeypatch):
     assert capsys.readouterr().err == "warning: --aggregate geometric_median: has not converged in 50 steps\n"
 
 
-@pytest.mark.parametrize("name", list(RULES))
+@pytest.mark.parametrize("name", RULES)
 def test_equal_models_are_their_aggregate(name):
     models = MODELS[:1].expand(7, -1)
     torch.testing.assert_close(apply(name, models), MODELS[0])
 
 
-@pytest.mark.parametrize("name", list(RULES))
+@pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("bad", list(itertools.combinations(range(7), 2))[::5])
 def test_two_bad_of_seven_cannot_carry_a_rule_away(name, bad):
     models = MODELS.clone()
