@@ -1,4 +1,4 @@
-"""Where oneDNN's matrix products are faster than BLAS's on this CPU: what fl/engines/products.py chooses by.
+"""Where oneDNN's matrix products are faster than BLAS's on this CPU: what fl/engines/stacked/products.py chooses by.
 
 python3 -m benchmarks.products
 """
@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 
-from fl.engines.products import LARGE, linear
+from fl.engines.stacked.products import LARGE, linear
 
 SHAPES = [(10, 200, 200), (10, 784, 200), (60, 784, 200), (120, 784, 200), (10, 3136, 512), (100, 1152, 256)]
 

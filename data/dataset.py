@@ -1,64 +1,113 @@
-"""A data set as the runner sees it: uint8 images on the device, normalised when a batch is made."""
+"""A data set as the runner sees it: raw examples on the device, made into inputs of a model when a batch is."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fl.errors import DataError
+
+Augment = Callable[[Tensor, Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Split:
-    images: Tensor  # (n, C, H, W) uint8
-    labels: Tensor  # (n,) int64
+    """examples (n, ...): bytes (uint8), floats, or other integers such as tokens. targets (n,) or (n, T) int64."""
+
+    examples: Tensor
+    targets: Tensor
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Train and test examples, and what turns them into inputs of a model.
 
-    mean, std: of the training pixels, scaled to [0, 1]. source: where the files came from, for the records.
-    dtype: of the inputs that `batch` makes.
+    mean, std: of the training examples, where those of bytes are scaled to [0, 1]; one number, or one for each channel,
+    which is the first dimension of an example. source: where the files came from, for the records. dtype: of inputs
+    that are not integers.
+
+    augment: inputs (N, ...) and draws (N,) int64 to inputs of the same shape. A draw is 64 random bits that belong to
+    one visit of one example in training. An example's result must depend on its own draw alone, because which examples
+    come together is up to the engine. Half of all visits negated is
+    `lambda x, draws: torch.where((draws & 1).bool()[:, None, None, None], x, -x)`.
     """
 
     name: str
     train: Split
     test: Split
     classes: int
-    mean: float
-    std: float
-    source: str
+    mean: float | Sequence[float] = 0.0
+    std: float | Sequence[float] = 1.0
+    source: str = ""
     dtype: torch.dtype = torch.float32
+    augment: Augment | None = None
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
-        _, channels, height, width = self.train.images.shape
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """Of one example; (C, H, W) of an image."""
+        return tuple(self.train.examples.shape[1:])
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Dataset:
         """The same data set with both splits resident on `device`."""
-        moved = (Split(s.images.to(device), s.labels.to(device)) for s in (self.train, self.test))
-        train, test = moved
+        train, test = (Split(s.examples.to(device), s.targets.to(device)) for s in (self.train, self.test))
         return replace(self, train=train, test=test, dtype=dtype)
 
     def sha256(self) -> str:
-        """Over the pixels and labels of both splits, so that a resumed run trains on what it began with."""
+        """Over the examples and targets of both splits, so that a resumed run trains on what it began with."""
         digest = hashlib.sha256()
-        for tensor in (self.train.images, self.train.labels, self.test.images, self.test.labels):
+        for tensor in (self.train.examples, self.train.targets, self.test.examples, self.test.targets):
             digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def batch(self, split: Split, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """The examples at `indices` (B,): normalised images (B, C, H, W) and labels (B,)."""
-        return self.normalise(split.images[indices]), split.labels[indices]
+    def inputs(self, rows: Tensor, draws: Tensor | None = None) -> Tensor:
+        """The training examples `rows` (...) int64 as inputs (..., *shape), augmented if there are draws (...) int64.
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """uint8 pixels of any shape to (pixel / 255 - mean) / std."""
-        scale = 1 / (255 * self.std)
-        return images.to(self.dtype).mul_(scale).sub_(self.mean / self.std)
+        Raises DataError if `augment` changes their shape.
+        """
+        # Rows of a matrix are gathered faster than examples of more dimensions.
+        x = self.normalise(self._flat.index_select(0, rows.flatten()).view(*rows.shape, *self.shape))
+        if draws is None or self.augment is None:
+            return x
+        with torch.autocast(x.device.type, enabled=False):  # for the same bits whichever engine asks
+            augmented = self.augment(x.view(-1, *self.shape), draws.flatten())
+        if augmented.shape[1:] != self.shape:
+            raise DataError(f"{self.name}: augment made {tuple(augmented.shape[1:])} of examples of shape {self.shape}")
+        return augmented.reshape(x.shape)
+
+    def batch(self, split: Split, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """The examples at `indices` (B,), never augmented: inputs (B, *shape) and targets (B,) or (B, T)."""
+        return self.normalise(split.examples[indices]), split.targets[indices]
+
+    def normalise(self, examples: Tensor) -> Tensor:
+        """(..., *shape) to (x - mean) / std, x being a byte / 255 or a float. Other integers pass through unchanged."""
+        if not (examples.dtype == torch.uint8 or examples.is_floating_point()):
+            return examples
+        scale, shift = self._scale_and_shift
+        x = examples.to(self.dtype)
+        # What has the right dtype already may be a view of the data set, which must stay as it is.
+        return (x.mul(scale) if x is examples else x.mul_(scale)).sub_(shift)
+
+    @cached_property
+    def _flat(self) -> Tensor:
+        """The training examples as a matrix, (n, F)."""
+        return self.train.examples.reshape(len(self.train), -1)
+
+    @cached_property
+    def _scale_and_shift(self) -> tuple[Any, Any]:
+        """1 / std and mean / std, the first for bytes by 255: numbers, or (C, 1, ...) if mean or std is per channel."""
+        largest = 255 if self.train.examples.dtype == torch.uint8 else 1
+        if isinstance(self.mean, int | float) and isinstance(self.std, int | float):
+            return 1 / (largest * self.std), self.mean / self.std
+        mean, std = (torch.tensor(value, dtype=torch.float64) for value in (self.mean, self.std))
+        beside = [1] * (len(self.shape) - 1)
+        scale, shift = ((1 / (largest * std)).view(-1, *beside), (mean / std).view(-1, *beside))
+        return scale.to(self.train.examples.device, self.dtype), shift.to(self.train.examples.device, self.dtype)

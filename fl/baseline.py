@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 import torch
-from torch import Tensor
 
-from fl.client import load_state, make_optimizer, offload, train
+from data.dataset import Dataset
+from fl.client import Batch, load_state, make_optimizer, offload, one_pass, train
 from fl.experiment import Experiment
 from fl.recorded import Round, recorded
-from fl.rng import derive, shuffles
+from fl.rng import derive
 from fl.state import Begun, Got, Kept, Report, Trained
 
 
@@ -38,23 +38,24 @@ def centralised(x: Experiment, ends: Sequence[int], begun: Begun, tick: Callable
             parameters["lr"] = c.lr(t)
         torch.manual_seed(derive(c.seed, "training", t, 0))  # for dropout, as in the sequential engine
         first = ends[t - 2] if t > 1 else 0
-        batches = stream(c.seed, n, c.batch_size or n, first, ends[t - 1], x.device)
+        batches = stream(c.seed, x.data, c.batch_size or n, first, ends[t - 1])
         report = Report(0, n, *train(x.model, optimizer, x.data, batches, tick))
         w, kept = x.w, Kept({"optimizer": offload(optimizer.state_dict())})
         yield Trained(now, w, kept, Got(w, [report], {}, kept))
 
 
-def stream(seed: int, n: int, B: int, first: int, last: int, device: torch.device) -> Iterator[Tensor]:
-    """Batches of the examples `first` to `last` of one shuffled pass after another over range(n).
+def stream(seed: int, data: Dataset, B: int, first: int, last: int) -> Iterator[Batch]:
+    """Batches of the visits `first` to `last` of one shuffled pass after another over the training examples.
 
     Batches are cut at multiples of B within a pass, at the end of a pass, and at `first` and `last`.
     """
+    n = len(data.train)
     while first < last:
         epoch, offset = divmod(first, n)
-        order = shuffles(seed, [(0, epoch)], n, device)[0]  # (n,)
+        order, draws = one_pass(data, seed, 0, epoch, n)
         end = min(n, offset + last - first)
         first += end - offset
         while offset < end:
             cut = min(offset - offset % B + B, end)
-            yield order[offset:cut]
+            yield Batch(order[offset:cut], None if draws is None else draws[offset:cut])
             offset = cut

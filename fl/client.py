@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from data.dataset import Dataset
+from fl.config import Config
 from fl.device import accumulator_dtype
+from fl.rng import shuffles, visit_draws
 from fl.state import NO_CORRECTION, Correction, State
 
 
@@ -37,34 +40,54 @@ def make_optimizer(
     return torch.optim.Adam(parameters, lr, weight_decay=weight_decay)
 
 
-def minibatches(indices: Tensor, orders: Iterable[Tensor], B: int) -> Iterator[Tensor]:
-    """One epoch after another of a client's examples, cut into batches of B; the last of an epoch may be smaller.
+class Batch(NamedTuple):
+    """Examples in the order of their visits: their numbers (b,), and the draws (b,) of a data set that augments."""
 
-    indices (n_k,), orders: a permutation of range(n_k) for each epoch. B = 0 is the whole data set.
+    rows: Tensor
+    draws: Tensor | None
+
+
+def one_pass(data: Dataset, seed: int, k: int, e: int, n: int) -> Batch:
+    """Pass e of client k over its n examples, as positions in range(n)."""
+    device = data.train.targets.device
+    order = shuffles(seed, [(k, e)], n, device)[0]
+    return Batch(order, visit_draws(seed, [(k, e)], n, device)[0] if data.augment else None)
+
+
+def minibatches(indices: Tensor, passes: Iterable[Batch], B: int) -> Iterator[Batch]:
+    """One pass after another over a client's examples, cut into batches of B; the last of a pass may be smaller.
+
+    indices (n_k,): the numbers of its examples. B = 0 is the whole data set.
     """
-    for order in orders:
-        yield from indices[order].split(B or len(indices))
+    size = B or len(indices)
+    for order, draws in passes:
+        yield from map(Batch, indices[order].split(size), repeat(None) if draws is None else draws.split(size))
+
+
+def steps_of(config: Config, n_k: int) -> int:
+    """Local steps of a client with n_k examples in a round: E ceil(n_k / B)."""
+    return config.local_epoch * -(-n_k // (config.batch_size or n_k))
 
 
 def train(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     data: Dataset,
-    batches: Iterable[Tensor],
+    batches: Iterable[Batch],
     tick: Callable[[], None] = lambda: None,
     correction: Correction = NO_CORRECTION,
 ) -> tuple[Tensor, int, int]:
-    """One step w <- w - eta grad l(w; b) for each batch b (B,) of example numbers, and a tick.
+    """One step w <- w - eta grad l(w; b) for each batch b of training examples, and a tick.
 
-    correction: of an algorithm other than FedAvg, to the gradient.
+    correction: what an algorithm other than FedAvg does to the gradient.
     Returns the summed loss () on the device, the examples processed and the steps taken.
     """
     model.train()
-    device = data.train.labels.device
+    device = data.train.targets.device
     loss_sum = torch.zeros((), dtype=accumulator_dtype(device), device=device)
     examples = steps = 0
-    for b in batches:
-        x, y = data.batch(data.train, b)  # (B, C, H, W), (B,)
+    for rows, draws in batches:
+        x, y = data.inputs(rows, draws), data.train.targets[rows]  # (B, ...), (B,) or (B, T)
         loss = F.cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()
@@ -72,15 +95,15 @@ def train(
             correct(model, correction, x, y)
         optimizer.step()
         # Stays on the device: reading it here would make every step wait for the GPU.
-        loss_sum += loss.detach() * len(b)
-        examples += len(b)
+        loss_sum += loss.detach() * len(rows)
+        examples += len(rows)
         steps += 1
         tick()
     return loss_sum, examples, steps
 
 
 def correct(model: nn.Module, correction: Correction, x: Tensor, y: Tensor) -> None:
-    """Correct the gradients of one client, those of the minibatch x (B, C, H, W), y (B,), in place."""
+    """Correct the gradients of one client, those of the minibatch x (B, ...), y, in place."""
     parameters = dict(model.named_parameters())
     at_anchor: dict[str, Tensor] = {}
     if correction.anchor:
@@ -97,7 +120,10 @@ def correct(model: nn.Module, correction: Correction, x: Tensor, y: Tensor) -> N
 
 
 def gradient_sum(model: nn.Module, data: Dataset, indices: Tensor) -> State:
-    """The gradient of the summed loss over the examples `indices` (n_k,) at the model's weights, by parameter."""
+    """The gradient of the summed loss over the examples `indices` (n_k,) at the model's weights, by parameter.
+
+    Of the examples as they are, because one gradient of all of them has no visits that augmentation could draw for.
+    """
     model.train()
     parameters = dict(model.named_parameters())
     total = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}

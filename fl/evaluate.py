@@ -1,4 +1,4 @@
-"""Accuracy and loss on the whole test set."""
+"""Accuracy and loss on the whole test set, as it is: never augmented."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ CHUNK = {"cpu": 500, "cuda": 10_000}  # examples at once; bounds the memory, doe
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, data: Dataset, group: Group) -> tuple[float, float]:
-    """Accuracy in [0, 1] and cross-entropy in nats of the model, means over test examples (not over batches).
+    """Accuracy in [0, 1] and cross-entropy in nats of the model, means over the test set's targets (not over batches).
 
     The chunks are shared out over the group and summed in their own order: the bits do not depend on its size.
     """
     was_training = model.training
     model.eval()
-    device = data.test.labels.device
+    device = data.test.targets.device
     chunk = CHUNK.get(device.type, 1000)
     starts = range(0, len(data.test), chunk)
     sums = torch.zeros(len(starts), 2, dtype=accumulator_dtype(device), device=device)  # correct, loss of a chunk
     for i in range(group.rank, len(starts), group.size):
         x, y = data.batch(data.test, slice(starts[i], starts[i] + chunk))
-        logits = model(x)  # (chunk, classes)
+        logits = model(x)  # (chunk, classes) or (chunk, classes, T), as the targets are
         sums[i, 0] = (logits.argmax(1) == y).sum()
         sums[i, 1] = F.cross_entropy(logits, y, reduction="none").to(sums.dtype).sum()
     model.train(was_training)
     correct, loss = group.sum(sums).sum(0).tolist()
-    return correct / len(data.test), loss / len(data.test)
+    return correct / data.test.targets.numel(), loss / data.test.targets.numel()

@@ -47,11 +47,11 @@ def load_data(config: Config) -> Dataset:
         if not isinstance(data, Dataset):
             refuse(flag, value, f"returned {_kind(data)}; expected {DATASET}")
         for name, part in (("train", data.train), ("test", data.test)):
-            x, y = part.images, part.labels
+            x, y = part.examples, part.targets
             if len(x) != len(y) or len(y) == 0:
-                refuse(flag, value, f"{name} has {len(x)} examples and {len(y)} labels; expected as many, and some")
+                refuse(flag, value, f"{name} has {len(x)} examples and {len(y)} targets; expected as many, and some")
             if y.dtype != torch.int64 or int(y.min()) < 0 or int(y.max()) >= data.classes:
-                refuse(flag, value, f"{name} has other labels than int64 from 0 to classes - 1 = {data.classes - 1}")
+                refuse(flag, value, f"{name} has other targets than int64 from 0 to classes - 1 = {data.classes - 1}")
     return data
 
 
@@ -95,7 +95,7 @@ def split(config: Config, data: Dataset) -> Partition:
     for name in names[3:]:
         if name not in FLAGS:
             refuse(flag, value, f"its argument {name} is no flag; expected {PARTITION}")
-    labels = data.train.labels.cpu()
+    labels = data.train.targets.cpu()
     flags = {name: getattr(config, name) for name in names[3:]}
     with told(flag, value, PARTITION):
         partition: Partition = partitioner(labels, config.num_clients, config.seed, **flags)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
+from fl.client import steps_of
 from fl.cohort import cohort
 from fl.config import Config
-from fl.engines.schedule import steps_of
 from fl.environment import read_environment
 from fl.errors import RunFolderError
 from fl.experiment import Experiment

@@ -48,16 +48,28 @@ def shuffles(seed: int, streams: Sequence[tuple[int, int]], n: int, device: torc
     Passes over a client's data are counted from 0 through the whole run: epoch e of round t is pass
     (t - 1) E + e. So one client with all the data sees the centralised baseline's batches, whatever E is.
 
-    Example i of a stream gets the i-th output of splitmix64 (Steele, Lea and Flood 2014) started at the
-    stream's hash, and the permutation sorts those. The outputs within a stream are distinct, and integers
-    sort alike everywhere, so the same batches come out on every device and for any grouping of streams.
+    The permutation sorts random integers, one for each example. Those of a stream are distinct, and integers sort
+    alike everywhere, so the same batches come out on every device and for any grouping of streams.
     """
-    start = send([derive(seed, "batches", *stream) for stream in streams], torch.int64, device)
-    z = start[:, None] + _weyl(n, device)  # (streams, n), wraps modulo 2^64
+    return _splitmix64([derive(seed, "batches", *stream) for stream in streams], n, device).argsort(dim=1)
+
+
+def visit_draws(seed: int, streams: Sequence[tuple[int, int]], n: int, device: torch.device) -> Tensor:
+    """What the augmentation of n examples is drawn from: (len(streams), n) int64 of 64 random bits.
+
+    Entry i of the (client, pass) stream belongs to the i-th example that the client visits in that pass, in the order
+    of `shuffles`. So every engine, every device, a resumed run and the centralised baseline augment alike.
+    """
+    return _splitmix64([derive(seed, "augment", *stream) for stream in streams], n, device)
+
+
+def _splitmix64(starts: Sequence[int], n: int, device: torch.device) -> Tensor:
+    """The first n outputs of splitmix64 (Steele, Lea and Flood 2014) for each start: (len(starts), n) int64."""
+    z = send(starts, torch.int64, device)[:, None] + _weyl(n, device)  # wraps modulo 2^64
     # An arithmetic shift copies the sign bit; the masks make it the logical shift of the original.
     z = (z >> 30).bitwise_and_(2**34 - 1).bitwise_xor_(z).mul_(0xBF58476D1CE4E5B9 - 2**64)
     z = (z >> 27).bitwise_and_(2**37 - 1).bitwise_xor_(z).mul_(0x94D049BB133111EB - 2**64)
-    return (z >> 31).bitwise_and_(2**33 - 1).bitwise_xor_(z).argsort(dim=1)
+    return (z >> 31).bitwise_and_(2**33 - 1).bitwise_xor_(z)
 
 
 @lru_cache(maxsize=64)

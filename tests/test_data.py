@@ -58,8 +58,8 @@ def test_files_in_torchvisions_layout_are_read(zipped, tmp_path):
     loaded = source.mnist(tmp_path)
     assert loaded.shape == (1, 28, 28)
     assert (len(loaded.train), len(loaded.test)) == (7, 3)
-    assert loaded.train.images.flatten().tolist() == list(FILES[NAMES[0]][16:])
-    assert loaded.test.labels.tolist() == list(FILES[NAMES[3]][8:])
+    assert loaded.train.examples.flatten().tolist() == list(FILES[NAMES[0]][16:])
+    assert loaded.test.targets.tolist() == list(FILES[NAMES[3]][8:])
     assert loaded.source == f"files in {tmp_path / 'MNIST' / 'raw'}"
 
 
@@ -92,7 +92,7 @@ def test_a_damaged_gzip_is_reported_or_unpacks_to_the_same_bytes(tmp_path):
         except DataError:
             pass
         else:
-            assert loaded.test.labels.tolist() == list(FILES[NAMES[3]][8:])
+            assert loaded.test.targets.tolist() == list(FILES[NAMES[3]][8:])
             harmless.append(position)
     # The time stamp, compression hint and system of gzip's header say nothing about the content.
     assert set(harmless) <= set(range(4, 10))
@@ -381,7 +381,7 @@ def test_the_real_mnist(monkeypatch):
         pytest.skip("MNIST is not in data/ yet; any run with the default flags brings it")
     real = source.mnist(folder)
     assert (len(real.train), len(real.test)) == (60_000, 10_000)
-    assert torch.bincount(real.train.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    pixels = real.train.images.double() / 255
+    assert torch.bincount(real.train.targets).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    pixels = real.train.examples.double() / 255
     assert pixels.mean().item() == pytest.approx(real.mean, abs=1e-4)
     assert pixels.std().item() == pytest.approx(real.std, abs=1e-4)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from fl.client import load_state
-from fl.engines.network import by_hand
 from fl.engines.sequential import Sequential
-from fl.engines.stacked import Stacked, side_by_side, why_not
+from fl.engines.stacked import Stacked, has_hand_made_layers, obstacle_to_stacking
+from fl.engines.stacked.engine import side_by_side
 from fl.experiment import federated
 from fl.models import MODELS
 from tests.rounds import run_rounds
-from tests.test_golden import close, config, ragged, task_of
+from tests.test_golden import begin, close, config, ragged, task_of
+from tests.tiny import next_tokens, tiny
 
 OPTIMIZERS = {
     "sgd": {"optimizer": "sgd", "init_lr": 0.05},
@@ -23,6 +26,11 @@ OPTIMIZERS = {
     "momentum": {"optimizer": "sgd", "init_lr": 0.02, "momentum": 0.9, "weight_decay": 0.1},
     "adam": {"optimizer": "adam", "init_lr": 0.003, "weight_decay": 0.01},
 }
+
+
+def hand_made(c):
+    task = task_of(c)
+    return has_hand_made_layers(task.model, task.data.shape)
 
 
 def both(c, stack_size=0, partition=None, engine=Stacked):
@@ -49,7 +57,7 @@ def both(c, stack_size=0, partition=None, engine=Stacked):
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 @pytest.mark.parametrize("model", list(MODELS))
 def test_stacked_equals_sequential(model, optimizer):
-    assert by_hand(task_of(config(model=model)).model)
+    assert hand_made(config(model=model))
     both(config(model=model, global_epoch=3, **OPTIMIZERS[optimizer]), stack_size=3)
 
 
@@ -63,18 +71,18 @@ def test_for_any_batch_and_stack_size(batch_size, stack_size):
 def test_models_without_hand_made_layers_take_the_general_path(optimizer, monkeypatch):
     monkeypatch.setitem(MODELS, "tanh", "tests.test_engines:tanh_net")
     c = config(model="tanh", **OPTIMIZERS[optimizer])
-    assert not by_hand(task_of(c).model)
+    assert not hand_made(c)
     both(c, stack_size=3)
 
 
 def tanh_net(shape, classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.Tanh(), nn.Linear(9, classes))
+    return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), 9), nn.Tanh(), nn.Linear(9, classes))
 
 
 def test_layers_with_other_options(monkeypatch):
     monkeypatch.setitem(MODELS, "odd", "tests.test_engines:odd_net")
     c = config(model="odd", **OPTIMIZERS["sgd"])
-    assert by_hand(task_of(c).model)
+    assert hand_made(c)
     both(c, stack_size=2)
 
 
@@ -106,14 +114,15 @@ def test_bf16_is_as_near_to_exact_as_autocast(model):
 
 
 def test_what_cannot_be_stacked_says_why():
-    shared = nn.Linear(3, 3)
-    assert "shares" in (why_not(nn.Sequential(shared, nn.ReLU(), shared)) or "")
-    assert "frozen" in (why_not(nn.Linear(3, 3).requires_grad_(False)) or "")
-    assert "BatchNorm2d" in (why_not(nn.BatchNorm2d(3, track_running_stats=False)) or "")
-    assert "buffers" in (why_not(nn.BatchNorm2d(3)) or "")
-    assert "Dropout" in (why_not(nn.Dropout()) or "")
+    data, shared = tiny(Path()), nn.Linear(3, 3)
+    assert "shares" in (obstacle_to_stacking(nn.Sequential(shared, nn.ReLU(), shared), data) or "")
+    assert "frozen" in (obstacle_to_stacking(nn.Linear(3, 3).requires_grad_(False), data) or "")
+    assert "BatchNorm2d" in (obstacle_to_stacking(nn.BatchNorm2d(3, track_running_stats=False), data) or "")
+    assert "buffers" in (obstacle_to_stacking(nn.BatchNorm2d(3), data) or "")
+    assert "Dropout" in (obstacle_to_stacking(nn.Dropout(), data) or "")
+    assert "several targets" in (obstacle_to_stacking(nn.Linear(3, 3), next_tokens(Path())) or "")
     for name in MODELS:
-        assert why_not(task_of(config(model=name)).model) is None
+        assert obstacle_to_stacking(task_of(config(model=name)).model, data) is None
 
 
 @pytest.mark.parametrize("sizes", [(5, 5, 5), (1, 1, 1), (12,), (1, 4, 7)])
@@ -151,8 +160,17 @@ def test_a_client_has_the_same_bits_in_any_company(model, batch_size):
     w = {}
     for stack_size in (1, 2, 4):
         engine = Stacked(task.model, task.data, partition, c, stack_size=stack_size)
-        for update in engine.train(range(4), 1, task.w):
+        for update in engine.train(range(4), begin(c, task.w)):
             for i, report in enumerate(update.reports):
                 own = torch.cat([tensor[i].flatten() for tensor in update.w.values()])
                 assert torch.equal(w.setdefault(report.client, own), own)
     assert len(w) == 4
+
+
+def test_layers_that_expect_something_else_are_not_hand_made():
+    assert has_hand_made_layers(nn.Sequential(nn.Linear(4, 2)), (4,))
+    assert not has_hand_made_layers(nn.Sequential(nn.Linear(4, 2)), (3, 4))
+    assert not has_hand_made_layers(nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Flatten()), (4,))
+    assert not has_hand_made_layers(nn.Sequential(nn.Flatten(1, 2), nn.Linear(4, 2)), (3, 4))
+    assert not has_hand_made_layers(nn.Sequential(nn.GroupNorm(2, 4), nn.Linear(4, 2)), (4,))
+    assert has_hand_made_layers(nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)), (3, 4))

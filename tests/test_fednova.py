@@ -10,7 +10,7 @@ from fl.algorithms.fednova import effective_steps
 from fl.client import load_state
 from fl.engines.sequential import Sequential
 from tests.rounds import run_rounds
-from tests.test_golden import close, config, ragged, task_of
+from tests.test_golden import begin, close, config, ragged, task_of
 
 MOMENTA = [0.0, 0.5, 0.9, 0.9999, 1 - 1e-8, 1 - 1e-12, 1 - 2**-53]
 
@@ -33,7 +33,7 @@ def test_a_round_with_momentum(rho, E):
     c = config(algorithm="fednova", momentum=rho, local_epoch=E, global_epoch=1, init_lr=1e-3)
     task = task_of(c)
     w = task.w
-    updates = list(Sequential(task.model, task.data, ragged(), c).train([0, 1, 2], 1, w))
+    updates = list(Sequential(task.model, task.data, ragged(), c).train([0, 1, 2], begin(c, w)))
     load_state(task.model, w)
     ours = list(run_rounds(task, ragged(), Sequential(task.model, task.data, ragged(), c), c))[-1].w
     n_k, a = (7, 4, 1), [float(exact(rho, E * steps)) for steps in (3, 2, 1)]

@@ -8,12 +8,12 @@ from functools import partial
 import pytest
 import torch
 
-from fl.algorithms.algorithm import Correction
 from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked
-from fl.engines.weights import Weights
+from fl.engines.stacked.weights import Weights
 from fl.experiment import federated
 from fl.models import MODELS
+from fl.state import Correction
 from tests.rounds import run_rounds
 from tests.test_engines import OPTIMIZERS, both
 from tests.test_golden import config, ragged, task_of
@@ -77,8 +77,8 @@ def test_a_client_without_a_gradient_stays_where_it_was_sent():
     """A weight goes a share of its way to w_t, which is nothing here; it is not scaled and moved back."""
     w = {"weight": torch.randn(40, 30, generator=torch.Generator().manual_seed(0))}
     weights = Weights({"weight": torch.empty(2, 40, 30)}, folded=True)
-    weights.restart(w, eta=0.05, correction=Correction(pull=1.0, centre={"weight": w["weight"].unsqueeze(0)}))
+    weights.start_round(w, eta=0.05, correction=Correction(pull=1.0, centre={"weight": w["weight"].unsqueeze(0)}))
     for _ in range(100):
         weights.update("weight", torch.zeros(2, 40, 30))
         weights.update_product("weight", torch.zeros(2, 40, 5), torch.zeros(2, 5, 30))
-    assert torch.equal(weights.now["weight"], w["weight"].expand(2, -1, -1))
+    assert torch.equal(weights.in_use["weight"], w["weight"].expand(2, -1, -1))

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fl.engines.layers import Conv2d
-from fl.engines.stack import stacked
-from fl.engines.weights import Weights
+from fl.engines.stacked.layers import Conv2d
+from fl.engines.stacked.stack import copies_of
+from fl.engines.stacked.weights import Weights
 
 BACKGROUND = -0.4242  # of MNIST, normalised
 
@@ -42,13 +42,13 @@ def by_autograd(layer: nn.Conv2d, x: Tensor, g: Tensor, dtype: torch.dtype) -> l
 
 def by_stack(layer: nn.Conv2d, x: Tensor, g: Tensor, S: int) -> list[Tensor]:
     """As the stacked engine, of the first of S equal clients."""
-    weights = Weights({name: stacked(p, S) for name, p in layer.named_parameters()}, folded=False)
-    weights.restart({name: p.detach() for name, p in layer.named_parameters()})
+    weights = Weights({name: copies_of(p, S) for name, p in layer.named_parameters()}, folded=False)
+    weights.start_round({name: p.detach() for name, p in layer.named_parameters()})
     conv = Conv2d(layer, weights)
     with torch.inference_mode():
         conv.forward(x.repeat(1, S, 1, 1))
         conv.backward(g.repeat(1, S, 1, 1), wanted=False)
-    return [weights.now_grads[name][0] for name in ("weight", "bias")]
+    return [weights.gradients[name][0] for name in ("weight", "bias")]
 
 
 def off(gradients: list[Tensor], exact: list[Tensor]) -> float:

@@ -18,6 +18,7 @@ from fl.engines.sequential import Sequential
 from fl.experiment import Experiment, federated
 from fl.models import MODELS
 from fl.rng import select_clients
+from fl.state import Kept, RoundStart, State
 from tests.rounds import run_rounds
 
 SIZES = (7, 4, 1)
@@ -33,8 +34,13 @@ def task_of(c: Config) -> Experiment:
     """The task in float64, on the first twelve examples."""
     task = federated(c)
     train = task.data.train
-    train = replace(train, images=train.images[: sum(SIZES)], labels=train.labels[: sum(SIZES)])
+    train = replace(train, examples=train.examples[: sum(SIZES)], targets=train.targets[: sum(SIZES)])
     return replace(task, data=replace(task.data, train=train, dtype=torch.float64), model=task.model.double())
+
+
+def begin(c: Config, w: State, t: int = 1, kept: Kept | None = None) -> RoundStart:
+    """Round t of the ragged clients, from the model w on."""
+    return RoundStart(c, t, w, kept or Kept(), list(w), sum(SIZES), dict(enumerate(SIZES)))
 
 
 def ragged(sizes=SIZES) -> Partition:
@@ -163,7 +169,7 @@ def test_batchnorm_buffers(monkeypatch):
     partition = ragged((7, 4, 2))
     task = replace(task, data=federated(c).data.to(task.device, torch.float64))
     engine = Sequential(task.model, task.data, partition, c)
-    updates = list(engine.train([0, 1, 2], 1, w0))
+    updates = list(engine.train([0, 1, 2], begin(c, w0)))
     assert [u.w["1.num_batches_tracked"][0].item() for u in updates] == [4, 2, 1]
     load_state(task.model, w0)
     w = list(run_rounds(task, partition, Sequential(task.model, task.data, partition, c), c))[-1].w
@@ -221,7 +227,7 @@ def test_adam_starts_fresh_every_round_unless_kept():
     rounds = run(c, task, ragged((12,)))
     load_state(task.model, w0)
     # Round 2 alone, by an engine that never saw round 1, gives the same model.
-    again = next(Sequential(task.model, task.data, ragged((12,)), c).train([0], 2, rounds[1].w))
+    again = next(Sequential(task.model, task.data, ragged((12,)), c).train([0], begin(c, rounds[1].w, t=2)))
     close({name: stack[0] for name, stack in again.w.items()}, rounds[2].w)
 
 

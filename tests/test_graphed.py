@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fl.engines.graphed import EAGER, Graphed
 from fl.engines.stacked import Stacked
+from fl.engines.stacked.graphed import EAGER, Graphed
 from fl.models import MODELS
 from tests.test_engines import OPTIMIZERS, both
-from tests.test_golden import config, ragged, task_of
+from tests.test_golden import begin, config, ragged, task_of
 
 
 class Graph(TorchDispatchMode):
@@ -167,7 +167,7 @@ def test_a_stack_trains_without_waiting_for_the_gpu():
     for t in range(1, 9):
         torch.cuda.set_sync_debug_mode("error" if t == 8 else "default")
         try:
-            for _ in engine.train([0, 1, 2], t, task.w):
+            for _ in engine.train([0, 1, 2], begin(c, task.w, t)):
                 pass
         finally:
             torch.cuda.set_sync_debug_mode("default")

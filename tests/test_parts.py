@@ -49,9 +49,9 @@ FAULTS = [
     ("dataset own.py:data", "def data(data_dir): return []", "returned an object of builtins.list; expected a functio"),
     ("dataset own.py:data", "def data(data_dir): open(data_dir / 'x')", "FileNotFoundError: [Errno 2] No such file"),
     ("dataset own.py:data", OWN + "\ndef data(d):\n s = Split(torch.zeros(4, 1, 8, 8), torch.ones(3).long())\n"
-     " return Dataset('d', s, s, 2, 0, 1, '')", "train has 4 examples and 3 labels"),
+     " return Dataset('d', s, s, 2, 0, 1, '')", "train has 4 examples and 3 targets"),
     ("dataset own.py:data", OWN + "\ndef data(d):\n s = Split(torch.zeros(4, 1, 8, 8), torch.arange(4))\n"
-     " return Dataset('d', s, s, 2, 0, 1, '')", "train has other labels than int64 from 0 to classes - 1 = 1"),
+     " return Dataset('d', s, s, 2, 0, 1, '')", "train has other targets than int64 from 0 to classes - 1 = 1"),
     # A partition.
     ("partition own.py:p", "def p(labels, K, seed): return labels", "returned a tensor (61,); expected a function (la"),
     ("partition own.py:p", "def p(labels, K, seed, beta): pass", "its argument beta is no flag; expected a function"),

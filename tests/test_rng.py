@@ -2,7 +2,7 @@ from collections import Counter
 
 import torch
 
-from fl.rng import derive, seeded, select_clients, shuffles
+from fl.rng import derive, seeded, select_clients, shuffles, visit_draws
 
 CPU = torch.device("cpu")
 
@@ -46,8 +46,26 @@ def test_splitmix64_matches_its_published_outputs():
     fl.rng.derive = lambda *key: 1234567
     try:
         assert shuffles(0, [(0, 0)], 4, CPU)[0].tolist() == expected
+        assert visit_draws(0, [(0, 0)], 4, CPU)[0].tolist() == signed
     finally:
         fl.rng.derive = original
+
+
+def test_draws_of_a_visit_belong_to_its_seed_client_pass_and_position():
+    together = visit_draws(3, [(0, 0), (7, 2), (1, 1)], 50, CPU)
+    assert torch.equal(together[1], visit_draws(3, [(7, 2)], 50, CPU)[0])
+    assert torch.equal(together[1, :9], visit_draws(3, [(7, 2)], 9, CPU)[0])
+    streams = [(k, e) for k in range(5) for e in range(5)]
+    draws = torch.stack([visit_draws(seed, streams, 40, CPU) for seed in range(3)])
+    assert draws.unique().numel() == draws.numel() == 3 * 25 * 40
+    for bit in (0, 1, 31, 32, 63):  # five standard deviations
+        assert abs(float((draws >> bit & 1).double().mean()) - 0.5) < 5 * 0.5 / 3000**0.5
+
+
+def test_draws_say_nothing_of_the_order_of_visits():
+    """Were both sorted from the same numbers, the first visits would have the smallest draws."""
+    draws, order = visit_draws(0, [(0, 0)], 50, CPU)[0], shuffles(0, [(0, 0)], 50, CPU)[0]
+    assert not torch.equal(draws.argsort(), order)
 
 
 def test_cohorts_are_redrawn_every_round_and_every_client_is_drawn_equally_often():

@@ -18,7 +18,7 @@ from fl.names import named
 from fl.transforms.attack import attackers, poisoned
 from fl.workers import start
 from tests.rounds import run_rounds
-from tests.test_golden import close, config, ragged, task_of
+from tests.test_golden import begin, close, config, ragged, task_of
 
 RULES = [name for name in AGGREGATES if name != "mean"]
 GENERATOR = torch.Generator().manual_seed(3)
@@ -125,7 +125,7 @@ def test_geometric_median_far_from_attackers_is_as_exact():
 
 
 def test_geometric_median_says_when_it_has_not_converged(capsys, monkeypatch):
-    monkeypatch.setattr("fl.robust.MOST_STEPS", 50)
+    monkeypatch.setattr("fl.aggregates.robust.MOST_STEPS", 50)
     apply("geometric_median", MODELS[:2], torch.tensor([1.0001, 1.0], dtype=torch.float64))
     assert capsys.readouterr().err == "warning: --aggregate geometric_median: has not converged in 50 steps\n"
 
@@ -235,7 +235,7 @@ def test_the_mean_of_the_rest_is_theirs():
     c = config(global_epoch=1)
     task = task_of(c)
     w0 = task.w
-    updates = list(Sequential(task.model, task.data, ragged(), c).train([0, 2], 1, w0))
+    updates = list(Sequential(task.model, task.data, ragged(), c).train([0, 2], begin(c, w0)))
     expected = {name: (7 * updates[0].w[name][0] + updates[1].w[name][0]) / 8 for name in w0}
     close(run(c, Spoilt)[-1].w, expected)
 
@@ -254,7 +254,7 @@ def test_attacks():
     (bad,) = attackers(c)
     task = task_of(c)
     w0 = task.w
-    honest = list(Sequential(task.model, task.data, ragged(), c).train([0, 1, 2], 1, w0))
+    honest = list(Sequential(task.model, task.data, ragged(), c).train([0, 1, 2], begin(c, w0)))
     for kind, factor in (("sign_flip", -4.0), ("scaled", 4.0)):
         got = run(config(attack=kind, attack_scale=4.0, attackers=1 / 3, global_epoch=1))[-1].w
         for name, w in w0.items():
@@ -272,7 +272,7 @@ def test_label_flip_changes_the_attackers_labels_only():
     c = config(attack="label_flip", attackers=1 / 3)
     task = task_of(c)
     (bad,) = attackers(c)
-    before, after = task.data.train.labels, poisoned(task.data, ragged(), c).train.labels
+    before, after = task.data.train.targets, poisoned(task.data, ragged(), c).train.targets
     for k in range(3):
         own = ragged()[k]
         assert torch.equal(after[own], 2 - before[own] if k == bad else before[own])

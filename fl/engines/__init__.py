@@ -1,8 +1,7 @@
 """How the clients of a round are executed.
 
-An engine has `train(clients, t, w, correct)`, which yields Updates, each in ascending client order, and `state()` /
-`load_state(state)` for what survives rounds and goes into a checkpoint. The sequential engine is the reference:
-every other one must give its result. `distributed` is one of the two in each process of a fl.workers.Group.
+fl/engines/engine.py says what an engine is. The sequential engine is the reference, whose result the stacked one must
+give. `distributed` is one of the two in each process of a fl.group.Group.
 """
 
 from __future__ import annotations
@@ -33,12 +32,11 @@ def choose(x: Experiment) -> tuple[str, int]:
     import torch
     from torch import nn
 
-    from fl.engines.network import by_hand
-    from fl.engines.stacked import why_not
+    from fl.engines.stacked import has_hand_made_layers, obstacle_to_stacking
 
     config = x.config
-    obstacle = why_not(x.model)
-    if config.precision == "bf16" and not by_hand(x.model):
+    obstacle = obstacle_to_stacking(x.model, x.data)
+    if config.precision == "bf16" and not has_hand_made_layers(x.model, x.data.shape):
         obstacle = "has layers that are not hand-made, and only those run in bf16"
     if entry_of("algorithm", config.algorithm).needs_stacking and obstacle:
         raise FlagError(f"--algorithm {config.algorithm}: {config.model} {obstacle}; choose another --model")

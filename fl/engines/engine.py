@@ -1,4 +1,4 @@
-"""What an engine is: how the clients of a round are executed."""
+"""What every engine is: something that trains the clients of a round."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from fl.state import RoundStart, Tell, Update, tell_nothing
 
 
 class Engine(Protocol):
-    """Trains clients, given in ascending order, from w_t; an Update is good until the next is asked for."""
+    """How clients are executed.
 
-    def train(self, clients: Sequence[int], now: RoundStart, tell: Tell = tell_nothing) -> Iterator[Update]: ...
+    An engine holds the resident model, the data on its device, the partition and the flags of the local training. What
+    survives a round is not its own: it reads `now.kept` and returns what is new in `Update.kept`, so that whichever
+    process holds the client next can go on. fl/engines/sequential.py is the reference, whose result every other engine
+    must give.
+    """
+
+    def train(self, clients: Sequence[int], now: RoundStart, tell: Tell = tell_nothing) -> Iterator[Update]:
+        """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for the given k of S_t.
+
+        Yields the updates of all the clients, one or several at a time, each ascending. Their tensors are good until
+        the next update is asked for. tell(k's) is asked once for each client, before it trains.
+        """
+        ...

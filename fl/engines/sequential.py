@@ -9,9 +9,9 @@ from torch import nn
 
 from data.dataset import Dataset
 from data.partition import Partition
-from fl.client import load_state, make_optimizer, minibatches, offload, state_of, train
+from fl.client import load_state, make_optimizer, minibatches, offload, one_pass, state_of, train
 from fl.config import Config
-from fl.rng import derive, shuffles
+from fl.rng import derive
 from fl.state import Report, RoundStart, Tell, Told, Update, tell_nothing
 
 
@@ -27,7 +27,7 @@ class Sequential:
         tick: Callable[[], None] = lambda: None,
     ):
         self.model, self.data, self.partition, self.config, self.tick = model, data, partition, config, tick
-        self.device = data.train.labels.device
+        self.device = data.train.targets.device
 
     def train(self, clients: Sequence[int], now: RoundStart, tell: Tell = tell_nothing) -> Iterator[Update]:
         """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for k in S_t."""
@@ -38,21 +38,19 @@ class Sequential:
         c, t = self.config, now.t
         indices = self.partition[k].to(self.device)
         first = (t - 1) * c.local_epoch
-        epochs = range(first, first + c.local_epoch)
-        orders = (shuffles(c.seed, [(k, e)], len(indices), self.device)[0] for e in epochs)  # E of (n_k,)
-        batches = minibatches(indices, orders, c.batch_size)
+        passes = (one_pass(self.data, c.seed, k, e, len(indices)) for e in range(first, first + c.local_epoch))
+        batches = minibatches(indices, passes, c.batch_size)
 
-        start = {name: tensor[0] for name, tensor in (told.start or {}).items()}
-        load_state(self.model, now.w | start)
+        own_start = {name: stack[0] for name, stack in (told.start or {}).items()}
+        load_state(self.model, now.w | own_start)
         # A fresh optimizer: Adam's moments of another client, or of an old model, are not this client's.
         optimizer = make_optimizer(self.model.parameters(), c.optimizer, c.lr(t), c.momentum, c.weight_decay)
-        kept = now.kept.of(k, "optimizer")
-        if kept:
-            optimizer.load_state_dict(kept)
+        if kept := now.kept.of(k, "optimizer"):
+            optimizer.load_state_dict(offload(kept))  # a copy, because the optimizer's steps change it in place
             optimizer.param_groups[0]["lr"] = c.lr(t)  # the schedule's rate, not the saved one
         # For models that draw while they train, such as dropout; nothing else uses torch's own generator.
         torch.manual_seed(derive(c.seed, "training", t, k))
         loss, examples, steps = train(self.model, optimizer, self.data, batches, self.tick, told.correction)
         w_k = {name: tensor.unsqueeze(0) for name, tensor in state_of(self.model).items()}
-        keep = {k: {"optimizer": offload(optimizer.state_dict())}} if c.keep_optimizer_state else {}
-        return Update([Report(k, len(indices), loss, examples, steps)], w_k, keep)
+        news = {k: {"optimizer": offload(optimizer.state_dict())}} if c.keep_optimizer_state else {}
+        return Update([Report(k, len(indices), loss, examples, steps)], w_k, news)

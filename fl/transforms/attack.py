@@ -30,11 +30,11 @@ def poisoned(data: Dataset, partition: Partition, config: Config) -> Dataset:
     """The data set with the attackers' labels y turned into classes - 1 - y (label_flip)."""
     if config.attack != "label_flip":
         return data
-    labels = data.train.labels.clone()
+    labels = data.train.targets.clone()
     for k in sorted(attackers(config)):
         held = partition[k].to(labels.device)
         labels[held] = data.classes - 1 - labels[held]
-    return replace(data, train=replace(data.train, labels=labels))
+    return replace(data, train=replace(data.train, targets=labels))
 
 
 def attack(config: Config) -> Transform | None:

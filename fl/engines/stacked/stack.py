@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fl.client import make_optimizer
 from fl.config import Config
-from fl.engines.functional import Functional
-from fl.engines.network import Network, by_hand
+from fl.engines.stacked.functional import Functional
+from fl.engines.stacked.hand_made import HandMade, has_hand_made_layers
+from fl.engines.stacked.network import Network
 from fl.state import NO_CORRECTION, Correction, State
 
 
 class Stack:
     """S clients that advance together; kept from round to round, as are the addresses of its tensors.
 
-    correction: of any round; whether it has a scale and an anchor must not change from round to round. graphs: what
-    wraps a network whose steps are to be replayed, or None.
+    shape: of an example. correction: of any round; whether it has a scale and an anchor must not change from round to
+    round. graphs: what wraps a network whose steps are to be replayed, or None.
     """
 
     def __init__(
-        self, model: nn.Module, S: int, config: Config, correction: Correction, graphs: Callable[[Any], Any] | None
+        self,
+        model: nn.Module,
+        shape: Sequence[int],
+        S: int,
+        config: Config,
+        correction: Correction,
+        graphs: Callable[[Network], Network] | None,
     ):
         self.S, self.config = S, config
         # Plain SGD needs no optimizer: each layer applies its gradient as it comes.
@@ -31,12 +37,11 @@ class Stack:
             config.optimizer == "sgd" and not config.momentum and correction.scale is None and correction.anchor is None
         )
 
-        def network() -> Any:
-            copies = {name: stacked(p, S) for name, p in model.named_parameters()}
-            if by_hand(model):
-                assert isinstance(model, nn.Sequential)
+        def network() -> Network:
+            copies = {name: copies_of(p, S) for name, p in model.named_parameters()}
+            if has_hand_made_layers(model, shape):
                 arithmetic = torch.bfloat16 if config.precision == "bf16" else None
-                made: Any = Network(model, copies, self.folded, arithmetic, delay=graphs is None)
+                made: Network = HandMade(model, shape, copies, self.folded, arithmetic, delay=graphs is None)
             else:
                 made = Functional(model, copies, self.folded)
             return graphs(made) if graphs else made
@@ -46,39 +51,38 @@ class Stack:
         self.networks = [self.network, self.at_anchor] if self.at_anchor else [self.network]
 
     @property
-    def w(self) -> State:
+    def parameters(self) -> State:
         """The clients' models: (S, ...) each."""
-        w: State = self.network.stack
-        return w
+        return self.network.parameters
 
-    def restart(self, w: State, eta: float, correction: Correction) -> None:
-        """All clients begin a round with w."""
+    def start_round(self, w: State, eta: float, correction: Correction) -> None:
+        """The clients begin with w: (...) or (1, ...) for all, or (S, ...)."""
         c = self.config
         self.correction = correction
         self.optimizer: torch.optim.Optimizer | None = None
         if self.folded:
-            self.network.restart(w, eta, c.weight_decay, correction)
+            self.network.start_round(w, eta, c.weight_decay, correction)
             return
-        self.network.restart(w)
+        self.network.start_round(w)
         # A fresh one: Adam's moments of other clients, or of an old model, are not these clients'.
-        self.optimizer = make_optimizer(self.w.values(), c.optimizer, eta, c.momentum, c.weight_decay)
-        if self.at_anchor:
-            self.at_anchor.restart(correction.anchor)
+        self.optimizer = make_optimizer(self.parameters.values(), c.optimizer, eta, c.momentum, c.weight_decay)
+        if self.at_anchor and correction.anchor:
+            self.at_anchor.start_round(correction.anchor)
 
-    def begin(self, x: Tensor, counts: Sequence[int]) -> None:
-        """See Network.begin."""
-        for network in self.networks:
-            network.begin(x, counts)
-
-    def narrow(self, active: int) -> None:
+    def keep_first(self, active: int) -> None:
         """From now on only the first `active` clients train."""
         if active == self.network.active:
             return
         for network in self.networks:
-            network.narrow(active)
+            network.keep_first(active)
         if self.optimizer:
             self.correction = self.correction.of(active)
-            narrow_optimizer(self.optimizer, self.w, active)
+            optimizer_keeps_first(self.optimizer, self.parameters, active)
+
+    def start_block(self, x: Tensor, counts: Sequence[int]) -> None:
+        """See Network.start_block."""
+        for network in self.networks:
+            network.start_block(x, counts)
 
     def step(self, s: int, target: Tensor, weight: Tensor, logits: Tensor) -> None:
         """See Network.step."""
@@ -86,27 +90,27 @@ class Stack:
         if not self.optimizer:
             return
         gradients = self.network.gradients()
-        anchored = [None] * len(gradients)
+        at_anchor: Sequence[Tensor | None] = [None] * len(gradients)
         if self.at_anchor:
             self.at_anchor.step(s, target, weight, torch.zeros_like(logits))
-            anchored = self.at_anchor.gradients()
-        parameters = self.optimizer.param_groups[0]["params"]
-        for name, p, g, g_anchor in zip(self.w, parameters, gradients, anchored, strict=True):
+            at_anchor = self.at_anchor.gradients()
+        in_use = self.optimizer.param_groups[0]["params"]
+        for name, p, g, g_anchor in zip(self.parameters, in_use, gradients, at_anchor, strict=True):
             self.correction.apply(name, g, p, g_anchor)
             p.grad = g
         self.optimizer.step()
 
-    def end(self) -> None:
-        """See Network.end."""
+    def finish_block(self) -> None:
+        """See Network.finish_block."""
         for network in self.networks:
-            network.end()
+            network.finish_block()
 
-    def rest(self) -> None:
+    def finish_round(self) -> None:
         """The round's training is over: free what belongs to it."""
         self.optimizer, self.correction = None, NO_CORRECTION
 
 
-def stacked(tensor: Tensor, S: int) -> Tensor:
+def copies_of(tensor: Tensor, S: int) -> Tensor:
     """S copies of a parameter: (S, ...). A convolution's have their channels innermost, as they are fastest."""
     copies = tensor.detach().unsqueeze(0).expand(S, *tensor.shape)
     if tensor.dim() == 4:
@@ -115,11 +119,11 @@ def stacked(tensor: Tensor, S: int) -> Tensor:
     return copies.clone(memory_format=torch.contiguous_format)
 
 
-def narrow_optimizer(optimizer: torch.optim.Optimizer, w: State, active: int) -> None:
-    """Have it see the first `active` clients only: views of its parameters w and of its elementwise state."""
+def optimizer_keeps_first(optimizer: torch.optim.Optimizer, parameters: State, active: int) -> None:
+    """Have it see the first `active` clients only: views of its parameters and of its elementwise state."""
     group = optimizer.param_groups[0]
     before = group["params"]
-    group["params"] = [p[:active] for p in w.values()]
+    group["params"] = [p[:active] for p in parameters.values()]
     for old, new in zip(before, group["params"], strict=True):
         state = optimizer.state.pop(old, {})
         optimizer.state[new] = {

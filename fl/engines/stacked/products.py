@@ -47,8 +47,8 @@ def product(x: Tensor, W: Tensor, b: Tensor | None, rows: Sequence[int] | None =
         return linear(x[0], W[0], None if b is None else b[0]).unsqueeze(0)
     y = x.new_zeros(S, B, W.shape[1])
     for k in range(S):
-        own = slice(0, rows[k] if rows else B)
-        y[k, own] = linear(x[k, own], W[k], None if b is None else b[k])
+        real = slice(0, rows[k] if rows else B)
+        y[k, real] = linear(x[k, real], W[k], None if b is None else b[k])
     return y
 
 
@@ -66,8 +66,8 @@ def gram(x: Tensor, W: Tensor, rows: Sequence[int]) -> Tensor:
     if not suits_onednn(x, W):
         return torch.bmm(x, x.transpose(1, 2))
     y = x.new_zeros(*x.shape[:2], x.shape[1])
-    for k, own in enumerate(rows):
-        y[k, :own, :own] = linear(x[k, :own], x[k, :own])
+    for k, R in enumerate(rows):
+        y[k, :R, :R] = linear(x[k, :R], x[k, :R])
     return y
 
 
@@ -78,7 +78,7 @@ def add_outer(W: Tensor, b: Tensor | None, g: Tensor, x: Tensor, rows: Sequence[
         if b is not None:
             b += g.sum(1)
         return
-    for k, own in enumerate(rows):
-        W[k].add_(linear(g[k, :own].t(), x[k, :own].t()))
+    for k, R in enumerate(rows):
+        W[k].add_(linear(g[k, :R].t(), x[k, :R].t()))
         if b is not None:
-            b[k].add_(g[k, :own].sum(0))
+            b[k].add_(g[k, :R].sum(0))

@@ -9,12 +9,11 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fl.engines.network import prefix
+from fl.engines.stacked.network import Network, first_clients
 from fl.state import NO_CORRECTION, Correction, State
 
 Replay = Callable[[], None]
@@ -42,58 +41,56 @@ def cuda_graphs() -> Recorder:
 
 
 class Graphed:
-    """A network whose steps are replayed; the interface of network.Network.
+    """A network whose steps are replayed; a Network itself.
 
     A graph holds addresses, so every step's inputs are copied to one place, and the network's parameters stay where
-    they are from round to round. It holds numbers, too: another eta, decay, pull or number of active
-    clients is another graph. What an optimizer does after the step is not part of it.
+    they are from round to round. It holds numbers, too: another eta, decay, pull or number of active clients is another
+    graph. What an optimizer does after the step is not part of it.
     """
 
-    def __init__(self, network: Any, record: Recorder | None = None):
+    def __init__(self, network: Network, record: Recorder | None = None):
         self.network, self.record = network, record or cuda_graphs()
         self.replays: dict[int, Replay] = {}  # by active clients
         self.taken: Counter[int] = Counter()  # steps as they are, by active clients
-        self.numbers: Any = None
-        self.place: list[Tensor] = []  # one step's x (S, 1, B, C, H, W), target, weight and logits
-        self.stack, self.folded = network.stack, network.folded
+        self.numbers: tuple[float, float, float, bool] | None = None
+        self.place: list[Tensor] = []  # one step's x (S, 1, B, ...), target, weight and logits
+        self.parameters = network.parameters
 
     @property
     def active(self) -> int:
-        active: int = self.network.active
-        return active
+        return self.network.active
 
-    def restart(
-        self, w: State, eta: float | None = None, decay: float = 0.0, correction: Correction = NO_CORRECTION
+    def start_round(
+        self, w: State, eta: float = 0.0, decay: float = 0.0, correction: Correction = NO_CORRECTION
     ) -> None:
-        self.network.restart(w, eta, decay, correction)
+        self.network.start_round(w, eta, decay, correction)
         numbers = eta, decay, correction.pull, correction.drift is None
         if numbers != self.numbers:
             self.numbers, self.replays, self.taken = numbers, {}, Counter()
 
-    def narrow(self, active: int) -> None:
-        self.network.narrow(active)
+    def keep_first(self, active: int) -> None:
+        self.network.keep_first(active)
 
     def gradients(self) -> list[Tensor]:
-        gradients: list[Tensor] = self.network.gradients()
-        return gradients
+        return self.network.gradients()
 
-    def begin(self, x: Tensor, counts: Sequence[int]) -> None:
+    def start_block(self, x: Tensor, counts: Sequence[int]) -> None:
         self.x = x.split(1, 1)
 
     def step(self, s: int, target: Tensor, weight: Tensor, logits: Tensor) -> None:
         active = self.active
-        inputs = [prefix(self.x[s], active), target, weight]
+        inputs = [first_clients(self.x[s], active), target, weight]
         if not self.place:  # at the first step all clients are active
             self.place = [torch.empty_like(tensor) for tensor in (*inputs, logits)]
-        place = [prefix(self.place[0], active), *self.place[1:]]
+        place = [first_clients(self.place[0], active), *self.place[1:]]
         columns = len(weight)  # of a block that begins with fewer clients than another, fewer than there is place for
         for to, tensor in zip(place, inputs, strict=False):
             to.narrow(-1, 0, tensor.shape[-1]).copy_(tensor)
 
         def step() -> None:
-            self.network.begin(place[0], [1] * active)
+            self.network.start_block(place[0], [1] * active)
             self.network.step(0, *place[1:])
-            self.network.end()
+            self.network.finish_block()
 
         if self.taken[active] < EAGER:
             step()
@@ -115,5 +112,5 @@ class Graphed:
             warnings.warn(f"steps cannot be recorded as a CUDA graph and run one by one: {reason}", stacklevel=2)
             return step
 
-    def end(self) -> None:
+    def finish_block(self) -> None:
         pass

@@ -1,16 +1,15 @@
 """The stacked engine: the clients of a stack advance together, one step of all of them at a time.
 
-Parameters have a leading dimension S, one entry a client. Clients differ in size, so in numbers of steps: within
-a stack those with more steps come first, the ones still training are a prefix, and a batch smaller than B is
-padded with examples of weight zero while the others weigh one over its true size. That is exact, not an
-approximation: the sequential engine's result up to the order of floating-point sums.
+Parameters have a leading dimension S, with one entry for each client. Clients differ in size and so in their numbers
+of steps. Therefore those with more steps come first in a stack, and the ones that still train are the first so many. A
+batch smaller than B is padded with examples of weight zero, and its others weigh one over its true size. This is exact:
+it gives the sequential engine's result up to the order of floating-point sums.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,20 +17,22 @@ from torch import Tensor, nn
 
 from data.dataset import Dataset
 from data.partition import Partition
+from fl.client import steps_of
 from fl.config import Config
 from fl.device import accumulator_dtype, send
-from fl.engines.graphed import Graphed
-from fl.engines.network import by_hand
-from fl.engines.schedule import Member, schedule, steps_of
-from fl.engines.stack import Stack
+from fl.engines.stacked.graphed import Graphed
+from fl.engines.stacked.hand_made import has_hand_made_layers
+from fl.engines.stacked.network import Network
+from fl.engines.stacked.schedule import Member, schedule
+from fl.engines.stacked.stack import Stack
 from fl.state import Correction, Report, RoundStart, Tell, Update, tell_nothing
 
-BLOCK = 128  # examples of a client that are made ready at once: enough for efficient products, few enough for a cache
+BLOCK = 128  # examples of a client made into inputs at once: enough for efficient products, few enough for a cache
 VECTOR = 16  # float32 numbers in the widest vector of a CPU
 
 
-def why_not(model: nn.Module) -> str | None:
-    """What keeps the model from being stacked, or None."""
+def obstacle_to_stacking(model: nn.Module, data: Dataset) -> str | None:
+    """What keeps clients with this model and data from being stacked, or None."""
     if not all(p.requires_grad for p in model.parameters()):
         return "has frozen parameters"
     if len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters())):
@@ -41,11 +42,16 @@ def why_not(model: nn.Module) -> str | None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
             return f"has {type(module).__name__}, whose batch or draws belong to one client"
+    if data.train.targets.dim() > 1:
+        return "has several targets an example, and a stack's loss knows one"
     return None
 
 
 class Stacked:
-    """As Sequential, for models that `why_not` accepts. stack_size: most clients at once, 0 for a good number."""
+    """As Sequential, for models without an `obstacle_to_stacking`.
+
+    stack_size: most clients at once, 0 for a good number. graphs: what wraps a network whose steps are to be replayed.
+    """
 
     def __init__(
         self,
@@ -55,14 +61,13 @@ class Stacked:
         config: Config,
         tick: Callable[[], None] = lambda: None,
         stack_size: int = 0,
-        graphs: Callable[[Any], Any] | None = None,
+        graphs: Callable[[Network], Network] | None = None,
     ):
         self.model, self.data, self.partition, self.config, self.tick = model, data, partition, config, tick
-        self.device = data.train.labels.device
-        self.by_hand = by_hand(model)
+        self.device = data.train.targets.device
+        self.hand_made = has_hand_made_layers(model, data.shape)
         self.graphs = graphs or (Graphed if self.device.type == "cuda" else None)
         self.indices = partition.indices.to(self.device)
-        self.pixels = data.train.images.flatten(1)  # (n, C H W) uint8: rows are gathered faster than images
         self.classes = torch.arange(data.classes, device=self.device).unsqueeze(1)
         self.stack_size = stack_size or default_stack_size(model, data, config)
         self.stacks: dict[tuple[int, int], Stack] = {}  # by S and B; those used last are the last
@@ -76,34 +81,36 @@ class Stacked:
         alike: dict[int, list[Member]] = {}
         for k, (start, n_k) in zip(clients, self.partition.spans_of(clients), strict=True):
             alike.setdefault(min(self.config.batch_size or n_k, n_k), []).append(Member(k, start, n_k))
-        for group in alike.values():
-            for first in range(0, len(group), self.stack_size):
-                # Every view and call is cheaper for tensors that autograd need not know; torch.func needs it to. And
-                # no autocast: the layers see to their arithmetic themselves.
-                with torch.inference_mode(self.by_hand), torch.autocast(self.device.type, enabled=False):
-                    update = self.train_stack(group[first : first + self.stack_size], now, tell)
+        for members in alike.values():
+            for first in range(0, len(members), self.stack_size):
+                # Inference mode makes every view and call cheaper, because autograd does not watch; torch.func needs
+                # it to. Autocast is off because the layers see to their arithmetic themselves.
+                with torch.inference_mode(self.hand_made), torch.autocast(self.device.type, enabled=False):
+                    update = self.train_stack(members[first : first + self.stack_size], now, tell)
                 yield update
 
     @torch.no_grad()
     def train_stack(self, members: Sequence[Member], now: RoundStart, tell: Tell) -> Update:
         ordered = sorted(members, key=lambda one: -one.n_k)  # those with most steps first
         steps = [steps_of(self.config, one.n_k) for one in ordered]
-        rows, weights = schedule(self.config, now.t, ordered, self.device, self.data.dtype)  # (S, steps, B) each
-        rows = self.indices[rows]
+        positions, weights, draws = schedule(self.config, now.t, ordered, self.data)  # (S, steps, B) each
+        rows = self.indices[positions]
         S, _, B = rows.shape
         told = tell([one.k for one in ordered])
-        stack = self.stack(S, B, told.correction)
-        stack.restart(now.w | (told.start or {}), self.config.lr(now.t), told.correction)
+        stack = self.stack_of(S, B, told.correction)
+        stack.start_round(now.w | (told.start or {}), self.config.lr(now.t), told.correction)
 
         loss = torch.zeros(S, dtype=accumulator_dtype(self.device), device=self.device)
         L = max(BLOCK // B, 1)
         for first in range(0, steps[0], L):
             counts = [min(n - first, L) for n in steps if n > first]
             block = slice(len(counts)), slice(first, first + counts[0])
-            loss[: len(counts)].add_(self.train_block(stack, counts, rows[block], weights[block]))
+            loss[: len(counts)].add_(
+                self.train_block(stack, counts, rows[block], weights[block], None if draws is None else draws[block])
+            )
 
-        stack.rest()
-        w_k, losses = stack.w, loss
+        stack.finish_round()
+        w_k, losses = stack.parameters, loss
         if ordered != list(members):
             place = {one.k: i for i, one in enumerate(ordered)}
             back = send([place[one.k] for one in members], torch.int64, self.device)
@@ -114,30 +121,32 @@ class Stacked:
         ]
         return Update(reports, w_k)
 
-    def train_block(self, stack: Stack, counts: Sequence[int], rows: Tensor, weights: Tensor) -> Tensor:
+    def train_block(
+        self, stack: Stack, counts: Sequence[int], rows: Tensor, weights: Tensor, draws: Tensor | None
+    ) -> Tensor:
         """The steps of a block; client i takes counts[i] of them. Returns the clients' summed losses (S,).
 
-        rows, weights (S, l, B): see schedule.
+        rows: numbers of examples. weights, draws: see Schedule. (S, l, B) each.
         """
         S, steps, B = rows.shape
-        x = self.data.normalise(self.pixels.index_select(0, rows.flatten()))
-        weight, y = side_by_side(weights), self.data.train.labels[side_by_side(rows)]  # (l, columns)
+        x = self.data.inputs(rows, draws)  # (S, l, B, ...)
+        weight, y = side_by_side(weights), self.data.train.targets[side_by_side(rows)]  # (l, columns)
         target = (y.unsqueeze(1) == self.classes) * weight.unsqueeze(1)  # (l, classes, columns)
         logits = torch.zeros_like(target)
-        stack.begin(x.view(*rows.shape, *self.data.shape), counts)
-        stack.narrow(active := S)
+        stack.start_block(x, counts)
+        stack.keep_first(active := S)
         for s, step in enumerate(zip(target.unbind(), weight.unbind(), logits.unbind(), strict=True)):
             if counts[active - 1] == s:
                 active = sum(count > s for count in counts)
-                stack.narrow(active)
+                stack.keep_first(active)
             stack.step(s, *step)
             self.tick()
-        stack.end()
+        stack.finish_block()
         losses = F.log_softmax(logits, 1).gather(1, y.unsqueeze(1)).squeeze(1).neg_()  # (l, columns)
         losses = losses.masked_fill_(weight == 0, 0)[:, : S * B].view(steps, S, B)
         return losses.transpose(0, 1).flatten(1).sum(1, dtype=accumulator_dtype(self.device))
 
-    def stack(self, S: int, B: int, correction: Correction) -> Stack:
+    def stack_of(self, S: int, B: int, correction: Correction) -> Stack:
         """S clients for minibatches of B: those of an earlier round, or new ones.
 
         At most 2 stack_size clients are kept: a full stack and what is left of a cohort.
@@ -145,15 +154,16 @@ class Stacked:
         stack = self.stacks.pop((S, B), None)
         while self.stacks and S + sum(kept.S for kept in self.stacks.values()) > 2 * self.stack_size:
             del self.stacks[next(iter(self.stacks))]
-        self.stacks[S, B] = stack = stack or Stack(self.model, S, self.config, correction, self.graphs)
+        self.stacks[S, B] = stack = stack or Stack(self.model, self.data.shape, S, self.config, correction, self.graphs)
         return stack
 
 
 def side_by_side(tensor: Tensor) -> Tensor:
     """(S, l, B) to (l, columns): the examples of a step's S minibatches one after another, and zeros.
 
-    Classes come before them, in tensors (l, classes, columns): a softmax over the innermost ten is many times slower
-    on a CPU. And each thread gets whole vectors of columns, as the bits of a softmax's odd ones are others.
+    Logits and targets are (l, classes, columns), because on a CPU a softmax over the innermost ten numbers is many
+    times slower. The zeros give each thread whole vectors of columns, because a softmax computes the columns that do
+    not fill a vector in another way, so that a client's bits would depend on where in the stack it is.
     """
     S, steps, B = tensor.shape
     unit = VECTOR * torch.get_num_threads() if tensor.device.type == "cpu" else 1
@@ -163,13 +173,13 @@ def side_by_side(tensor: Tensor) -> Tensor:
 
 
 def one_by_one(losses: Tensor) -> Sequence[Tensor | float]:
-    """(S,) as S losses, read where reading does not wait."""
+    """(S,) as S losses; as numbers where reading them makes nobody wait, which is on a CPU."""
     return losses.tolist() if losses.device.type == "cpu" else losses.unbind()
 
 
 def default_stack_size(model: nn.Module, data: Dataset, config: Config) -> int:
     """As many clients as half of the free memory holds; one on a CPU where convolutions would become grouped."""
-    device = data.train.labels.device
+    device = data.train.targets.device
     if device.type == "cpu" and any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return 1
     if device.type == "cuda":
@@ -177,6 +187,7 @@ def default_stack_size(model: nn.Module, data: Dataset, config: Config) -> int:
     else:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     parameters = sum(p.nbytes for p in model.parameters())
-    batch = (config.batch_size or len(data.train) // config.num_clients) * data.train.images[0].numel() * 4
-    # Weights, gradients, two moments and the sums; and activations, of which an image-sized one per channel.
+    batch = (config.batch_size or len(data.train) // config.num_clients) * data.train.examples[0].numel() * 4
+    # Of its parameters' size a client has weights, gradients, two moments and two sums; its activations are taken to
+    # be 64 times as large as its inputs, because a layer may have that many channels.
     return max(1, int(free / 2 / (6 * parameters + 64 * batch)))
