@@ -31,7 +31,7 @@ COMMON = {"local_epoch": 1, "batch_size": 10, "optimizer": "sgd", "init_lr": 0.0
 
 
 def config_of(workload: str, **flags: Any) -> Any:
-    from fl.config import resolve
+    from fl.check import resolve
 
     return resolve(COMMON | WORKLOADS[workload] | flags)
 

@@ -1,8 +1,10 @@
 """Data sets and partitioners by name; downloads land beside this file too, by default.
 
 The names stand here without their modules, so that reading the flags imports no torch.
-A new data set or partitioner is one function and one line here.
+A new data set or partitioner is one function and one line here; an Entry says what it asks of other flags.
 """
+
+from fl.entry import Entry
 
 # A data set is a function of the data folder (a Path) that returns a data.dataset.Dataset.
 DATASETS = {
@@ -10,10 +12,10 @@ DATASETS = {
     "fashion_mnist": "data.mnist:fashion_mnist",
 }
 
-# A partitioner is a function (labels, num_clients, seed, flags of its own) that returns a Partition.
-PARTITIONS = {
+# A partitioner is a function (labels, num_clients, seed, flags that it reads) that returns a Partition.
+PARTITIONS: dict[str, str | Entry] = {
     "iid": "data.partition:iid",
-    "shards": "data.partition:shards",
-    "dirichlet": "data.partition:dirichlet",
-    "quantity": "data.partition:quantity",
+    "shards": Entry("data.partition:shards", reads=("shards_per_client",)),
+    "dirichlet": Entry("data.partition:dirichlet", reads=("alpha",)),
+    "quantity": Entry("data.partition:quantity", reads=("alpha",)),
 }

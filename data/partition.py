@@ -32,10 +32,12 @@ class Partition:
 
     @staticmethod
     def from_owners(owners: Tensor, num_clients: int) -> Partition:
-        """owners (n,) int64: the client of each example. Every client must own at least one."""
+        """owners (n,) int64: the client of each example. Raises ValueError unless every client owns at least one."""
         sizes = torch.bincount(owners, minlength=num_clients)
-        assert len(sizes) == num_clients
-        assert int(sizes.min()) >= 1
+        if len(sizes) != num_clients or int(sizes.min()) < 1:
+            missing = [k for k in range(num_clients) if k >= len(sizes) or sizes[k] < 1]
+            found = f"client {missing[0]} owns nothing" if missing else f"an owner is {len(sizes) - 1}"
+            raise ValueError(f"{found}; expected each of the clients 0 to {num_clients - 1} among the owners")
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
         return Partition(owners.argsort(stable=True), offsets)
 

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fl.config import FLAGS, RESUMABLE, SWITCH, Config, check, check_value, read_config, resolve
+from fl.check import check, readers_of, resolve
+from fl.config import DEFAULTS, FLAGS, RESUMABLE, Config, check_names, check_value, read_config
 from fl.errors import FlagError, RunFolderError, reason
+from fl.flags import ANEW, SWITCH, listed
+from fl.names import entry_of
 
 
 def parse(argv: Sequence[str], script: str, description: str) -> Config:
@@ -22,31 +25,26 @@ def parse(argv: Sequence[str], script: str, description: str) -> Config:
     if rest:
         raise FlagError(_unknown(rest[0]))
     given = {name: check_value(name, text) for name, text in vars(words).items()}
-    if given.get("resume") and "run_dir" not in given:
-        raise FlagError("--resume: needs --run_dir, the folder of the run to continue")
-    if given.get("resume") and given.get("overwrite"):
-        raise FlagError("--overwrite: cannot be combined with --resume; choose one")
-    for name in ("name", "out_dir"):
-        if name in given and "run_dir" in given:
-            raise FlagError(f"--{name} {given[name]}: says nothing beside --run_dir, which names the folder")
-    if given.get("resume") and (Path(given["run_dir"]) / "config.json").exists():
+    if given.get("resume") and "run_dir" in given and (Path(given["run_dir"]) / "config.json").exists():
         return _resumed(given, script)
     return resolve(given, script)
 
 
 def _resumed(given: dict[str, Any], script: str) -> Config:
     """The recorded flags, with those of `given` that a resumed run may change."""
-    recorded = read_config(given["run_dir"])
+    folder = given["run_dir"]
+    recorded = read_config(folder)
     if recorded.pop("script") != script:
-        raise RunFolderError(f"--run_dir {given['run_dir']}: holds a run of the other script")
+        raise RunFolderError(f"--run_dir {folder}: holds a run of the other script")
+    check_names(folder, recorded, script)
     for name, value in given.items():
-        if name not in RESUMABLE and value != recorded.get(name, FLAGS[name].default):
+        if name not in RESUMABLE and value != recorded[name]:
             raise FlagError(
-                f"--{name} {value}: the run in {given['run_dir']} has {recorded.get(name)}; "
+                f"--{name} {value}: the run in {folder} has {recorded[name]}; "
                 "leave the flag out to continue it, or choose another --run_dir"
             )
-    kept = {name: given.get(name, FLAGS[name].default) for name in ("resume", "overwrite", "dry_run", "quiet")}
-    config = Config(**(recorded | given | kept))
+    anew = {name: given.get(name, DEFAULTS[name]) for name in FLAGS if FLAGS[name].metadata["resume"] == ANEW}
+    config = Config(**(recorded | given | anew))
     check(config, given)
     return config
 
@@ -68,10 +66,23 @@ def _unknown(word: str) -> str:
     return f"{name}: no such flag" + (f"; did you mean --{near[0]}?" if near else "; --help lists them all")
 
 
-def _shown(default: object) -> str:
-    if default is None or default is False or default == ():
-        return ""
-    return f" (default: {default:g})" if isinstance(default, float) else f" (default: {default})"
+def _help(name: str) -> str:
+    """The flag's line in --help: whose flag it is, what it accepts, and its defaults."""
+    field, kind = FLAGS[name], FLAGS[name].metadata["kind"]
+    table, readers = readers_of(name)
+    defaults = [f"{DEFAULTS[name]:g}" if isinstance(DEFAULTS[name], float) else f"{DEFAULTS[name]}"]
+    if DEFAULTS[name] is None or DEFAULTS[name] is False or DEFAULTS[name] == ():
+        defaults = []
+    if table:
+        own = {one: entry_of(table, one).defaults for one in readers}
+        defaults += [f"{own[one][name]:g} for {one}" for one in readers if name in own[one]]
+    parts = [
+        field.metadata["help"],
+        f"; for --{table} {listed(readers)}" if table else "",
+        f": {kind.accepts}" if kind.accepts.startswith(("one of", "FILE")) else "",
+        f" (default: {', '.join(defaults)})" if defaults else "",
+    ]
+    return "".join(parts).replace("%", "%%")
 
 
 def _parser(prog: str, description: str) -> argparse.ArgumentParser:
@@ -86,18 +97,18 @@ def _parser(prog: str, description: str) -> argparse.ArgumentParser:
     groups: dict[str, argparse._ArgumentGroup] = {}
     for name, field in FLAGS.items():
         meta = field.metadata
-        group = groups.setdefault(meta["group"], parser.add_argument_group(meta["group"])) \
-            if meta["group"] not in groups else groups[meta["group"]]  # fmt: skip
-        text = (meta["help"] + _shown(field.default)).replace("%", "%%")
+        if meta["group"] not in groups:
+            groups[meta["group"]] = parser.add_argument_group(meta["group"])
+        group = groups[meta["group"]]
         if meta["kind"] is SWITCH:
-            group.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
+            group.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=_help(name))
         else:
             group.add_argument(
                 f"--{name}",
                 action="append" if meta["many"] else "store",
                 default=argparse.SUPPRESS,
                 metavar=name.split("_")[-1].upper(),
-                help=text if not meta["kind"].accepts.startswith("one of") else f"{text}: {meta['kind'].accepts}",
+                help=_help(name),
             )
     return parser
 

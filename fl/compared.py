@@ -7,16 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fl.config import FLAGS, read_config
+from fl.check import is_read
+from fl.config import FLAGS, Config, read_config
 from fl.errors import RunFolderError
 from fl.guard import warn
 from fl.records import is_finished, read_metrics
-
-# Runs that differ only in these are repetitions of one experiment.
-NOT_THE_EXPERIMENT = {
-    "seed", "name", "run_dir", "out_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",
-    "data_dir", "device", "match", "client_fraction",
-}  # fmt: skip
 
 
 class Run(NamedTuple):
@@ -116,19 +111,23 @@ def curve(run: Run) -> list[tuple[float | None, float | None]]:
 
 
 def experiment(run: Run) -> tuple[tuple[str, Any], ...]:
-    """What makes a run the experiment that it is: the flags that its script reads, and how far it got."""
+    """What makes a run the experiment that it is: the flags that do anything in it, and how far it got.
+
+    What it trained may be code that is gone; names are enough.
+    """
     flags, records, finished = run.flags, run.records, run.finished
-    baseline = flags["script"] == "baseline"
-    unread = {"Federation"} if baseline else {"Baseline only"}
-    names = [name for name in FLAGS if name not in NOT_THE_EXPERIMENT and FLAGS[name].metadata["group"] not in unread]
-    if baseline:
-        names = [name for name in names if name not in ("partition", "alpha", "shards_per_client")]
-    if not flags["stop_at_target"]:
-        names.remove("target_accuracy")
-    key = [("script", flags["script"]), *((name, flags[name]) for name in names), ("finished", finished)]
+    config = Config(**{name: flags[name] for name in FLAGS})
+    key: list[tuple[str, Any]] = [("script", flags["script"])]
+    key += [(name, flags[name]) for name in FLAGS if counts(name, flags) and is_read(name, config, flags["script"])]
+    key.append(("finished", finished))
     if not finished:
         key.append(("round", records[-1]["round"]))
     if flags["match"] is not None:
-        key = [(name, value) for name, value in key if name != "epoch"]
         key.append(("matched", tuple(record["examples"] for record in records)))
     return tuple(key)
+
+
+def counts(name: str, flags: dict[str, Any]) -> bool:
+    """Whether runs that differ in this flag only are other experiments, and not repetitions of one."""
+    experiment = FLAGS[name].metadata["experiment"]
+    return bool(flags[experiment] if isinstance(experiment, str) else experiment)

@@ -1,95 +1,44 @@
-"""The one place for flags: names, defaults, help and checks. Imports no torch, so `--help` is instant.
+"""The one place for flags: names, defaults, help, and what each asks of others. Imports no torch, so `--help` is instant.
 
-fl/command_line.py turns words into a Config.
+fl/command_line.py turns words into a Config, fl/check.py looks at all flags together, and fl/flags.py explains the
+columns of the table. What an algorithm, a rule or a partition asks of flags stands in its own entry: fl/entry.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from data import DATASETS, PARTITIONS
+from fl.aggregates import AGGREGATES
 from fl.algorithms import ALGORITHMS
-from fl.errors import FlagError, RunFolderError, reason
+from fl.errors import DataError, FlagError, RunFolderError, reason
+from fl.flags import (
+    ANEW,
+    BASELINE,
+    DEVICE,
+    FEDERATED,
+    FREE,
+    MOST,
+    PATH,
+    SAME,
+    SWITCH,
+    WORD,
+    Kind,
+    Need,
+    ascending,
+    choice,
+    flag,
+    integer,
+    named,
+    number,
+    only_with,
+)
 from fl.models import MODELS
 from fl.strict_json import loads, read_regular
-
-T = TypeVar("T")
-
-
-class Kind(NamedTuple):
-    """How a flag's text becomes a value: `parse` raises ValueError for what `accepts` does not describe."""
-
-    parse: Callable[[str], Any]
-    accepts: str
-
-
-def integer(low: int, note: str = "", high: int = 2**63 - 1) -> Kind:
-    def parse(text: str) -> int:
-        value = int(text)
-        if not low <= value <= high:
-            raise ValueError
-        return value
-
-    return Kind(parse, f"an integer >= {low}{note}" if high == 2**63 - 1 else f"an integer from {low} to {high:,}")
-
-
-def number(low: float, high: float, interval: str) -> Kind:
-    """A finite float in `interval`, whose brackets say which ends belong to it."""
-
-    def parse(text: str) -> float:
-        value = float(text)
-        above = value > low or (value == low and interval[0] == "[")
-        below = value < high or (value == high and interval[-1] == "]")
-        if not (math.isfinite(value) and above and below):
-            raise ValueError
-        return value
-
-    return Kind(parse, f"a number in {interval}")
-
-
-def choice(names: Sequence[str]) -> Kind:
-    def parse(text: str) -> str:
-        if text not in names:
-            raise ValueError
-        return text
-
-    return Kind(parse, "one of " + ", ".join(names))
-
-
-def _device(text: str) -> str:
-    kind, _, index = text.partition(":")
-    if text in ("auto", "cpu", "mps") or (kind == "cuda" and (text == "cuda" or index.isdecimal())):
-        return text
-    raise ValueError
-
-
-def _text(text: str) -> str:
-    if not text or "\0" in text:
-        raise ValueError
-    return text
-
-
-def _name(text: str) -> str:
-    if not text or not text.isascii() or not all(c.isalnum() or c in "._-" for c in text) or len(text) > 100:
-        raise ValueError
-    return text
-
-
-AGGREGATES = ["mean", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median"]
-MOST = 3.4e38  # above it a rate or a scale has no float32
-SWITCH = Kind(lambda text: True, "no value")
-PATH = Kind(_text, "a path")
-
-
-def flag(default: T, group: str, kind: Kind, help: str, many: bool = False) -> T:
-    """A dataclass field that is also a command-line flag."""
-    metadata = {"group": group, "kind": kind, "help": help, "many": many}
-    return dataclasses.field(default=default, metadata=metadata)
+from fl.transforms import ATTACKS, TRANSFORMS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,63 +46,110 @@ class Config:
     """Every flag, resolved: what `config.json` holds. Built by `parse`, or directly in tests."""
 
     # fmt: off
-    num_clients: int = flag(8, "Federation", integer(1), "K, the number of clients")
-    num_select_clients: int = flag(4, "Federation", integer(1), "m, clients drawn each round without replacement (at most K)")
-    client_fraction: float | None = flag(None, "Federation", number(0, 1, "(0, 1]"), "C, the other way to say m: m = max(round(C K), 1)")
-    global_epoch: int = flag(5, "Federation", integer(0), "T, rounds")
-    local_epoch: int = flag(5, "Federation", integer(1, high=10**9), "E, passes over a client's data in a round")
-    keep_optimizer_state: bool = flag(False, "Federation", SWITCH, "keep each client's optimizer state between its rounds (default: fresh every round)")
+    num_clients: int = flag(8, "Federation", integer(1), "K, the number of clients", reads=FEDERATED)
+    num_select_clients: int = flag(4, "Federation", integer(1),
+        "m, clients drawn each round without replacement (at most K)", reads=FEDERATED,
+        needs=[Need("expected at most --num_clients, which is {config.num_clients}", lambda c: c.num_select_clients <= c.num_clients)])
+    client_fraction: float | None = flag(None, "Federation", number(0, 1, "(0, 1]"),
+        "C, the other way to say m: m = max(round(C K), 1)", reads=FEDERATED, experiment=False)
+    global_epoch: int = flag(5, "Federation", integer(0), "T, rounds", reads=FEDERATED, resume=FREE)
+    local_epoch: int = flag(5, "Federation", integer(1, high=10**9), "E, passes over a client's data in a round", reads=FEDERATED)
+    keep_optimizer_state: bool = flag(False, "Federation", SWITCH,
+        "keep each client's optimizer state between its rounds (default: fresh every round)", reads=FEDERATED,
+        needs=[only_with("engine", "sequential", "auto")])
 
-    algorithm: str = flag("fedavg", "Algorithm", choice(list(ALGORITHMS)), "federated algorithm")
-    proximal_mu: float = flag(0.01, "Algorithm", number(0, MOST, f"[0, {MOST:g}]"), "mu, weight of the proximal term of fedprox")
-    server_lr: float | None = flag(None, "Algorithm", number(0, MOST, f"(0, {MOST:g}]"), "eta of the server (default: 1 for fedavgm, 0.03 for fedadagrad, 0.01 for fedadam and fedyogi)")
-    server_momentum: float = flag(0.9, "Algorithm", number(0, 1, "[0, 1)"), "beta_1 of the server: fedavgm, fedadam, fedyogi; and fedadagrad, where it is 0 unless given")
-    server_beta2: float = flag(0.99, "Algorithm", number(0, 1, "[0, 1)"), "beta_2 of the server: fedadam, fedyogi")
-    server_tau: float = flag(1e-3, "Algorithm", number(0, MOST, f"(0, {MOST:g}]"), "tau, adaptivity of the server: fedadagrad, fedadam, fedyogi")
-    aggregate: str = flag("mean", "Algorithm", choice(AGGREGATES), "what the server makes of the models")
-    trim: float = flag(0.2, "Algorithm", number(0, 0.5, "[0, 0.5)"), "share of values that trimmed_mean leaves out at either end")
-    byzantine: int = flag(1, "Algorithm", integer(0), "f, bad clients that krum and multi_krum withstand")
-    attack: str | None = flag(None, "Algorithm", choice(["label_flip", "sign_flip", "gaussian", "scaled"]), "what some clients do to harm")
-    attackers: float = flag(0.2, "Algorithm", number(0, 1, "[0, 1]"), "share of the K clients that attack")
-    attack_scale: float = flag(10.0, "Algorithm", number(0, MOST, f"(0, {MOST:g}]"), "lambda: factor of sign_flip and scaled, deviation of gaussian")
+    algorithm: str = flag("fedavg", "Algorithm", named(ALGORITHMS), "federated algorithm", reads=FEDERATED)
+    proximal_mu: float = flag(0.01, "Algorithm", number(0, MOST, f"[0, {MOST:g}]"),
+        "mu, weight of the proximal term", reads=FEDERATED, rate=True)
+    server_lr: float | None = flag(None, "Algorithm", number(0, MOST, f"(0, {MOST:g}]"), "eta of the server", reads=FEDERATED, rate=True)
+    server_momentum: float = flag(0.9, "Algorithm", number(0, 1, "[0, 1)"), "beta_1 of the server", reads=FEDERATED)
+    server_beta2: float = flag(0.99, "Algorithm", number(0, 1, "[0, 1)"), "beta_2 of the server", reads=FEDERATED)
+    server_tau: float = flag(1e-3, "Algorithm", number(0, MOST, f"(0, {MOST:g}]"), "tau, adaptivity of the server", reads=FEDERATED)
+    aggregate: str = flag("mean", "Algorithm", named(AGGREGATES), "what the server makes of the models", reads=FEDERATED)
+    trim: float = flag(0.2, "Algorithm", number(0, 0.5, "[0, 0.5)"), "share of values that are left out at either end", reads=FEDERATED)
+    byzantine: int = flag(1, "Algorithm", integer(0), "f, bad clients to withstand", reads=FEDERATED)
+    transform: tuple[str, ...] = flag((), "Algorithm", named(TRANSFORMS),
+        "what is done to updates on their way to the server; repeatable, in the order given", many=tuple, reads=FEDERATED)
+    attack: str | None = flag(None, "Algorithm", choice(ATTACKS), "what some clients do to harm", reads=FEDERATED)
+    attackers: float = flag(0.2, "Algorithm", number(0, 1, "[0, 1]"),
+        "share of the K clients that attack", reads=FEDERATED,
+        needs=[Need("needs an --attack", lambda c: c.attack is not None)])
+    attack_scale: float = flag(10.0, "Algorithm", number(0, MOST, f"(0, {MOST:g}]"),
+        "lambda, factor on an update, or the deviation of noise", reads=FEDERATED)
 
-    engine: str = flag("auto", "Execution", choice(["auto", "sequential", "stacked", "distributed"]), "how a round's clients are executed")
-    stack_size: int = flag(0, "Execution", integer(0), "most clients at once of --engine stacked; 0 is as many as are fast and fit")
-    workers: int = flag(0, "Execution", integer(0, high=10**4), "processes of --engine distributed; 0 is one a core, or one a GPU")
-    timeout: float = flag(1800.0, "Execution", number(1, 1e6, "[1, 1e+06]"), "seconds after which a worker that does not answer ends the run")
-    precision: str = flag("fp32", "Execution", choice(["fp32", "bf16", "tf32"]), "arithmetic: strict fp32, bf16 autocast, or tf32 on CUDA")
+    engine: str = flag("auto", "Execution", choice(["auto", "sequential", "stacked", "distributed"]),
+        "how a round's clients are executed", reads=FEDERATED)
+    stack_size: int = flag(0, "Execution", integer(0),
+        "most clients at once of --engine stacked; 0 is as many as are fast and fit", reads=FEDERATED,
+        needs=[only_with("engine", "stacked", "distributed", "auto")])
+    workers: int = flag(0, "Execution", integer(0, high=10**4),
+        "processes of --engine distributed; 0 is one a core, or one a GPU", reads=FEDERATED, resume=FREE,
+        needs=[
+            only_with("engine", "distributed", "auto"),
+            Need("needs no --keep_optimizer_state", lambda c: not c.keep_optimizer_state),
+            Need("expected at most --num_select_clients, which is {config.num_select_clients}; the others had no client", lambda c: c.workers <= c.num_select_clients),
+        ])
+    timeout: float = flag(1800.0, "Execution", number(1, 1e6, "[1, 1e+06]"),
+        "seconds after which a worker that does not answer ends the run", reads=FEDERATED, resume=FREE)
+    precision: str = flag("fp32", "Execution", choice(["fp32", "bf16", "tf32"]),
+        "arithmetic: strict fp32, bf16 autocast, or tf32 on CUDA", matched=True)
 
-    batch_size: int = flag(100, "Training", integer(0, " (0: the client's whole data set)"), "B, examples in a minibatch; 0 is the client's whole data set")
-    init_lr: float = flag(5e-5, "Training", number(0, MOST, f"(0, {MOST:g}]"), "eta, learning rate of the first round")
-    lr_decay: float = flag(1.0, "Training", number(0, 1, "(0, 1]"), "factor on the learning rate after every round")
-    optimizer: str = flag("adam", "Training", choice(["adam", "sgd"]), "local optimizer")
-    momentum: float = flag(0.0, "Training", number(0, 1, "[0, 1)"), "momentum of --optimizer sgd")
-    weight_decay: float = flag(0.0, "Training", number(0, MOST, f"[0, {MOST:g}]"), "L2 penalty, added to the gradient")
+    batch_size: int = flag(100, "Training", integer(0, " (0: the client's whole data set)"),
+        "B, examples in a minibatch; 0 is the client's whole data set", matched=True)
+    init_lr: float = flag(5e-5, "Training", number(0, MOST, f"(0, {MOST:g}]"),
+        "eta, learning rate of the first round", matched=True, rate=True)
+    lr_decay: float = flag(1.0, "Training", number(0, 1, "(0, 1]"), "factor on the learning rate after every round", matched=True)
+    optimizer: str = flag("adam", "Training", choice(["adam", "sgd"]), "local optimizer", matched=True)
+    momentum: float = flag(0.0, "Training", number(0, 1, "[0, 1)"),
+        "momentum of --optimizer sgd", matched=True,
+        needs=[Need("needs --optimizer sgd", lambda c: c.optimizer == "sgd" or c.momentum == 0)])
+    weight_decay: float = flag(0.0, "Training", number(0, MOST, f"[0, {MOST:g}]"), "L2 penalty, added to the gradient", matched=True)
 
-    epoch: int = flag(15, "Baseline only", integer(0), "epochs of run_baseline.py")
-    match: str | None = flag(None, "Baseline only", PATH, "run folder of a federated run: train for as many examples, evaluate as often, take its other flags as defaults")
+    epoch: int = flag(15, "Baseline only", integer(0),
+        "epochs of run_baseline.py", reads=BASELINE, resume=FREE,
+        needs=[Need("needs no --match, which already says how long to train", lambda c: c.match is None)])
+    match: str | None = flag(None, "Baseline only", PATH,
+        "run folder of a federated run: train for as many examples, evaluate as often, take its other flags as defaults",
+        reads=BASELINE, experiment=False)
 
-    model: str = flag("gn_cnn", "Model and data", choice(list(MODELS)), "network")
-    dataset: str = flag("mnist", "Model and data", choice(list(DATASETS)), "data set")
-    data_dir: str = flag("data/", "Model and data", PATH, "where data sets are looked for and downloaded to")
-    partition: str = flag("iid", "Model and data", choice(list(PARTITIONS)), "how the training set is split over clients")
-    shards_per_client: int = flag(2, "Model and data", integer(1), "label-sorted shards a client of --partition shards")
-    alpha: float = flag(0.5, "Model and data", number(1e-6, 1e6, "[1e-06, 1e+06]"), "concentration of --partition dirichlet and quantity; smaller is more skewed")
+    model: str = flag("gn_cnn", "Model and data", named(MODELS), "network", matched=True)
+    dataset: str = flag("mnist", "Model and data", named(DATASETS, DataError), "data set", matched=True)
+    data_dir: str = flag("data/", "Model and data", PATH,
+        "where data sets are looked for and downloaded to", matched=True, resume=FREE, experiment=False)
+    partition: str = flag("iid", "Model and data", named(PARTITIONS), "how the training set is split over clients", reads=FEDERATED)
+    shards_per_client: int = flag(2, "Model and data", integer(1), "label-sorted shards a client", reads=FEDERATED)
+    alpha: float = flag(0.5, "Model and data", number(1e-6, 1e6, "[1e-06, 1e+06]"),
+        "concentration; smaller is more skewed", reads=FEDERATED)
 
-    eval_every: int = flag(1, "Evaluation", integer(1), "rounds between evaluations on the test set (the last is always evaluated)")
-    target_accuracy: tuple[float, ...] = flag((), "Evaluation", number(0, 1, "(0, 1]"), "report the rounds until this test accuracy; repeatable", many=True)
-    stop_at_target: bool = flag(False, "Evaluation", SWITCH, "end the run once every --target_accuracy is reached")
+    eval_every: int = flag(1, "Evaluation", integer(1),
+        "rounds between evaluations on the test set (the last is always evaluated)", matched=True)
+    target_accuracy: tuple[float, ...] = flag((), "Evaluation", number(0, 1, "(0, 1]"),
+        "report the rounds until this test accuracy; repeatable", many=ascending, matched=True, resume=FREE, experiment="stop_at_target")
+    stop_at_target: bool = flag(False, "Evaluation", SWITCH,
+        "end the run once every --target_accuracy is reached", resume=FREE,
+        needs=[Need("needs a --target_accuracy", lambda c: bool(c.target_accuracy))])
 
-    seed: int = flag(0, "Run", integer(0), "every random choice follows from it")
-    device: str = flag("auto", "Run", Kind(_device, "auto, cpu, cuda, cuda:INDEX or mps"), "auto, cpu, cuda[:i] or mps")
-    name: str | None = flag(None, "Run", Kind(_name, "letters, digits, '.', '_' and '-', at most 100"), "a word for the run folder's name")
-    out_dir: str = flag("runs", "Run", PATH, "where run folders are made")
-    run_dir: str | None = flag(None, "Run", PATH, "this very run folder, instead of a new one in --out_dir")
-    resume: bool = flag(False, "Run", SWITCH, "continue the run in --run_dir with its own flags, or start it if there is none")
-    overwrite: bool = flag(False, "Run", SWITCH, "replace the run in --run_dir")
-    checkpoint_every: int = flag(1, "Run", integer(1), "rounds between checkpoints")
-    dry_run: bool = flag(False, "Run", SWITCH, "print the plan, train nothing, write no run folder")
-    quiet: bool = flag(False, "Run", SWITCH, "print the last two lines only")
+    seed: int = flag(0, "Run", integer(0), "every random choice follows from it", matched=True, experiment=False)
+    device: str = flag("auto", "Run", DEVICE, "auto, cpu, cuda[:i] or mps", resume=FREE, experiment=False)
+    name: str | None = flag(None, "Run", WORD,
+        "a word for the run folder's name", experiment=False,
+        needs=[Need("says nothing beside --run_dir, which names the folder", lambda c: c.run_dir is None)])
+    out_dir: str = flag("runs", "Run", PATH,
+        "where run folders are made", experiment=False,
+        needs=[Need("says nothing beside --run_dir, which names the folder", lambda c: c.run_dir is None)])
+    run_dir: str | None = flag(None, "Run", PATH, "this very run folder, instead of a new one in --out_dir", resume=FREE, experiment=False)
+    resume: bool = flag(False, "Run", SWITCH,
+        "continue the run in --run_dir with its own flags, or start it if there is none", resume=ANEW, experiment=False,
+        needs=[Need("needs --run_dir, the folder of the run to continue", lambda c: c.run_dir is not None)])
+    overwrite: bool = flag(False, "Run", SWITCH,
+        "replace the run in --run_dir", resume=ANEW, experiment=False,
+        needs=[
+            Need("needs --run_dir", lambda c: c.run_dir is not None),
+            Need("cannot be combined with --resume; choose one", lambda c: not c.resume),
+        ])
+    checkpoint_every: int = flag(1, "Run", integer(1), "rounds between checkpoints", resume=FREE, experiment=False)
+    dry_run: bool = flag(False, "Run", SWITCH, "print the plan, train nothing, write no run folder", resume=ANEW, experiment=False)
+    quiet: bool = flag(False, "Run", SWITCH, "print the last two lines only", resume=ANEW, experiment=False)
     # fmt: on
 
     def lr(self, t: int) -> float:
@@ -161,30 +157,25 @@ class Config:
         return self.init_lr * self.lr_decay ** (t - 1)
 
 
-NEED_SGD = ("fedsgd", "scaffold", "fednova", "fsvrg")  # they make something of the number and the size of the steps
-SERVER_OPTIMIZERS = {"fedavgm": 1.0, "fedadagrad": 0.03, "fedadam": 0.01, "fedyogi": 0.01}  # and their usual rates
-NEED_MEAN = ("scaffold", "fednova", "fsvrg")  # they average more than models, or scale the mean
-
 FLAGS = {field.name: field for field in dataclasses.fields(Config)}
-# A resumed run may change these: none of them changes a round that is already done.
-RESUMABLE = {
-    "global_epoch", "epoch", "target_accuracy", "stop_at_target", "device", "data_dir",
-    "workers", "timeout", "run_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",
-}  # fmt: skip
-# A baseline that matches a federated run takes these from it.
-MATCHED = (
-    "batch_size", "init_lr", "lr_decay", "optimizer", "momentum", "weight_decay",
-    "precision", "model", "dataset", "data_dir", "eval_every", "target_accuracy", "seed",
-)  # fmt: skip
+DEFAULTS: dict[str, Any] = {name: field.default for name, field in FLAGS.items()}
+RESUMABLE = {name for name, field in FLAGS.items() if field.metadata["resume"] != SAME}
+MATCHED = [name for name, field in FLAGS.items() if field.metadata["matched"]]
+NAMES = [name for name, field in FLAGS.items() if field.metadata["kind"].table is not None]  # such as --model
+LONGEST_NAME = 4096
 
 
 def check_value(name: str, text: object) -> Any:
-    """The value of a flag's text, or of a list of texts. Raises FlagError."""
+    """The value of a flag's text, or of a list of texts. Raises FlagError, or DataError for a data set's file."""
     kind: Kind = FLAGS[name].metadata["kind"]
     if isinstance(text, list):
-        return tuple(sorted({check_value(name, one) for one in text}))
+        return FLAGS[name].metadata["many"]([check_value(name, one) for one in text])
     try:
         return kind.parse(str(text))
+    except FileNotFoundError as error:
+        raise kind.fault(
+            f"--{name} {text}: there is no file {error} (seen from the working directory); expected {kind.accepts}"
+        ) from None
     except ValueError:
         raise FlagError(f"--{name} {text}: expected {kind.accepts}") from None
 
@@ -192,6 +183,7 @@ def check_value(name: str, text: object) -> Any:
 def read_config(folder: str | Path) -> dict[str, Any]:
     """The recorded flags of a run folder, checked like typed ones, and its script under the key "script".
 
+    What a name such as --model's stands for may have gone, or be known to a later version only: `check_names` tells.
     Raises RunFolderError when there are none or they are not ours.
     """
     path = Path(folder) / "config.json"
@@ -202,8 +194,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         unknown = sorted(set(recorded) - set(FLAGS) - {"script"})
         if unknown:
             raise ValueError(f"has flags that this version does not know: {', '.join(map(short, unknown[:5]))}")
-        defaults = {name: field.default for name, field in FLAGS.items()}
-        return defaults | {k: v if k == "script" else _recorded(k, v) for k, v in recorded.items()}
+        return DEFAULTS | {k: v if k == "script" else _recorded(k, v) for k, v in recorded.items()}
     except (OSError, ValueError, FlagError) as error:
         raise RunFolderError(f"{path}: cannot be read ({reason(error)}); expected the folder of a run") from None
 
@@ -221,111 +212,39 @@ def _recorded(name: str, value: Any) -> Any:
     if not good:
         accepts = "true or false" if kind is SWITCH else f"a list, each {kind.accepts}" if many else kind.accepts
         raise FlagError(f"--{name} {short(value)}: expected {accepts}")
-    return value if kind is SWITCH or value is None else check_value(name, value)
+    if kind is SWITCH or kind.table is not None or value is None:
+        return tuple(value) if many else value
+    return check_value(name, value)
 
 
 def _is_typed(kind: Kind, value: Any) -> bool:
-    """Whether the value, written as text, is parsed to itself."""
+    """Whether the value, written as text, is parsed to itself; a name only has to look like one."""
+    if kind.table is not None:
+        return isinstance(value, str) and value.isprintable() and 0 < len(value) <= LONGEST_NAME
     try:
         return type(value) in (int, float, str) and bool(kind.parse(str(value)) == value)
     except ValueError:
         return False
 
 
-def resolve(given: dict[str, Any], script: str = "federated") -> Config:
-    """Defaults that depend on other flags, and checks that need more than one flag."""
-    if script != "baseline" and "match" in given:
-        raise FlagError(f"--match {given['match']}: only run_baseline.py trains to match a run")
-    if "match" in given:
-        if not Path(given["match"]).is_dir():
-            raise FlagError(f"--match {given['match']}: no such folder; expected that of a federated run")
-        recorded = read_config(given["match"])
-        if recorded["script"] != "federated":
-            raise FlagError(f"--match {given['match']}: that is a {recorded['script']} run; expected a federated one")
-        taken = {name: recorded[name] for name in MATCHED}
-        if given.get("optimizer", "sgd") != "sgd":
-            del taken["momentum"]
-        given = taken | given
-
-    K = given.get("num_clients", Config.num_clients)
-    if "client_fraction" in given and "num_select_clients" in given:
-        raise FlagError(
-            f"--client_fraction {given['client_fraction']:g}: --num_select_clients says the same; give one of the two"
-        )
-    if "client_fraction" in given:
-        # round, not int: int(0.29 * 100) is 28.
-        m = max(round(given["client_fraction"] * K), 1)
-    else:
-        m = given.get("num_select_clients", min(Config.num_select_clients, K))
-    if m > K:
-        raise FlagError(f"--num_select_clients {m}: expected at most --num_clients, which is {K}")
-
-    if given.get("algorithm") in SERVER_OPTIMIZERS:
-        given = {"server_lr": SERVER_OPTIMIZERS[given["algorithm"]]} | given
-    if given.get("algorithm") == "fedadagrad":
-        given = {"server_momentum": 0.0} | given  # as in its paper
-    if given.get("algorithm") == "fedsgd" and script != "baseline":
-        for name, value in (("local_epoch", 1), ("batch_size", 0)):
-            if given.get(name, value) != value:
-                raise FlagError(f"--{name} {given[name]}: --algorithm fedsgd is E = 1 and B = 0; leave the flag out")
-            given = given | {name: value}
-
-    config = Config(**(given | {"num_select_clients": m}))
-    check(config, given)
-    return config
-
-
-def check(config: Config, given: dict[str, Any]) -> None:
-    """Refuse flags in `given` that nothing would read: they are mistakes the user should hear of."""
-    for name, needed, holds in (
-        ("momentum", "--optimizer sgd", config.optimizer == "sgd" or config.momentum == 0),
-        ("alpha", "--partition dirichlet or quantity", config.partition in ("dirichlet", "quantity")),
-        ("shards_per_client", "--partition shards", config.partition == "shards"),
-        ("stack_size", "--engine stacked, distributed or auto", config.engine != "sequential"),
-        ("workers", "--engine distributed or auto", config.engine in ("distributed", "auto")),
-        ("keep_optimizer_state", "--engine sequential or auto", config.engine in ("sequential", "auto")),
-        # FedNova's a_k are those of a velocity that starts every round at zero.
-        ("keep_optimizer_state", "--momentum 0 with fednova", config.algorithm != "fednova" or config.momentum == 0),
-        ("stop_at_target", "a --target_accuracy", bool(config.target_accuracy)),
-        ("algorithm", "--optimizer sgd", config.algorithm not in NEED_SGD or config.optimizer == "sgd"),
-        ("momentum", "another --algorithm", config.algorithm not in ("scaffold", "fsvrg") or config.momentum == 0),
-        ("weight_decay", "another --algorithm", config.algorithm != "fsvrg" or config.weight_decay == 0),
-        ("aggregate", "another --algorithm", config.algorithm not in NEED_MEAN or config.aggregate == "mean"),
-        ("workers", "no --keep_optimizer_state", not config.keep_optimizer_state),
-        ("proximal_mu", "--algorithm fedprox", config.algorithm == "fedprox"),
-        ("server_lr", f"--algorithm {', '.join(SERVER_OPTIMIZERS)}", config.algorithm in SERVER_OPTIMIZERS),
-        ("server_momentum", f"--algorithm {', '.join(SERVER_OPTIMIZERS)}", config.algorithm in SERVER_OPTIMIZERS),
-        ("server_beta2", "--algorithm fedadam or fedyogi", config.algorithm in ("fedadam", "fedyogi")),
-        ("server_tau", "--algorithm fedadagrad, fedadam or fedyogi", config.algorithm in list(SERVER_OPTIMIZERS)[1:]),
-        ("trim", "--aggregate trimmed_mean", config.aggregate == "trimmed_mean"),
-        ("byzantine", "--aggregate krum or multi_krum", "krum" in config.aggregate),
-        ("attackers", "an --attack", config.attack is not None),
-        ("attack_scale", "--attack sign_flip, gaussian or scaled", config.attack not in (None, "label_flip")),
-        ("overwrite", "--run_dir", config.run_dir is not None),
-        ("epoch", "no --match, which already says how long to train", config.match is None),
-    ):
-        if name in given and given[name] is not False and not holds:
-            raise FlagError(f"--{name}{'' if given[name] is True else f' {given[name]}'}: needs {needed}")
-    m, f = config.num_select_clients, config.byzantine
-    if config.workers > m:
-        raise FlagError(
-            f"--workers {config.workers}: expected at most --num_select_clients, which is {m}; the others had no client"
-        )
-    if "krum" in config.aggregate and m < 2 * f + 3:
-        raise FlagError(
-            f"--byzantine {f}: {config.aggregate} needs at least 2 f + 3 = {2 * f + 3} clients a round, "
-            f"and --num_select_clients is {m}"
-        )
-    if config.aggregate == "trimmed_mean" and config.trim > 0 and int(config.trim * m + 1e-9) == 0:
-        raise FlagError(
-            f"--trim {config.trim:g}: leaves out none of {m} clients a round; "
-            f"expected at least {math.ceil(100 / m) / 100:g}, or more clients a round"
-        )
-    if config.attack and config.attackers > 0 and round(config.attackers * config.num_clients) == 0:
-        raise FlagError(f"--attackers {config.attackers:g}: is none of --num_clients {config.num_clients}")
+def check_names(folder: str | Path, recorded: dict[str, Any], script: str) -> None:
+    """Raise RunFolderError if a recorded name that `script` reads stands for nothing here."""
+    for name in NAMES:
+        if name in recorded and script in FLAGS[name].metadata["reads"]:
+            value = recorded[name]
+            try:
+                for one in value if isinstance(value, tuple) else [value]:
+                    if one is not None:
+                        check_value(name, one)
+            except (FlagError, DataError) as error:
+                raise RunFolderError(f"{Path(folder) / 'config.json'}: {error}") from None
 
 
 def identity(config: Config, script: str) -> dict[str, Any]:
-    """The flags that make a run what it is: a checkpoint keeps them, and continues no other run."""
+    """The flags that make a run what it is: a checkpoint keeps them, and continues no other run.
+
+    Each is a string, a number or None, which is all that a checkpoint may say of flags.
+    """
     flags = {name: getattr(config, name) for name in FLAGS if name not in RESUMABLE}
-    return flags | {"script": script, "name": None, "out_dir": None}
+    plain = {name: " ".join(value) if isinstance(value, tuple) else value for name, value in flags.items()}
+    return plain | {"script": script, "name": None, "out_dir": None}

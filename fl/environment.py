@@ -16,10 +16,11 @@ import torch
 from fl.device import device_name
 from fl.errors import RunFolderError, reason
 from fl.experiment import Experiment
+from fl.names import own_files
 from fl.strict_json import loads, read_regular
 
 # A run's bits depend on these, beside its flags.
-SHAPE_THE_BITS = ("torch", "device_name", "threads", "git_commit")
+SHAPE_THE_BITS = ("torch", "device_name", "threads", "git_commit", "own_files")
 
 
 def environment(x: Experiment) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def environment(x: Experiment) -> dict[str, Any]:
         "git_commit": git_commit(),
         "data_source": x.data.source,
         "precision": x.config.precision,
+        "own_files": own_files(x.config),
     }
 
 

@@ -48,3 +48,10 @@ def reason(error: BaseException) -> str:
     if not words and isinstance(error, OSError) and error.errno is not None:
         words = os.strerror(error.errno)
     return " ".join(str(words or error).split()) or type(error).__name__
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what the error says, in one of torch's or the system's ways."""
+    needles = ("out of memory", "not enough memory", "can't allocate memory", "can't start new thread", "bad_alloc")
+    said = isinstance(error, RuntimeError) and any(needle in str(error).lower() for needle in needles)
+    return said or isinstance(error, MemoryError)

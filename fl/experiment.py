@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
-import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from data import DATASETS, PARTITIONS
 from data.dataset import Dataset
 from data.partition import Partition
 from fl.aggregates.robust import aggregate_of
 from fl.aggregates.total import Aggregate
-from fl.algorithms import ALGORITHMS
 from fl.algorithms.algorithm import Algorithm
 from fl.client import state_of
 from fl.config import Config
 from fl.device import choose_device, keep_freed_memory, make_deterministic
-from fl.models import MODELS
-from fl.rng import seeded
+from fl.parts import algorithm_of, build_model, load_data, split
 from fl.state import Kept, RoundStart, State
 from fl.transforms import Transform, transforms_of
 from fl.transforms.attack import attackers, poisoned
@@ -66,8 +60,7 @@ class Experiment:
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        algorithm: Algorithm = pkgutil.resolve_name(ALGORITHMS[self.config.algorithm])
-        return algorithm
+        return algorithm_of(self.config)
 
     @cached_property
     def aggregate(self) -> Callable[[RoundStart], Aggregate]:
@@ -108,7 +101,9 @@ def federated(config: Config, device: torch.device | None = None) -> Experiment:
     """
     data, model, device = prepare(config, device)
     partition = split(config, data)
-    return Experiment(config, data, poisoned(data, partition, config), model, device, partition)
+    x = Experiment(config, data, poisoned(data, partition, config), model, device, partition)
+    _ = x.algorithm, x.aggregate, x.transforms  # if one of the user's own fails, it does so before a run begins
+    return x
 
 
 def centralised(config: Config) -> Experiment:
@@ -125,20 +120,5 @@ def prepare(config: Config, device: torch.device | None = None) -> tuple[Dataset
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # CUDA graphs are recorded on a stream of the current device
     keep_freed_memory()
-    data = pkgutil.resolve_name(DATASETS[config.dataset])(Path(config.data_dir))
-    # Built on the CPU from its own stream: the same first weights on every device and for every partition.
-    with seeded(config.seed, "model"):
-        model = pkgutil.resolve_name(MODELS[config.model])(data.shape, data.classes)
-    # Convolutions are faster with the channels innermost; nothing else changes.
-    model = model.to(device, memory_format=torch.channels_last)
-    return data.to(device), model, device
-
-
-def split(config: Config, data: Dataset) -> Partition:
-    """The partition of --partition. Its keyword arguments are the flags of the same names."""
-    partitioner = pkgutil.resolve_name(PARTITIONS[config.partition])
-    flags = list(inspect.signature(partitioner).parameters)[3:]
-    partition: Partition = partitioner(
-        data.labels, config.num_clients, config.seed, **{name: getattr(config, name) for name in flags}
-    )
-    return partition
+    data = load_data(config)
+    return data.to(device), build_model(config, data).to(device), device

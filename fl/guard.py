@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from fl.errors import INTERRUPTED, DivergedError, FlagError, RunFolderError, RunnerError, reason
+from fl.errors import INTERRUPTED, DivergedError, FlagError, RunFolderError, RunnerError, out_of_memory, reason
 from fl.signals import STOPPING, asked, held, interruptible
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def guarded(name: str, work: Callable[[], None]) -> int:
                 code, text = verdict
                 if text:
                     complain(f"{name}: {' '.join(text.split())}")
+                    complain_of_own(error)
                 return code
 
 
@@ -63,23 +64,23 @@ def explain(error: BaseException) -> tuple[int, str] | None:
         return INTERRUPTED, ""
     if any(isinstance(one, KeyboardInterrupt) for one in asked):
         return INTERRUPTED, "interrupted"  # an import, say, made another exception of it
+    if not out_of_memory(error):
+        from fl.names import blamed
+
+        if own := blamed(error):
+            return own.exit_code, str(own)
     if isinstance(error, OSError):
         silence(sys.stdout)
         return RunFolderError.exit_code, f"{error.filename or 'output'}: {reason(error)}"
     text = str(error)
     if isinstance(error, ImportError):
         return FlagError.exit_code, f"{text}; is it installed (sh requirements.sh), and is there memory enough?"
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and out_of_memory(text)):
+    if out_of_memory(error):
         advice = "lower --batch_size, --local_epoch or --num_clients, or choose a smaller --model"
         return FlagError.exit_code, f"out of memory ({' '.join(text.split())[:120]}); {advice}"
     if isinstance(error, RuntimeError) and "without overflow" in text:  # "value cannot be converted to type float"
         return DivergedError.exit_code, f"a number has left the range of float32 ({text}); use smaller rates"
     return None
-
-
-def out_of_memory(text: str) -> bool:
-    needles = ("out of memory", "not enough memory", "can't allocate memory", "can't start new thread", "bad_alloc")
-    return any(needle in text.lower() for needle in needles)
 
 
 def open_streams() -> None:
@@ -118,6 +119,14 @@ def complain(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
     except (OSError, ValueError):
         silence(sys.stderr)
+
+
+def complain_of_own(error: BaseException) -> None:
+    """The user's traceback, if it was code of their own that failed."""
+    from fl.names import own_traceback
+
+    if trace := own_traceback(error):
+        complain(trace)
 
 
 def silence(stream: object) -> None:

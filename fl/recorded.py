@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from fl.check import rates
 from fl.client import load_state
 from fl.config import Config
 from fl.device import accumulator_dtype
@@ -19,6 +20,7 @@ from fl.experiment import Experiment
 from fl.group import Group
 from fl.rounds import federated_averaging
 from fl.state import Begun, Got, Kept, State, Trained
+from fl.transforms.attack import attack
 
 ALONE = Group()
 
@@ -113,19 +115,14 @@ def check_finite(x: Experiment, done: Trained) -> None:
 
     Attackers have their hands in the model: where they spoil all updates, the round leaves it as it was.
     """
-    nothing_left = not done.got.reports and (not x.attackers or x.config.attack == "label_flip")
+    nothing_left = not done.got.reports and attack(x.config) is None
     whole = [v.sum(dtype=accumulator_dtype(v.device)) for v in done.w.values() if v.is_floating_point()]
     if nothing_left or not math.isfinite(sum(whole)):
         raise diverged(done.now.t, x.config)
 
 
 def diverged(t: int, config: Config) -> DivergedError:
-    rates = [f"--init_lr {config.init_lr:g}"]
-    if config.server_lr is not None:
-        rates.append(f"--server_lr {config.server_lr:g}")
-    if config.algorithm == "fedprox":
-        rates.append(f"--proximal_mu {config.proximal_mu:g}")
     return DivergedError(
-        f"{', '.join(rates)}: training diverged, the model of round {t} is not finite; "
+        f"{', '.join(rates(config))}: training diverged, the model of round {t} is not finite; "
         "use a smaller rate (a rate for adam is far too small for sgd, and the other way round too large)"
     )

@@ -151,8 +151,8 @@ def work_as(job: dict[str, Any]) -> int:
     """A worker's life: its work as rank job["rank"]; returns its exit code."""
     for module in job["preload"]:
         pkgutil.resolve_name(module)
-    job["config"]["target_accuracy"] = tuple(job["config"]["target_accuracy"])  # JSON knows lists only
-    config, rank, size = Config(**job["config"]), job["rank"], job["size"]
+    flags: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in job["config"].items()}
+    config, rank, size = Config(**flags), job["rank"], job["size"]
     device = device_of(config, rank)
     _settle(device)
     try:

@@ -37,9 +37,12 @@ ODD = [
 small = st.integers(-1, 6).map(str)
 rate = st.sampled_from(["1e-4", "0.01", "0.1", "1", "0", "0.5"])
 VALUES = {
-    "algorithm": st.sampled_from(["fedavg", "fedsgd", "fedprox", "fedadam", "scaffold", "fednova", "fsvrg", "x"]),
+    "algorithm": st.sampled_from(["fedavg", "fedsgd", "fedprox", "fedadam", "scaffold", "fednova", "fsvrg", "x",
+                                   "own.py:prox", "own.py:net"]),
     "proximal_mu": rate, "server_lr": rate, "server_momentum": rate, "server_beta2": rate, "server_tau": rate,
-    "aggregate": st.sampled_from(["mean", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median", "x"]),
+    "aggregate": st.sampled_from(["mean", "median", "trimmed_mean", "krum", "multi_krum", "geometric_median", "x",
+                                   "own.py:middle", "own.py:nothing"]),
+    "transform": st.sampled_from(["own.py:half", "own.py:half", "nowhere.py:half", "own.py:prox", "clip"]),
     "trim": rate, "byzantine": small, "attackers": rate, "attack_scale": rate,
     "attack": st.sampled_from(["label_flip", "sign_flip", "gaussian", "scaled", "sybil"]),
     "engine": st.sampled_from(["auto", "sequential", "stacked", "none"]),
@@ -52,9 +55,9 @@ VALUES = {
     "batch_size": st.integers(-1, 100).map(str), "init_lr": rate, "lr_decay": rate,
     "optimizer": st.sampled_from(["adam", "sgd", "lbfgs"]), "momentum": rate, "weight_decay": rate,
     "epoch": st.integers(0, 2).map(str), "match": st.just("/nowhere"),
-    "model": st.sampled_from(["logistic", "2nn", "cnn", "small_cnn", "gn_cnn", "vgg"]),
-    "dataset": st.just("tiny"), "data_dir": st.just("/nowhere"),
-    "partition": st.sampled_from(["iid", "shards", "dirichlet", "quantity", "none"]),
+    "model": st.sampled_from(["logistic", "2nn", "cnn", "small_cnn", "gn_cnn", "vgg", "own.py:net", "own.py:patterns"]),
+    "dataset": st.sampled_from(["tiny", "tiny", "own.py:patterns"]), "data_dir": st.just("/nowhere"),
+    "partition": st.sampled_from(["iid", "shards", "dirichlet", "quantity", "none", "own.py:dealt"]),
     "shards_per_client": small, "alpha": st.sampled_from(["0.01", "0.5", "10", "0"]),
     "eval_every": small, "target_accuracy": rate, "seed": small,
     "device": st.sampled_from(["cpu", "auto", "cuda:99", "x"]),
@@ -110,6 +113,7 @@ def test_random_command_lines(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("fl.plot.save_curves", lambda path, *rest: path.write_bytes(b""))
     monkeypatch.setattr("fl.plot.save_partition", lambda path, *rest: path.write_bytes(b""))
     monkeypatch.chdir(tmp_path)
+    shutil.copy(Path(__file__).with_name("own.py"), tmp_path)
     codes.clear()
     check()
     assert len(codes) >= 300
@@ -117,7 +121,7 @@ def test_random_command_lines(monkeypatch, capsys, tmp_path):
     assert codes.count(2) >= 60
     out, err = capsys.readouterr()
     assert "Traceback" not in out + err
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["own.py"]
 
 
 @pytest.mark.parametrize("script", [run_federated, run_baseline])

@@ -11,8 +11,9 @@ from torch import nn
 
 from data.partition import Partition
 from fl.baseline import centralised_rounds
+from fl.check import resolve
 from fl.client import load_state, state_of
-from fl.config import Config, resolve
+from fl.config import Config
 from fl.engines.sequential import Sequential
 from fl.experiment import Experiment, federated
 from fl.models import MODELS

@@ -45,7 +45,7 @@ def test_what_runs_write_is_read_as_they_wrote_it(command):
     flags = read_config(done.folder)
     assert flags["target_accuracy"] == (0.5, 0.9)
     recorded = json.loads((done.folder / "config.json").read_text())
-    assert flags == recorded | {"target_accuracy": (0.5, 0.9)}
+    assert flags == recorded | {"target_accuracy": (0.5, 0.9), "transform": ()}
     baseline = command("baseline", f"--match {done.folder}", folder="b")
     assert read_records(baseline.folder) == baseline.records
     assert read_config(baseline.folder)["match"] == str(done.folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import pkgutil
 
 import numpy as np
 import pytest
@@ -15,19 +14,20 @@ from fl.aggregates.total import ABSURD_WEIGHT, NOT_FINITE, WRONG_SHAPE
 from fl.config import Config
 from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked
+from fl.names import named
 from fl.transforms.attack import attackers, poisoned
 from fl.workers import start
 from tests.rounds import run_rounds
 from tests.test_golden import begin, close, config, ragged, task_of
 
-RULES = {name: path for name, path in AGGREGATES.items() if name != "mean"}
+RULES = [name for name in AGGREGATES if name != "mean"]
 GENERATOR = torch.Generator().manual_seed(3)
 MODELS = torch.randn(7, 40, generator=GENERATOR, dtype=torch.float64)
 WEIGHTS = torch.tensor([3.0, 1, 4, 1, 5, 9, 2], dtype=torch.float64)
 
 
 def apply(name, models=MODELS, weights=WEIGHTS, **flags):
-    return pkgutil.resolve_name(RULES[name])(models, weights, Config(**flags))
+    return named("aggregate", name)(models, weights, Config(**flags))
 
 
 def test_median():
@@ -130,13 +130,13 @@ def test_geometric_median_says_when_it_has_not_converged(capsys, monkeypatch):
     assert capsys.readouterr().err == "warning: --aggregate geometric_median: has not converged in 50 steps\n"
 
 
-@pytest.mark.parametrize("name", list(RULES))
+@pytest.mark.parametrize("name", RULES)
 def test_equal_models_are_their_aggregate(name):
     models = MODELS[:1].expand(7, -1)
     torch.testing.assert_close(apply(name, models), MODELS[0])
 
 
-@pytest.mark.parametrize("name", list(RULES))
+@pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("bad", list(itertools.combinations(range(7), 2))[::5])
 def test_two_bad_of_seven_cannot_carry_a_rule_away(name, bad):
     models = MODELS.clone()

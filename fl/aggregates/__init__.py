@@ -1,14 +1,50 @@
 """What the server makes of the models, by name: --aggregate.
 
 The names stand here without their modules, so that reading the flags imports no torch. A new rule is one function
-(models (m, P), weights (m,), config) -> model (P,) and one line here.
+(models (m, P), weights (m,), config) -> model (P,) and one entry here.
 """
 
-AGGREGATES = {
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from fl.entry import Entry
+from fl.errors import FlagError
+
+if TYPE_CHECKING:
+    from fl.config import Config
+
+
+def something_to_trim(config: Config) -> None:
+    m = config.num_select_clients
+    if config.trim > 0 and int(config.trim * m + 1e-9) == 0:
+        raise FlagError(
+            f"--trim {config.trim:g}: leaves out none of {m} clients a round; "
+            f"expected at least {math.ceil(100 / m) / 100:g}, or more clients a round"
+        )
+
+
+def enough_neighbours(config: Config) -> None:
+    """Of m clients Krum compares each with its m - f - 2 nearest (Blanchard et al. 2017, section 4)."""
+    m, f = config.num_select_clients, config.byzantine
+    if m < 2 * f + 3:
+        raise FlagError(
+            f"--byzantine {f}: {config.aggregate} needs at least 2 f + 3 = {2 * f + 3} clients a round, "
+            f"and --num_select_clients is {m}"
+        )
+
+
+AGGREGATES: dict[str, str | Entry] = {
     "mean": "fl.aggregates.mean:Mean",
     "median": "fl.aggregates.robust:median",
-    "trimmed_mean": "fl.aggregates.robust:trimmed_mean",
-    "krum": "fl.aggregates.robust:krum",
-    "multi_krum": "fl.aggregates.robust:multi_krum",
+    "trimmed_mean": Entry(
+        "fl.aggregates.robust:trimmed_mean",
+        reads=("trim",),
+        check=something_to_trim,
+        instead=lambda config: "mean" if config.trim == 0 else None,
+    ),
+    "krum": Entry("fl.aggregates.robust:krum", reads=("byzantine",), check=enough_neighbours),
+    "multi_krum": Entry("fl.aggregates.robust:multi_krum", reads=("byzantine",), check=enough_neighbours),
     "geometric_median": "fl.aggregates.robust:geometric_median",
 }

@@ -8,20 +8,18 @@ except that Krum gives the first one precedence among equal scores.
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from fl.aggregates import AGGREGATES
-from fl.aggregates.mean import Mean
 from fl.aggregates.models import Models
 from fl.aggregates.total import Aggregate
 from fl.config import Config
 from fl.group import Group
 from fl.guard import warn
+from fl.parts import rule_of
 from fl.state import RoundStart, State, Update, floating
 
 Rule = Callable[[Tensor, Tensor, Config], Tensor]
@@ -138,7 +136,6 @@ class Robust:
 
 
 def aggregate_of(config: Config) -> Callable[[RoundStart], Aggregate]:
-    """What --aggregate makes of a round. To trim nothing is the mean, which needs no more than sums."""
-    if config.aggregate == "mean" or (config.aggregate == "trimmed_mean" and config.trim == 0):
-        return Mean
-    return partial(Robust, pkgutil.resolve_name(AGGREGATES[config.aggregate]))
+    """What --aggregate makes of a round."""
+    named = rule_of(config)
+    return named if isinstance(named, type) else partial(Robust, named)

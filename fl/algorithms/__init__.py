@@ -1,18 +1,70 @@
-"""Federated algorithms by name.
+"""Federated algorithms by name: --algorithm.
 
 The names stand here without their modules, so that reading the flags imports no torch.
-A new algorithm is one file and one line here; fl/algorithms/algorithm.py says what it consists of.
+A new algorithm is one file and one entry here; fl/algorithms/algorithm.py says what it consists of, and fl/entry.py
+what an entry can ask of other flags.
 """
 
-ALGORITHMS = {
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fl.entry import Entry
+from fl.errors import FlagError
+
+if TYPE_CHECKING:
+    from fl.config import Config
+
+
+def no_kept_velocity(config: Config) -> None:
+    """FedNova's a_k are those of a velocity that starts every round at zero."""
+    if config.keep_optimizer_state and config.momentum != 0:
+        raise FlagError("--keep_optimizer_state: needs --momentum 0 with fednova")
+
+
+ALGORITHMS: dict[str, str | Entry] = {
     "fedavg": "fl.algorithms.fedavg:fedavg",
-    "fedsgd": "fl.algorithms.fedavg:fedavg",  # with E = 1 and B = 0, which fl/config.py sees to
-    "fedprox": "fl.algorithms.fedprox:fedprox",
-    "fedavgm": "fl.algorithms.fedopt:fedavgm",
-    "fedadagrad": "fl.algorithms.fedopt:fedadagrad",
-    "fedadam": "fl.algorithms.fedopt:fedadam",
-    "fedyogi": "fl.algorithms.fedopt:fedyogi",
-    "scaffold": "fl.algorithms.scaffold:scaffold",
-    "fednova": "fl.algorithms.fednova:fednova",
-    "fsvrg": "fl.algorithms.fsvrg:fsvrg",
+    "fedsgd": Entry(
+        "fl.algorithms.fedavg:fedavg",
+        needs={"optimizer": "sgd"},
+        fixes={"local_epoch": 1, "batch_size": 0},
+        meaning="E = 1 and B = 0",
+    ),
+    "fedprox": Entry("fl.algorithms.fedprox:fedprox", reads=("proximal_mu",)),
+    "fedavgm": Entry(
+        "fl.algorithms.fedopt:fedavgm",
+        reads=("server_lr", "server_momentum"),
+        defaults={"server_lr": 1.0},
+    ),
+    "fedadagrad": Entry(
+        "fl.algorithms.fedopt:fedadagrad",
+        reads=("server_lr", "server_momentum", "server_tau"),
+        defaults={"server_lr": 0.03, "server_momentum": 0.0},  # no momentum in its paper
+    ),
+    "fedadam": Entry(
+        "fl.algorithms.fedopt:fedadam",
+        reads=("server_lr", "server_momentum", "server_beta2", "server_tau"),
+        defaults={"server_lr": 0.01},
+    ),
+    "fedyogi": Entry(
+        "fl.algorithms.fedopt:fedyogi",
+        reads=("server_lr", "server_momentum", "server_beta2", "server_tau"),
+        defaults={"server_lr": 0.01},
+    ),
+    # The next three make something of the number and the size of plain steps, and average more than models or scale
+    # the mean.
+    "scaffold": Entry(
+        "fl.algorithms.scaffold:scaffold",
+        needs={"optimizer": "sgd", "momentum": 0, "aggregate": "mean"},
+    ),
+    "fednova": Entry(
+        "fl.algorithms.fednova:fednova",
+        needs={"optimizer": "sgd", "aggregate": "mean"},
+        check=no_kept_velocity,
+    ),
+    "fsvrg": Entry(
+        "fl.algorithms.fsvrg:fsvrg",
+        needs={"optimizer": "sgd", "momentum": 0, "weight_decay": 0, "aggregate": "mean"},
+        needs_stacking=True,
+    ),
 }

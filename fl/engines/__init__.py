@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fl.config import Config
 from fl.errors import FlagError
+from fl.names import entry_of
 
 if TYPE_CHECKING:
     from fl.engines.engine import Engine
@@ -37,8 +38,8 @@ def choose(x: Experiment) -> tuple[str, int]:
     obstacle = obstacle_to_stacking(x.model, x.data)
     if config.precision == "bf16" and not has_hand_made_layers(x.model, x.data.shape):
         obstacle = "has layers that are not hand-made, and only those run in bf16"
-    if config.algorithm == "fsvrg" and obstacle:
-        raise FlagError(f"--algorithm fsvrg: {config.model} {obstacle}; choose another --model")
+    if entry_of("algorithm", config.algorithm).needs_stacking and obstacle:
+        raise FlagError(f"--algorithm {config.algorithm}: {config.model} {obstacle}; choose another --model")
     if config.engine == "stacked" and obstacle:
         raise FlagError(f"--engine stacked: {config.model} {obstacle}; use --engine sequential or distributed")
     if config.engine == "sequential" or config.keep_optimizer_state:

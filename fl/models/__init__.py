@@ -1,7 +1,7 @@
-"""Networks by name. A builder takes the image shape (C, H, W) and the number of classes.
+"""Networks by name: --model. A builder takes the image shape (C, H, W) and the number of classes.
 
 The names stand here without their modules, so that reading the flags imports no torch.
-A new model is one builder and one line here.
+A new model is one builder and one line here; an Entry says what it asks of other flags.
 """
 
 MODELS = {

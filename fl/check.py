@@ -1,0 +1,143 @@
+"""All flags together: defaults that follow from other flags, and what one flag asks of another. Imports no torch.
+
+No flag and no name is written here that is not this file's own business: the conditions stand in the table of flags
+(fl/config.py) and in the entries of what they name (fl/entry.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fl.config import DEFAULTS, FLAGS, MATCHED, NAMES, Config, check_names, read_config
+from fl.entry import Entry
+from fl.errors import FlagError
+from fl.flags import listed
+from fl.names import entry_of
+
+
+def resolve(given: dict[str, Any], script: str = "federated") -> Config:
+    """Defaults that depend on other flags, and checks that need more than one flag."""
+    given = with_matched(given, script)
+    given = given | {"num_select_clients": cohort_size(given)}
+    for name in NAMES:
+        value = given.get(name, DEFAULTS[name])
+        given = with_defaults(given, name, value, reads=script in FLAGS[name].metadata["reads"])
+    config = Config(**given)
+    check(config, given)
+    return config
+
+
+def with_matched(given: dict[str, Any], script: str) -> dict[str, Any]:
+    """What a baseline takes from the run that --match names, and what it is given itself, which wins."""
+    if "match" not in given:
+        return given
+    folder = given["match"]
+    if script != "baseline":
+        raise FlagError(f"--match {folder}: only run_baseline.py trains to match a run")
+    if not Path(folder).is_dir():
+        raise FlagError(f"--match {folder}: no such folder; expected that of a federated run")
+    recorded = read_config(folder)
+    if recorded["script"] != "federated":
+        raise FlagError(f"--match {folder}: that is a {recorded['script']} run; expected a federated one")
+    taken = {name: recorded[name] for name in MATCHED if name not in given}
+    check_names(folder, taken, script)
+    config = Config(**(taken | given))
+    # Such as a momentum, where the baseline is given another optimizer.
+    return {name: value for name, value in taken.items() if is_possible(name, config)} | given
+
+
+def cohort_size(given: dict[str, Any]) -> int:
+    """m, which --client_fraction says as well."""
+    K, fraction = given.get("num_clients", Config.num_clients), given.get("client_fraction")
+    if fraction is None:
+        return int(given.get("num_select_clients", min(Config.num_select_clients, K)))
+    if "num_select_clients" in given:
+        raise FlagError(f"--client_fraction {fraction:g}: --num_select_clients says the same; give one of the two")
+    return max(round(fraction * K), 1)  # round, not int: int(0.29 * 100) is 28
+
+
+def with_defaults(given: dict[str, Any], name: str, value: Any, reads: bool) -> dict[str, Any]:
+    """The flags with those that the entry of --name sets. reads: whether the script does anything with it."""
+    entry = entry_of(name, value)
+    if reads:
+        for other, fixed in entry.fixes.items():
+            if given.get(other, fixed) != fixed:
+                raise FlagError(f"--{other} {given[other]}: --{name} {value} is {entry.meaning}; leave the flag out")
+        given = {**given, **entry.fixes}
+    return {**entry.defaults, **given}
+
+
+def check(config: Config, given: dict[str, Any]) -> None:
+    """Refuse flags in `given` that nothing would read: they are mistakes the user should hear of."""
+    for name in FLAGS:
+        if name in given and given[name] is not False:
+            said = f"--{name}" if given[name] is True else f"--{name} {given[name]}"
+            for need in FLAGS[name].metadata["needs"]:
+                if not need.holds(config):
+                    raise FlagError(f"{said}: {need.words.format(config=config)}")
+            if not is_asked_for(name, config):
+                table, readers = readers_of(name)
+                raise FlagError(f"{said}: needs --{table} {listed(readers)}")
+    for name in NAMES:
+        check_entry(config, given, name, entry_of(name, getattr(config, name)))
+
+
+def check_entry(config: Config, given: dict[str, Any], name: str, entry: Entry) -> None:
+    """What the entry that --name names asks of other flags.
+
+    Where a default will do, it is the other flag that should be left out; else --name misses one.
+    """
+    for other, needed in entry.needs.items():
+        value = getattr(config, other)
+        if value == needed:
+            continue
+        if needed == DEFAULTS[other] and other in given:
+            raise FlagError(f"--{other} {value}: needs another --{name}")
+        if needed != DEFAULTS[other] and name in given:
+            raise FlagError(f"--{name} {getattr(config, name)}: needs --{other} {needed}")
+    if entry.check:
+        entry.check(config)
+
+
+def is_read(name: str, config: Config, script: str) -> bool:
+    """Whether the flag does anything in that run."""
+    return script in FLAGS[name].metadata["reads"] and is_possible(name, config) and is_asked_for(name, config)
+
+
+def is_possible(name: str, config: Config) -> bool:
+    """Whether all holds that the flag needs."""
+    return all(need.holds(config) for need in FLAGS[name].metadata["needs"])
+
+
+def is_asked_for(name: str, config: Config) -> bool:
+    """Whether the algorithm, rule or other name that the flag belongs to is the chosen one, if it belongs to any.
+
+    What the user's own code reads is not known, so it may read any flag of its kind.
+    """
+    table, readers = readers_of(name)
+    if table is None:
+        return True
+    chosen = getattr(config, table)
+    return chosen in readers or (chosen is not None and chosen not in FLAGS[table].metadata["kind"].table)
+
+
+def readers_of(name: str) -> tuple[str | None, list[str]]:
+    """The flag in whose table there are names that read --name, and these names; None if it belongs to none."""
+    for table in NAMES:
+        readers = [one for one in FLAGS[table].metadata["kind"].table if name in entry_of(table, one).reads]
+        if readers:
+            return table, readers
+    return None, []
+
+
+def rates(config: Config) -> list[str]:
+    """The flags to lower when training diverges, with their values."""
+    said = []
+    for name in FLAGS:
+        value = getattr(config, name)
+        table, readers = readers_of(name)
+        in_use = table is None or getattr(config, table) in readers or value != DEFAULTS[name]
+        if FLAGS[name].metadata["rate"] and value is not None and in_use:
+            said.append(f"--{name} {value:g}")
+    return said

@@ -1,0 +1,38 @@
+"""A name's line in a table: what it names, and what that asks of other flags. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fl.config import Config
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name of a flag such as --algorithm. A plain string in a table is an Entry that asks for nothing.
+
+    target: "module:object", imported when it is needed.
+    needs: what other flags must be.
+    defaults: of other flags, in place of their own.
+    fixes: what other flags are under this name, whatever their defaults; `meaning` says it in the error message.
+    reads: flags that only some names of the table read; given with another name they are refused.
+    check: raises FlagError for what no line above can say.
+    instead: the name that gives the same result with less work, if the flags are such that there is one.
+    needs_stacking: whether only models that can be stacked will do.
+    """
+
+    target: str
+    needs: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    fixes: Mapping[str, Any] = field(default_factory=dict)
+    meaning: str = ""
+    reads: tuple[str, ...] = ()
+    check: Callable[[Config], None] | None = None
+    instead: Callable[[Config], str | None] | None = None
+    needs_stacking: bool = False
+
+
+Table = Mapping[str, "str | Entry"]

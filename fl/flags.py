@@ -1,0 +1,165 @@
+"""What a flag is made of: how its text becomes a value, and what else there is to know of it. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from fl.entry import Table
+from fl.errors import FlagError, RunnerError
+
+if TYPE_CHECKING:
+    from fl.config import Config
+
+T = TypeVar("T")
+
+
+class Kind(NamedTuple):
+    """How a flag's text becomes a value: `parse` raises ValueError for what `accepts` does not describe.
+
+    table: what the flag's values name, if they name anything. fault: the error of one of the user's own that fails.
+    """
+
+    parse: Callable[[str], Any]
+    accepts: str
+    table: Table | None = None
+    fault: type[RunnerError] = FlagError
+
+
+def integer(low: int, note: str = "", high: int = 2**63 - 1) -> Kind:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return Kind(parse, f"an integer >= {low}{note}" if high == 2**63 - 1 else f"an integer from {low} to {high:,}")
+
+
+def number(low: float, high: float, interval: str) -> Kind:
+    """A finite float in `interval`, whose brackets say which ends belong to it."""
+
+    def parse(text: str) -> float:
+        value = float(text)
+        above = value > low or (value == low and interval[0] == "[")
+        below = value < high or (value == high and interval[-1] == "]")
+        if not (math.isfinite(value) and above and below):
+            raise ValueError
+        return value
+
+    return Kind(parse, f"a number in {interval}")
+
+
+def choice(names: Sequence[str] | Table) -> Kind:
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError
+        return text
+
+    return Kind(parse, "one of " + ", ".join(names), None if isinstance(names, Sequence) else names)
+
+
+def named(table: Table, fault: type[RunnerError] = FlagError) -> Kind:
+    """A name of the table, or FILE.py:NAME in a file of the user's own. Raises FileNotFoundError if there is none."""
+
+    def parse(text: str) -> str:
+        if text not in table and not os.path.isfile(file_and_name(text)[0]):
+            raise FileNotFoundError(file_and_name(text)[0])
+        return text
+
+    accepts = ("one of " + ", ".join(table) + ", or " if table else "") + "FILE.py:NAME"
+    return Kind(parse, accepts, table, fault)
+
+
+def file_and_name(text: str) -> tuple[str, str]:
+    """FILE.py and NAME of FILE.py:NAME. Raises ValueError for any other text."""
+    file, _, name = text.rpartition(":")
+    if not file.endswith(".py") or not name.isidentifier():
+        raise ValueError
+    return file, name
+
+
+def _device(text: str) -> str:
+    kind, _, index = text.partition(":")
+    if text in ("auto", "cpu", "mps") or (kind == "cuda" and (text == "cuda" or index.isdecimal())):
+        return text
+    raise ValueError
+
+
+def _text(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError
+    return text
+
+
+def _word(text: str) -> str:
+    if not text or not text.isascii() or not all(c.isalnum() or c in "._-" for c in text) or len(text) > 100:
+        raise ValueError
+    return text
+
+
+MOST = 3.4e38  # above it a rate or a scale has no float32
+SWITCH = Kind(lambda text: True, "no value")
+PATH = Kind(_text, "a path")
+DEVICE = Kind(_device, "auto, cpu, cuda, cuda:INDEX or mps")
+WORD = Kind(_word, "letters, digits, '.', '_' and '-', at most 100")
+
+FEDERATED, BASELINE = ("federated",), ("baseline",)  # the scripts that a flag does something in
+BOTH = FEDERATED + BASELINE
+SAME, FREE, ANEW = "same", "free", "anew"  # what a resumed run makes of a flag, see below
+
+
+class Need(NamedTuple):
+    """What a flag asks of the others. words: what to say when it does not hold; {config.FLAG} is a flag's value."""
+
+    words: str
+    holds: Callable[[Config], bool]
+
+
+def only_with(name: str, *values: str) -> Need:
+    """Another flag must have one of these values."""
+    return Need(f"needs --{name} {listed(values)}", lambda c: getattr(c, name) in values)
+
+
+def listed(words: Sequence[str]) -> str:
+    """ "a, b or c"."""
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def ascending(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Each value once."""
+    return tuple(sorted(set(values)))
+
+
+def flag(
+    default: T,
+    group: str,
+    kind: Kind,
+    help: str,
+    *,
+    many: Callable[[Sequence[Any]], tuple[Any, ...]] | None = None,
+    reads: Sequence[str] = BOTH,
+    needs: Sequence[Need] = (),
+    resume: str = SAME,
+    matched: bool = False,
+    experiment: bool | str = True,
+    rate: bool = False,
+) -> T:
+    """A dataclass field that is also a command-line flag.
+
+    many: the flag is repeatable, and this makes one value of all.
+    reads: the scripts that it does something in. needs: without which it would do nothing.
+    resume: a resumed run has the SAME value; may have another (FREE), for it changes no round that is done; or has
+    what the new command line says (ANEW).
+    matched: whether a baseline with --match takes it from the federated run.
+    experiment: whether runs that differ in it are different experiments; or the switch with which they are.
+    rate: whether a smaller value may help when training diverges.
+    """
+    metadata = {
+        "group": group, "kind": kind, "help": help, "many": many, "reads": reads, "needs": needs, "resume": resume,
+        "matched": matched, "experiment": experiment, "rate": rate,
+    }  # fmt: skip
+    return dataclasses.field(default=default, metadata=metadata)

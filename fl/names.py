@@ -1,0 +1,151 @@
+"""From a name to what it names: in the table of its flag, or in a file of the user's own. Imports no torch.
+
+    --model 2nn                   fl/models/__init__.py says where it is
+    --model my_model.py:MyNet     MyNet of that file, seen from the working directory; nothing of ours changes
+
+A file of the user's own is run once. It can import its neighbours. Whatever goes wrong in it ends in one line that
+names the flag, and then the user's own traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import pkgutil
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, NoReturn
+
+from fl.config import FLAGS, NAMES, Config
+from fl.entry import Entry
+from fl.errors import RunnerError, out_of_memory
+from fl.flags import file_and_name
+
+USED: dict[str, list[tuple[str, str]]] = {}  # by a loaded file's absolute path, the flags and values that led to it
+HASHES: dict[str, str] = {}  # the SHA-256 of each
+
+
+def entry_of(flag: str, value: str | tuple[str, ...] | None) -> Entry:
+    """The entry of that name; one that asks for nothing, for a name that is in no table."""
+    entry = FLAGS[flag].metadata["kind"].table.get(value, "") if isinstance(value, str) else ""
+    return entry if isinstance(entry, Entry) else Entry(entry)
+
+
+def is_own(flag: str, value: str) -> bool:
+    """Whether the value is FILE.py:NAME."""
+    return value not in FLAGS[flag].metadata["kind"].table
+
+
+def named(flag: str, value: str) -> Any:
+    """What the value of a flag such as --model names.
+
+    Raises FlagError, or DataError for a data set, for a file of the user's own that fails or lacks the name.
+    """
+    if not is_own(flag, value):
+        return pkgutil.resolve_name(entry_of(flag, value).target)
+    file, name = file_and_name(value)
+    path = os.path.abspath(file)
+    with told(flag, value, "a file of Python that can be imported"):
+        content = Path(path).read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        USED.setdefault(path, [])
+        if (flag, value) not in USED[path]:
+            USED[path].append((flag, value))
+        module = load(path, sha256, content)
+    HASHES[path] = sha256
+    if not hasattr(module, name):
+        near = difflib.get_close_matches(name, vars(module), n=1)
+        refuse(flag, value, f"{file} has no {name}" + (f"; did you mean {near[0]}?" if near else ""))
+    return getattr(module, name)
+
+
+@cache
+def load(path: str, sha256: str, content: bytes) -> ModuleType:
+    """The module of a file with that content, under a name that no other module has."""
+    module = ModuleType(f"own_{Path(path).stem}_{hashlib.sha256(path.encode() + content).hexdigest()[:12]}")
+    module.__file__ = path
+    folder = os.path.dirname(path)
+    if folder not in sys.path:
+        sys.path.append(folder)  # last, so that no neighbour hides a module of ours
+    sys.modules[module.__name__] = module  # dataclasses look there
+    try:
+        exec(compile(content, path, "exec"), vars(module))
+    except BaseException:
+        del sys.modules[module.__name__]
+        raise
+    return module
+
+
+def own_files(config: Config) -> dict[str, str]:
+    """The SHA-256 of each file of the user's own that the flags name and this process has run."""
+    values = (getattr(config, flag) for flag in NAMES)
+    names = [name for value in values for name in (value if isinstance(value, tuple) else [value]) if name]
+    files = {name.rpartition(":")[0] for name in names}
+    return {file: HASHES[os.path.abspath(file)] for file in sorted(files) if os.path.abspath(file) in HASHES}
+
+
+def refuse(flag: str, value: str, reason: str) -> NoReturn:
+    """End the run with one line on what the value of the flag names. Raises FlagError, or DataError for a data set."""
+    raise FLAGS[flag].metadata["kind"].fault(f"--{flag} {value}: {reason}")
+
+
+@contextmanager
+def told(flag: str, value: str, expected: str, own: bool | None = None) -> Iterator[None]:
+    """Whatever the user's own code raises in here becomes one line that says what was expected of it.
+
+    own: whether it is theirs, if that is not a matter of the value alone.
+    """
+    try:
+        yield
+    except RunnerError:
+        raise
+    except (Exception, SystemExit) as error:
+        if not (is_own(flag, value) if own is None else own) or out_of_memory(error):
+            raise
+        reason = f"--{flag} {value}: {describe(error)}; expected {expected}"
+        raise FLAGS[flag].metadata["kind"].fault(reason) from error
+
+
+def describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def blamed(error: BaseException) -> RunnerError | None:
+    """The error to end with if it came out of a file of the user's own while the run called it; None if it did not.
+
+    The file may have several names in use: the one in whose function or class it happened is blamed, or else all.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(own_part(error)) if frame.f_code.co_filename in USED]
+    if not frames:
+        return None
+    used = USED[frames[0].f_code.co_filename]
+    # "MyNet.forward" and "MyNet.forward.<locals>.f" are of MyNet; Python before 3.11 only knows "forward".
+    roots = {getattr(frame.f_code, "co_qualname", frame.f_code.co_name).split(".")[0] for frame in frames}
+    flags = [one for one in used if file_and_name(one[1])[1] in roots] or used
+    words = ", ".join(f"--{flag} {value}" for flag, value in flags)
+    fault = FLAGS[flags[0][0]].metadata["kind"].fault
+    return fault(f"{words}: line {frames[-1].f_lineno}: {describe(error)}")
+
+
+def own_traceback(error: BaseException) -> str:
+    """The traceback of what the user's own code raised, from their file on; nothing if it is not theirs."""
+    cause = error.__cause__ if isinstance(error, RunnerError) else error
+    if cause is None:
+        return ""
+    part = own_part(cause)
+    if part is None and getattr(cause, "filename", None) not in USED:  # a SyntaxError knows its file
+        return ""
+    return "".join(traceback.format_exception(type(cause), cause, part)).rstrip()
+
+
+def own_part(error: BaseException) -> TracebackType | None:
+    part = error.__traceback__
+    while part is not None and part.tb_frame.f_code.co_filename not in USED:
+        part = part.tb_next
+    return part

@@ -1,0 +1,229 @@
+"""The parts of an experiment that flags name: each is looked up, and made from the flags.
+
+A part of the user's own (FILE.py:NAME) is checked for what it must be, and so is all that it gives back; what is wrong
+ends the run in one line. Parts of ours are taken at their word.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from data.dataset import Dataset
+from data.partition import Partition
+from fl.algorithms.algorithm import Algorithm
+from fl.config import FLAGS, Config
+from fl.names import entry_of, is_own, named, refuse, told
+from fl.rng import seeded
+from fl.state import Kept, RoundStart, State, Told, Update
+from fl.transforms import Transform
+
+T = TypeVar("T")
+
+MODEL = "a function (shape, classes) -> torch.nn.Module"
+DATASET = "a function (data_dir) -> data.dataset.Dataset"
+PARTITION = "a function (labels, num_clients, seed, flags by their names) -> data.partition.Partition"
+RULE = "a function (models (m, P), weights (m,), config) -> model (P,)"
+AGGREGATE = f"{RULE}, or a class with add, gather and result"
+ALGORITHM = "a fl.algorithms.algorithm.Algorithm"
+TRANSFORM = "a fl.transforms.Transform, or a function (config) -> Transform"
+
+
+def load_data(config: Config) -> Dataset:
+    """The data set of --dataset, on the CPU. Raises DataError (exit 3)."""
+    flag, value = "dataset", config.dataset
+    make = _callable(flag, value, DATASET)
+    with told(flag, value, DATASET):
+        data: Dataset = make(Path(config.data_dir))
+    if is_own(flag, value):
+        if not isinstance(data, Dataset):
+            refuse(flag, value, f"returned {_kind(data)}; expected {DATASET}")
+        for name, part in (("train", data.train), ("test", data.test)):
+            x, y = part.examples, part.targets
+            if len(x) != len(y) or len(y) == 0:
+                refuse(flag, value, f"{name} has {len(x)} examples and {len(y)} targets; expected as many, and some")
+            if y.dtype != torch.int64 or int(y.min()) < 0 or int(y.max()) >= data.classes:
+                refuse(flag, value, f"{name} has other targets than int64 from 0 to classes - 1 = {data.classes - 1}")
+    return data
+
+
+def build_model(config: Config, data: Dataset) -> nn.Module:
+    """The network of --model with its first weights, on the CPU. Raises FlagError.
+
+    It is built from a stream of its own: the same first weights on every device and for every partition.
+    """
+    flag, value = "model", config.model
+    build = _callable(flag, value, MODEL)
+    own = is_own(flag, value) or is_own("dataset", config.dataset)  # one of ours may not fit the user's data
+    with seeded(config.seed, "model"):
+        with told(flag, value, MODEL, own):
+            model: nn.Module = build(data.shape, data.classes)
+        if own:
+            _check_model(value, model, data)
+    # Convolutions are faster with the channels innermost; nothing else changes.
+    return model.to(memory_format=torch.channels_last)
+
+
+def _check_model(value: str, model: nn.Module, data: Dataset) -> None:
+    """Refuse what is no network for this data set. A copy of the network is tried on two examples."""
+    if not isinstance(model, nn.Module):
+        refuse("model", value, f"returned {_kind(model)}; expected {MODEL}")
+    if not any(p.requires_grad for p in model.parameters()):
+        refuse("model", value, "has no parameters to train")
+    x, y = data.batch(data.test, slice(0, 2))
+    shape = (len(y), data.classes, *y.shape[1:])
+    with torch.no_grad(), told("model", value, f"inputs {tuple(x.shape)} to logits {shape}", own=True):
+        logits = copy.deepcopy(model).eval()(x)
+    if not isinstance(logits, Tensor) or logits.shape != shape:
+        refuse("model", value, f"made {_kind(logits)} of inputs {tuple(x.shape)}; expected logits {shape}")
+
+
+def split(config: Config, data: Dataset) -> Partition:
+    """The partition of --partition. Arguments after the third are the flags of the same names. Raises FlagError."""
+    flag, value = "partition", config.partition
+    partitioner = _callable(flag, value, PARTITION)
+    with told(flag, value, PARTITION):
+        names = list(inspect.signature(partitioner).parameters)
+    for name in names[3:]:
+        if name not in FLAGS:
+            refuse(flag, value, f"its argument {name} is no flag; expected {PARTITION}")
+    labels = data.labels
+    flags = {name: getattr(config, name) for name in names[3:]}
+    with told(flag, value, PARTITION):
+        partition: Partition = partitioner(labels, config.num_clients, config.seed, **flags)
+    if is_own(flag, value):
+        if not isinstance(partition, Partition):
+            refuse(flag, value, f"returned {_kind(partition)}; expected {PARTITION}")
+        with told(flag, value, PARTITION):
+            sizes, owned = partition.sizes.tolist(), partition.indices.sort().values
+            whole = torch.equal(owned, torch.arange(len(labels)))
+        if len(sizes) != config.num_clients or min(sizes) < 1:
+            made = f"made {len(sizes)} clients of {min(sizes, default=0)} or more examples"
+            refuse(flag, value, f"{made}; expected --num_clients {config.num_clients} of 1 or more")
+        if not whole:
+            refuse(flag, value, f"expected an owner for each of the {len(labels)} examples, and only one")
+    return partition
+
+
+def rule_of(config: Config) -> Callable[..., Any]:
+    """What --aggregate names: a rule, or a class of aggregates such as the mean's. Raises FlagError.
+
+    A rule is a function (models (m, P), weights (m,), config) -> model (P,).
+    """
+    flag, value = "aggregate", config.aggregate
+    cheaper = entry_of(flag, value).instead
+    rule = _callable(flag, (cheaper and cheaper(config)) or value, AGGREGATE)
+    if not is_own(flag, value) or isinstance(rule, type):
+        return rule
+
+    @wraps(rule)
+    def checked(models: Tensor, weights: Tensor, config: Config) -> Tensor:
+        with told(flag, value, RULE):
+            model = rule(models, weights, config)
+        if not isinstance(model, Tensor) or model.shape != models.shape[1:]:
+            refuse(flag, value, f"returned {_kind(model)} of models {tuple(models.shape)}; expected {RULE}")
+        return model.to(models)
+
+    return checked
+
+
+def algorithm_of(config: Config) -> Algorithm:
+    """The algorithm of --algorithm. Raises FlagError."""
+    flag, value = "algorithm", config.algorithm
+    algorithm = named(flag, value)
+    if not is_own(flag, value):
+        return algorithm
+    if not isinstance(algorithm, Algorithm):
+        refuse(flag, value, f"is {_kind(algorithm)}; expected {ALGORITHM}")
+    checks: dict[str, tuple[str, Callable[..., bool]]] = {
+        "tell": ("a Told", lambda made, *_: isinstance(made, Told)),
+        "weights": ("a number >= 0 for each report", _are_weights),
+        "server": ("(a model with the names and shapes of w_t, a Kept)", _is_model_and_kept),
+        "prepare": ("a RoundStart", lambda made, *_: isinstance(made, RoundStart)),
+    }
+    return _with_checks(flag, value, algorithm, checks)
+
+
+def own_transforms(config: Config) -> list[Transform]:
+    """The transforms of --transform, in their order. Raises FlagError."""
+    return [_transform(config, value) for value in config.transform]
+
+
+def _transform(config: Config, value: str) -> Transform:
+    flag = "transform"
+    transform = named(flag, value)
+    if not isinstance(transform, Transform):
+        make = _callable(flag, value, TRANSFORM)
+        with told(flag, value, TRANSFORM):
+            transform = make(config)
+    if not isinstance(transform, Transform):
+        refuse(flag, value, f"returned {_kind(transform)}; expected {TRANSFORM}")
+    if not is_own(flag, value):
+        return transform
+    checks: dict[str, tuple[str, Callable[..., bool]]] = {
+        "client": ("an Update for the same clients, each tensor (S, ...) of w_t's shape", _is_update),
+        "server": ("a model with the names and shapes of w_t", lambda made, now, mean: _is_like(made, now.w)),
+        "bytes": ("an int >= 0", lambda count, *_: isinstance(count, int) and count >= 0),
+    }
+    return _with_checks(flag, value, transform, checks)
+
+
+def _callable(flag: str, value: str, expected: str) -> Callable[..., Any]:
+    found = named(flag, value)
+    if not callable(found) or isinstance(found, nn.Module):
+        refuse(flag, value, f"is {_kind(found)}; expected {expected}")
+    return found  # type: ignore[no-any-return]
+
+
+def _with_checks(flag: str, value: str, part: T, checks: Mapping[str, tuple[str, Callable[..., bool]]]) -> T:
+    """The part with functions that are refused as soon as they return something else than they should."""
+
+    def checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        expected, good = checks[name]
+
+        @wraps(function)
+        def call(*args: Any) -> Any:
+            with told(flag, value, f"{name} to return {expected}"):
+                made = function(*args)
+                right = good(made, *args)
+            if not right:
+                refuse(flag, value, f"{name} returned {_kind(made)}; expected {expected}")
+            return made
+
+        return call
+
+    functions = {name: getattr(part, name) for name in checks}
+    return replace(part, **{name: checked(name, function) for name, function in functions.items() if function})  # type: ignore[type-var]
+
+
+def _kind(value: object) -> str:
+    """What a value is, for a message."""
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)}"
+    return "None" if value is None else f"an object of {type(value).__module__}.{type(value).__qualname__}"
+
+
+def _are_weights(weights: Any, now: RoundStart, reports: Any) -> bool:
+    return len(weights) == len(reports) and all(float(weight) >= 0 for weight in weights)
+
+
+def _is_model_and_kept(made: Any, now: RoundStart, got: Any) -> bool:
+    return isinstance(made, tuple) and len(made) == 2 and _is_like(made[0], now.w) and isinstance(made[1], Kept)
+
+
+def _is_update(made: Any, now: RoundStart, update: Update) -> bool:
+    S = len(update.reports)
+    like = {name: w.expand(S, *w.shape) for name, w in now.w.items()}
+    return isinstance(made, Update) and len(made.reports) == S and _is_like(made.w, like)
+
+
+def _is_like(made: Any, like: State) -> bool:
+    return isinstance(made, dict) and {k: v.shape for k, v in made.items()} == {k: v.shape for k, v in like.items()}

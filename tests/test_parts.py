@@ -1,0 +1,144 @@
+"""What is said when one of the user's own parts is not what it should be."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).with_name("own.py")
+OWN = FILE.read_text()
+SHORT = "--global_epoch 2 --num_select_clients 3 --quiet"
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A file of the user's own, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copy(FILE, tmp_path))
+
+
+FAULTS = [
+    # What no one has to be asked for: before torch is imported.
+    ("model nowhere.py:net", None, "there is no file nowhere.py (seen from the working directory); expected one of gn"),
+    ("model own.py:", None, "expected one of gn_cnn"),
+    ("model own.py", None, "expected one of gn_cnn"),
+    ("model .:net", None, "expected one of gn_cnn"),
+    ("transform half", None, "expected FILE.py:NAME"),
+    ("attack own.py:half", "", "expected one of label_flip"),
+    ("dataset nowhere.py:data", None, "there is no file nowhere.py"),
+    # What the file alone can tell.
+    ("model own.py:nett", OWN, "own.py has no nett; did you mean net?"),
+    ("model own.py:net", "def net(:", "SyntaxError: invalid syntax (own.py, line 1); expected a file of Python"),
+    ("model own.py:net", "import torch\nimport nonesuch", "ModuleNotFoundError: No module named 'nonesuch'"),
+    ("model own.py:net", "raise SystemExit(0)", "SystemExit: 0; expected a file of Python"),
+    ("model own.py:net", "raise KeyError('a\\nb')", "KeyError: 'a\\nb'; expected a file of Python"),
+    # A model.
+    ("model own.py:net", "net = 3", "is an object of builtins.int; expected a function (shape, classes) -> torch.nn"),
+    ("model own.py:net", "from torch import nn\nnet = nn.ReLU()", "is an object of torch.nn.modules.activation.ReLU"),
+    ("model own.py:net", "def net(): pass", "TypeError: net() takes 0 positional arguments but 2 were given; expected"),
+    ("model own.py:net", "def net(shape, classes): return shape", "returned an object of builtins.tuple; expected a f"),
+    ("model own.py:net", "def net(shape, classes): 1 / 0", "ZeroDivisionError: division by zero; expected a function"),
+    ("model own.py:net", "from torch import nn\ndef net(s, c): return nn.Flatten()", "has no parameters to train"),
+    ("model own.py:net", "from torch import nn\ndef net(s, c): return nn.Sequential(nn.Flatten(), nn.Linear(64, 9))",
+     "made a tensor (2, 9) of inputs (2, 1, 8, 8); expected logits (2, 3)"),
+    ("model own.py:net", "from torch import nn\ndef net(s, c): return nn.Linear(5, c)",
+     "mat1 and mat2 shapes cannot be multiplied (16x8 and 5x3); expected inputs (2, 1, 8, 8) to logits (2, 3)"),
+    # A data set.
+    ("dataset own.py:data", "def data(data_dir): return []", "returned an object of builtins.list; expected a functio"),
+    ("dataset own.py:data", "def data(data_dir): open(data_dir / 'x')", "FileNotFoundError: [Errno 2] No such file"),
+    ("dataset own.py:data", OWN + "\ndef data(d):\n s = Split(torch.zeros(4, 1, 8, 8), torch.ones(3).long())\n"
+     " return Dataset('d', s, s, 2, 0, 1, '')", "train has 4 examples and 3 targets"),
+    ("dataset own.py:data", OWN + "\ndef data(d):\n s = Split(torch.zeros(4, 1, 8, 8), torch.arange(4))\n"
+     " return Dataset('d', s, s, 2, 0, 1, '')", "train has other targets than int64 from 0 to classes - 1 = 1"),
+    # A partition.
+    ("partition own.py:p", "def p(labels, K, seed): return labels", "returned a tensor (61,); expected a function (la"),
+    ("partition own.py:p", "def p(labels, K, seed, beta): pass", "its argument beta is no flag; expected a function"),
+    ("partition own.py:p", "def p(labels): pass", "TypeError: p() takes 1 positional argument but 3 were given"),
+    ("partition own.py:p", OWN + "\ndef p(labels, K, seed): return Partition.from_owners(labels, K)",
+     "ValueError: client 3 owns nothing; expected each of the clients 0 to 3 among the owners; expected a function"),
+    ("partition own.py:p", OWN + "\ndef p(labels, K, seed): return Partition.from_owners(labels, 3)",
+     "made 3 clients of 15 or more examples; expected --num_clients 4 of 1 or more"),
+    ("partition own.py:p", OWN + "\ndef p(labels, K, seed): return Partition(torch.zeros(61).long(), 15 * "
+     "torch.arange(5))", "expected an owner for each of the 61 examples, and only one"),
+    # Where only a look at it is possible before it is called.
+    ("algorithm own.py:a", "def a(): pass", "is an object of builtins.function; expected a fl.algorithms.algorithm"),
+    ("aggregate own.py:a", "a = 'median'", "is an object of builtins.str; expected a function (models (m, P), weights"),
+    ("transform own.py:t", "def t(config): pass", "returned None; expected a fl.transforms.Transform, or a function"),
+    ("transform own.py:t", "t = {}", "is an object of builtins.dict; expected a fl.transforms.Transform, or a"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "source", "said"), FAULTS)
+def test_what_is_wrong_is_said_in_one_line_before_a_run_begins(words, source, said, own, command):
+    flag, value = words.split()
+    if source is not None:
+        own.write_text(source)
+    done = command("federated", f"--{words}")
+    assert done.code == (3 if flag == "dataset" else 2), done.err
+    line, *trace = done.err.splitlines()
+    assert line.startswith(f"run_federated.py: --{flag} {value}: ")
+    assert said in line
+    assert all(str(own) in frame or "File" not in frame for frame in trace[:3]), trace
+    assert not done.folder.exists()
+
+
+LATER = [
+    ("aggregate own.py:f", "def f(models, weights, config): return models",
+     "returned a tensor (2, 195) of models (2, 195); expected a function (models (m, P)"),
+    ("aggregate own.py:f", "def f(models, weights, config): return models[9]", "IndexError: index 9 is out of bounds"),
+    ("algorithm own.py:f", "f = Algorithm(tell=lambda now, clients: {})", "tell returned an object of builtins.dict; "),
+    ("algorithm own.py:f", "f = Algorithm(server=lambda now, got: got.mean)", "server returned an object of builtins."),
+    ("algorithm own.py:f", "f = Algorithm(server=lambda now, got: (now.nothing, got.kept))", "AttributeError: 'RoundS"),
+    ("algorithm own.py:f", "f = Algorithm(weights=lambda now, reports: [])", "weights returned an object of builtins"),
+    ("algorithm own.py:f", "f = Algorithm(prepare=lambda x, now, mine, group: x)", "prepare returned an object of fl."),
+    ("transform own.py:f", "f = Transform(client=lambda now, update: None)", "client returned None; expected an Updat"),
+    ("transform own.py:f", "f = Transform(server=lambda now, mean: {'a': 1})", "'int' object has no attribute 'shape'"),
+    ("transform own.py:f", "f = Transform(bytes=lambda w: 1.5)", "bytes returned an object of builtins.float; expecte"),
+    ("transform own.py:f", "f = Transform(client=lambda now, update: update._replace(w={}))", "client returned an obj"),
+    ("model own.py:Odd", "class Odd(nn.Linear):\n    def __init__(self, shape, classes):\n"
+     "        super().__init__(64, 3)\n    def forward(self, x):\n        assert not self.training, 'tired'\n"
+     "        return super().forward(x.flatten(1))",
+     ": AssertionError: tired"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "source", "said"), LATER)
+def test_what_goes_wrong_in_a_round_is_said_in_one_line(words, source, said, own, command):
+    own.write_text(OWN + source)
+    done = command("federated", f"--{words} --engine sequential")
+    assert done.code == 2, done.err
+    line, *trace = done.err.splitlines()
+    assert line.startswith(f"run_federated.py: --{words}: ")
+    assert said in line
+    assert not trace or (trace[0].startswith("Traceback") and str(own) in trace[1])
+    assert [record["round"] for record in done.records] in ([0], [])
+
+
+def test_a_model_of_ours_that_does_not_fit_ones_own_data_is_one_line(own, command):
+    own.write_text(OWN.replace("1, 8, 8", "1, 2, 2"))
+    done = command("federated", "--model gn_cnn --dataset own.py:patterns")
+    assert done.code == 2
+    assert "--model gn_cnn: RuntimeError: " in done.err
+    assert "expected inputs (2, 1, 2, 2) to logits (2, 3)" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
+def test_flags_are_for_ones_own_too(own, command):
+    """Nobody knows what it reads, so it may read any flag of its kind."""
+    assert command("federated", f"{SHORT} --partition own.py:dealt --alpha 3").code == 0
+    assert "needs --partition" in command("federated", "--partition iid --alpha 3").err
+
+
+def test_two_names_of_one_file_are_told_apart(own, command):
+    odd = "class Odd(Net):\n    def forward(self, x):\n        assert not self.training\n"
+    own.write_text(OWN + odd + "        return super().forward(x)\n")
+    done = command("federated", "--model own.py:Odd --dataset own.py:patterns --engine sequential")
+    assert done.err.startswith("run_federated.py: --model own.py:Odd: line ")
+
+
+def test_an_error_of_ours_in_a_file_of_ones_own_is_passed_on(own, command):
+    own.write_text("from fl.errors import FlagError\ndef p(labels, K, seed):\n    raise FlagError('--alpha: no')")
+    done = command("federated", "--partition own.py:p")
+    assert (done.code, done.err) == (2, "run_federated.py: --alpha: no\n")
