@@ -121,7 +121,7 @@ def test_kept_optimizer_states_go_with_their_clients(tmp_path):
     names = {path.name for path in (tmp_path / "stopped" / "clients").iterdir()}
     assert len(names) == 3
     assert all(name.endswith("-1.pt") for name in names)
-    run_here(tmp_path / "stopped", "--resume", "--workers", 3, "--global_epoch", 3)
+    run_here(tmp_path / "stopped", *KEPT, "--resume", "--workers", 3, "--global_epoch", 3)
     run(tmp_path / "torchrun", *KEPT, launcher=("torch.distributed.run", "--standalone", "--nproc_per_node", "2"))
     for folder in ("2", "3", "stopped", "torchrun"):
         assert results(tmp_path / folder) == results(tmp_path / "1"), folder
