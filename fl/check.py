@@ -9,11 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fl.config import DEFAULTS, FLAGS, MATCHED, NAMES, Config, check_names, read_config
-from fl.entry import Entry
+from fl.config import DEFAULTS, FLAGS, MATCHED, NAMES, Config, check_names, names_in, read_config
 from fl.errors import FlagError
 from fl.flags import listed
-from fl.names import entry_of
+from fl.names import entry_of, is_own
 
 
 def resolve(given: dict[str, Any], script: str = "federated") -> Config:
@@ -21,8 +20,8 @@ def resolve(given: dict[str, Any], script: str = "federated") -> Config:
     given = with_matched(given, script)
     given = given | {"num_select_clients": cohort_size(given)}
     for name in NAMES:
-        value = given.get(name, DEFAULTS[name])
-        given = with_defaults(given, name, value, reads=script in FLAGS[name].metadata["reads"])
+        for value in names_in(given.get(name, DEFAULTS[name])):
+            given = with_defaults(given, name, value, reads=script in FLAGS[name].metadata["reads"])
     config = Config(**given)
     check(config, given)
     return config
@@ -57,7 +56,7 @@ def cohort_size(given: dict[str, Any]) -> int:
     return max(round(fraction * K), 1)  # round, not int: int(0.29 * 100) is 28
 
 
-def with_defaults(given: dict[str, Any], name: str, value: Any, reads: bool) -> dict[str, Any]:
+def with_defaults(given: dict[str, Any], name: str, value: str, reads: bool) -> dict[str, Any]:
     """The flags with those that the entry of --name sets. reads: whether the script does anything with it."""
     entry = entry_of(name, value)
     if reads:
@@ -80,14 +79,16 @@ def check(config: Config, given: dict[str, Any]) -> None:
                 table, readers = readers_of(name)
                 raise FlagError(f"{said}: needs --{table} {listed(readers)}")
     for name in NAMES:
-        check_entry(config, given, name, entry_of(name, getattr(config, name)))
+        for value in names_in(getattr(config, name)):
+            check_entry(config, given, name, value)
 
 
-def check_entry(config: Config, given: dict[str, Any], name: str, entry: Entry) -> None:
-    """What the entry that --name names asks of other flags.
+def check_entry(config: Config, given: dict[str, Any], name: str, chosen: str) -> None:
+    """Refuse what the entry of `chosen`, a value of --name, does not allow other flags to be.
 
     Where a default will do, it is the other flag that should be left out; else --name misses one.
     """
+    entry = entry_of(name, chosen)
     for other, needed in entry.needs.items():
         value = getattr(config, other)
         if value == needed:
@@ -95,7 +96,7 @@ def check_entry(config: Config, given: dict[str, Any], name: str, entry: Entry) 
         if needed == DEFAULTS[other] and other in given:
             raise FlagError(f"--{other} {value}: needs another --{name}")
         if needed != DEFAULTS[other] and name in given:
-            raise FlagError(f"--{name} {getattr(config, name)}: needs --{other} {needed}")
+            raise FlagError(f"--{name} {chosen}: needs --{other} {needed}")
     if entry.check:
         entry.check(config)
 
@@ -118,8 +119,7 @@ def is_asked_for(name: str, config: Config) -> bool:
     table, readers = readers_of(name)
     if table is None:
         return True
-    chosen = getattr(config, table)
-    return chosen in readers or (chosen is not None and chosen not in FLAGS[table].metadata["kind"].table)
+    return any(one in readers or is_own(table, one) for one in names_in(getattr(config, table)))
 
 
 def readers_of(name: str) -> tuple[str | None, list[str]]:
@@ -137,7 +137,8 @@ def rates(config: Config) -> list[str]:
     for name in FLAGS:
         value = getattr(config, name)
         table, readers = readers_of(name)
-        in_use = table is None or getattr(config, table) in readers or value != DEFAULTS[name]
+        named = () if table is None else names_in(getattr(config, table))
+        in_use = table is None or not set(readers).isdisjoint(named) or value != DEFAULTS[name]
         if FLAGS[name].metadata["rate"] and value is not None and in_use:
             said.append(f"--{name} {value:g}")
     return said

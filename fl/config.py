@@ -226,15 +226,18 @@ def _is_typed(kind: Kind, value: Any) -> bool:
         return False
 
 
+def names_in(value: Any) -> tuple[str, ...]:
+    """The names in the value of a flag that takes names: none, one, or those of a repeatable flag."""
+    return () if value is None else value if isinstance(value, tuple) else (value,)
+
+
 def check_names(folder: str | Path, recorded: dict[str, Any], script: str) -> None:
     """Raise RunFolderError if a recorded name that `script` reads stands for nothing here."""
     for name in NAMES:
         if name in recorded and script in FLAGS[name].metadata["reads"]:
-            value = recorded[name]
             try:
-                for one in value if isinstance(value, tuple) else [value]:
-                    if one is not None:
-                        check_value(name, one)
+                for value in names_in(recorded[name]):
+                    check_value(name, value)
             except (FlagError, DataError) as error:
                 raise RunFolderError(f"{Path(folder) / 'config.json'}: {error}") from None
 

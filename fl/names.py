@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, NoReturn
 
-from fl.config import FLAGS, NAMES, Config
+from fl.config import FLAGS, NAMES, Config, names_in
 from fl.entry import Entry
 from fl.errors import RunnerError, out_of_memory
 from fl.flags import file_and_name
@@ -31,9 +31,9 @@ USED: dict[str, list[tuple[str, str]]] = {}  # by a loaded file's absolute path,
 HASHES: dict[str, str] = {}  # the SHA-256 of each
 
 
-def entry_of(flag: str, value: str | tuple[str, ...] | None) -> Entry:
+def entry_of(flag: str, value: str) -> Entry:
     """The entry of that name; one that asks for nothing, for a name that is in no table."""
-    entry = FLAGS[flag].metadata["kind"].table.get(value, "") if isinstance(value, str) else ""
+    entry = FLAGS[flag].metadata["kind"].table.get(value, "")
     return entry if isinstance(entry, Entry) else Entry(entry)
 
 
@@ -84,9 +84,7 @@ def load(path: str, sha256: str, content: bytes) -> ModuleType:
 
 def own_files(config: Config) -> dict[str, str]:
     """The SHA-256 of each file of the user's own that the flags name and this process has run."""
-    values = (getattr(config, flag) for flag in NAMES)
-    names = [name for value in values for name in (value if isinstance(value, tuple) else [value]) if name]
-    files = {name.rpartition(":")[0] for name in names}
+    files = {name.rpartition(":")[0] for flag in NAMES for name in names_in(getattr(config, flag))}
     return {file: HASHES[os.path.abspath(file)] for file in sorted(files) if os.path.abspath(file) in HASHES}
 
 

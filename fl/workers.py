@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,9 +25,9 @@ import torch
 import torch.distributed as dist
 
 from fl.config import Config
-from fl.errors import DivergedError, RunnerError, WorkerError
+from fl.errors import DataError, DivergedError, FlagError, WorkerError
 from fl.group import Distributed, Group
-from fl.guard import complain, explain
+from fl.guard import complain, complain_of_own, explain
 from fl.launch import torchrun
 from fl.worker import PRELOAD
 
@@ -166,7 +167,10 @@ def work_as(job: dict[str, Any]) -> int:
         code, text = verdict
         if code == DivergedError.exit_code:
             threading.Event().wait()  # rank 0 meets it too, says so, and ends this process
-        if not isinstance(error, RunnerError):  # out of memory, say, of which rank 0 would not know
+        if code in (FlagError.exit_code, DataError.exit_code):
+            time.sleep(1)  # rank 0 mostly meets it too, says so, and ends this process
+        if not isinstance(error, WorkerError):  # out of memory, say, of which rank 0 would not know
             complain(f"worker {rank}: {text}")
+            complain_of_own(error)
         return WorkerError.exit_code  # rank 0 notices, and tells of it
     return 0

@@ -10,6 +10,7 @@ import data
 import fl.aggregates
 import fl.algorithms
 import fl.models
+import fl.transforms
 from fl.check import rates, readers_of, resolve
 from fl.command_line import parse
 from fl.compared import counts
@@ -82,6 +83,8 @@ def new(monkeypatch):
     monkeypatch.setitem(fl.aggregates.AGGREGATES, "new", Entry("x:x", check=refuse))
     monkeypatch.setitem(data.DATASETS, "new", Entry("x:x", needs={"workers": 0}))
     monkeypatch.setitem(data.PARTITIONS, "new", Entry("x:x", needs={"seed": 0}))
+    monkeypatch.setitem(fl.transforms.TRANSFORMS, "clip", Entry("x:x", needs={"engine": "stacked"}, reads=("epoch",)))
+    monkeypatch.setitem(fl.transforms.TRANSFORMS, "noise", Entry("x:x", defaults={"eval_every": 3}))
     monkeypatch.setitem(fl.models.MODELS, "new", Entry("x:x", needs={"init_lr": 0.5}))
 
 
@@ -99,6 +102,8 @@ def new(monkeypatch):
         ("--dataset new --workers 2", "--workers 2: needs another --dataset"),
         ("--model new", "--model new: needs --init_lr 0.5"),
         ("--partition new --seed 3", "--seed 3: needs another --partition"),
+        ("--transform noise --transform clip --epoch 3", "--transform clip: needs --engine stacked"),
+        ("--transform noise --epoch 3", "--epoch 3: needs --transform clip"),
     ],
 )
 def test_what_a_new_name_asks_of_other_flags_stands_in_its_entry_alone(words, message, new):
@@ -111,6 +116,7 @@ def test_a_new_name_brings_its_own_defaults(new):
     config = federated("--algorithm new --optimizer sgd")
     assert (config.server_lr, config.local_epoch) == (7.0, 2)
     assert federated("--algorithm new --optimizer sgd --server_lr 3 --local_epoch 2").server_lr == 3.0
+    assert federated("--transform noise --transform clip --engine stacked --epoch 3").eval_every == 3
     # The baseline does nothing with an algorithm, so it keeps its own epochs.
     assert parse(["--algorithm", "new", "--optimizer", "sgd"], "baseline", "").local_epoch == Config.local_epoch
 

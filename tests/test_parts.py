@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import run_federated
+from tests.conftest import SMALL
+
 FILE = Path(__file__).with_name("own.py")
 OWN = FILE.read_text()
 SHORT = "--global_epoch 2 --num_select_clients 3 --quiet"
@@ -136,6 +139,17 @@ def test_two_names_of_one_file_are_told_apart(own, command):
     own.write_text(OWN + odd + "        return super().forward(x)\n")
     done = command("federated", "--model own.py:Odd --dataset own.py:patterns --engine sequential")
     assert done.err.startswith("run_federated.py: --model own.py:Odd: line ")
+
+
+def test_what_fails_in_a_worker_alone_is_said_by_the_worker(own, capfd):
+    own.write_text(OWN + "import torch.distributed as dist\ndef alone(now, update):\n    1 / (1 - dist.get_rank())\n"
+                   "    return update\nf = Transform(client=alone)\n")  # fmt: skip
+    flags = f"{SMALL} {SHORT} --transform own.py:f --engine distributed --workers 2 --run_dir run"
+    assert run_federated.run(flags.split()) == 6
+    line, *trace, last = capfd.readouterr().err.splitlines()
+    assert line.startswith("worker 1: --transform own.py:f: ZeroDivisionError: division by zero; expected client to")
+    assert str(own) in trace[1]
+    assert "worker 1 ended with code 6" in last
 
 
 def test_an_error_of_ours_in_a_file_of_ones_own_is_passed_on(own, command):
