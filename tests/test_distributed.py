@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="ne
 def rounds_of(c, group):
     """The rounds of one rank on three ragged clients in float64."""
     task = task_of(c)
-    engine = make_engine("stacked", c, task, ragged())
+    engine = make_engine("stacked", replace(task, partition=ragged()))
     return list(run_rounds(task, ragged(), engine, c, group))
 
 
@@ -57,7 +57,7 @@ def test_clients_are_shared_out_once_and_by_size(size):
     for rank in range(size):
         group = Group()
         group.rank, group.size = rank, size
-        shares.append(group.share(clients, sizes))
+        shares.append(group.share(dict(zip(clients, sizes, strict=True))))
     assert sorted(k for share in shares for k in share) == clients
     assert all(share == sorted(share) for share in shares)
     loads = [sum(sizes[k - 10] for k in share) for share in shares]
