@@ -164,3 +164,11 @@ def test_no_name_is_compared_with_outside_its_own_file():
                 found += [f"{path}:{node.lineno}" for word in words if word in names and modules[word] != module]
     assert len(names) > 20
     assert found == []
+
+
+def test_an_algorithm_that_needs_a_model_that_can_be_stacked(command, monkeypatch):
+    monkeypatch.setitem(fl.models.MODELS, "dropout", "tests.test_golden:dropout_net")
+    done = command("federated", "--algorithm fsvrg --model dropout")
+    assert done.code == 2
+    assert done.err.startswith("run_federated.py: --algorithm fsvrg: dropout ")
+    assert done.err.endswith("; choose another --model\n")
