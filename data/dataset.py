@@ -52,6 +52,11 @@ class Dataset:
     augment: Augment | None = None
 
     @property
+    def labels(self) -> Tensor:
+        """(n,) on the CPU: by which the training examples are split over clients; of several targets the first."""
+        return self.train.targets.view(len(self.train), -1)[:, 0].cpu()
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of one example; (C, H, W) of an image."""
         return tuple(self.train.examples.shape[1:])

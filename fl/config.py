@@ -56,7 +56,7 @@ class Config:
     local_epoch: int = flag(5, "Federation", integer(1, high=10**9), "E, passes over a client's data in a round", reads=FEDERATED)
     keep_optimizer_state: bool = flag(False, "Federation", SWITCH,
         "keep each client's optimizer state between its rounds (default: fresh every round)", reads=FEDERATED,
-        needs=[only_with("engine", "sequential", "auto")])
+        needs=[only_with("engine", "sequential", "distributed", "auto")])
 
     algorithm: str = flag("fedavg", "Algorithm", named(ALGORITHMS), "federated algorithm", reads=FEDERATED)
     proximal_mu: float = flag(0.01, "Algorithm", number(0, MOST, f"[0, {MOST:g}]"),
@@ -86,7 +86,6 @@ class Config:
         "processes of --engine distributed; 0 is one a core, or one a GPU", reads=FEDERATED, resume=FREE,
         needs=[
             only_with("engine", "distributed", "auto"),
-            Need("needs no --keep_optimizer_state", lambda c: not c.keep_optimizer_state),
             Need("expected at most --num_select_clients, which is {config.num_select_clients}; the others had no client", lambda c: c.workers <= c.num_select_clients),
         ])
     timeout: float = flag(1800.0, "Execution", number(1, 1e6, "[1, 1e+06]"),

@@ -82,7 +82,7 @@ class Experiment:
     @property
     def label_counts(self) -> Tensor:
         """(K, classes): how many examples of each label each client holds, before anyone attacks."""
-        return self.partition.label_counts(self.clean.train.targets.cpu(), self.clean.classes)
+        return self.partition.label_counts(self.clean.labels, self.clean.classes)
 
     @property
     def facts(self) -> dict[str, Any]:

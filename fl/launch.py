@@ -46,8 +46,6 @@ def check_launch(config: Config, script: str) -> None:
         return
     if script == "baseline":
         raise FlagError("torchrun: run_baseline.py trains in one process, and each would train it all; use python3")
-    if config.keep_optimizer_state:
-        raise FlagError("--keep_optimizer_state: needs one process, and torchrun has started several; use python3")
     if config.workers:
         raise FlagError(f"--workers {config.workers}: torchrun has started {launch.world_size} processes already")
     if config.engine not in ("auto", "distributed"):

@@ -95,7 +95,7 @@ def split(config: Config, data: Dataset) -> Partition:
     for name in names[3:]:
         if name not in FLAGS:
             refuse(flag, value, f"its argument {name} is no flag; expected {PARTITION}")
-    labels = data.train.targets.cpu()
+    labels = data.labels
     flags = {name: getattr(config, name) for name in names[3:]}
     with told(flag, value, PARTITION):
         partition: Partition = partitioner(labels, config.num_clients, config.seed, **flags)

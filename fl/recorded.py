@@ -43,7 +43,8 @@ def federated_rounds(
     `start` is rank 0's, which decides where the run goes on. Raises DivergedError when a model is not finite.
     """
     begun = everywhere(x, group, start)
-    yield from recorded(x, federated_averaging(x, engine, group, begun), begun, x.config.global_epoch, group)
+    group.awaited = begun.t < x.config.global_epoch
+    return recorded(x, federated_averaging(x, engine, group, begun), begun, x.config.global_epoch, group)
 
 
 def everywhere(x: Experiment, group: Group, start: Round | None) -> Begun:

@@ -109,6 +109,26 @@ def test_any_number_of_workers_gives_the_same_bits_also_under_torchrun(tmp_path)
     assert (environment["engine"], environment["workers"], environment["threads"]) == ("stacked", 2, 1)
 
 
+KEPT = ("--momentum", "0.9", "--keep_optimizer_state", "--num_clients", "5", "--model", "logistic")
+
+
+def test_kept_optimizer_states_go_with_their_clients(tmp_path):
+    """A client's state is right on whichever process trains it next, also after the run was stopped."""
+    run_here(tmp_path / "1", *KEPT, "--engine", "sequential")
+    for workers in (2, 3):
+        run_here(tmp_path / str(workers), *KEPT, "--engine", "distributed", "--workers", workers)
+    run_here(tmp_path / "stopped", *KEPT, "--engine", "distributed", "--workers", 2, "--global_epoch", 1)
+    names = {path.name for path in (tmp_path / "stopped" / "clients").iterdir()}
+    assert len(names) == 3
+    assert all(name.endswith("-1.pt") for name in names)
+    run_here(tmp_path / "stopped", *KEPT, "--resume", "--workers", 3, "--global_epoch", 3)
+    run(tmp_path / "torchrun", *KEPT, launcher=("torch.distributed.run", "--standalone", "--nproc_per_node", "2"))
+    for folder in ("2", "3", "stopped", "torchrun"):
+        assert results(tmp_path / folder) == results(tmp_path / "1"), folder
+    run_here(tmp_path / "fresh", *KEPT[:2], *KEPT[3:], "--engine", "sequential")
+    assert results(tmp_path / "fresh") != results(tmp_path / "1")  # or the test could not fail
+
+
 def test_a_run_to_a_target_ends_for_all_workers(tmp_path):
     run_here(tmp_path / "a", "--engine", "distributed", "--workers", 2, "--stop_at_target", "--global_epoch", 40)
     assert len(results(tmp_path / "a")[1]) < 41

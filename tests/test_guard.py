@@ -140,7 +140,6 @@ def test_torchrun_environments_that_make_no_sense(command, monkeypatch):
     ("script", "flags", "start"),
     [
         ("baseline", "", "torchrun: run_baseline.py trains in one process"),
-        ("federated", "--momentum 0.9 --keep_optimizer_state", "--keep_optimizer_state: needs one process"),
         ("federated", "--workers 2", "--workers 2: torchrun has started 2 processes already"),
         ("federated", "--engine stacked", "--engine stacked: torchrun starts several processes"),
     ],

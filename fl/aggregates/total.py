@@ -59,8 +59,8 @@ class Total:
     def gather(self, group: Group) -> Got:
         """What all ranks have got, at every rank."""
         self.reports = sorted(with_losses(self.reports), key=lambda report: report.client)
-        table = self.aggregate.gather(group, self.table())
         if group.size > 1:
+            table = self.aggregate.gather(group, self.table())
             self.read_table(table)
             if bool(table[:, KEPT].any()):
                 self.kept = group.union(self.kept)
@@ -78,14 +78,13 @@ class Total:
 
     def table(self) -> Tensor:
         """(m, 7) float64: a row a client of the round; zeros for those of other ranks."""
-        table = torch.zeros(len(self.now.sizes), 7, dtype=torch.float64)
-        row = {k: i for i, k in enumerate(self.now.sizes)}
+        rows = {k: [0.0] * 7 for k in self.now.sizes}
         for r in self.reports:
-            values = [float(r.loss), r.n_k, r.examples, r.steps, self.weights[r.client], r.client in self.kept, 0]
-            table[row[r.client]] = torch.tensor(values, dtype=table.dtype)
+            k, loss = r.client, float(r.loss)
+            rows[k] = [loss, r.n_k, r.examples, r.steps, self.weights[k], float(k in self.kept), 0.0]
         for k, reason in self.rejected.items():
-            table[row[k], REASON] = 1 + REASONS.index(reason)
-        return table
+            rows[k][REASON] = 1.0 + REASONS.index(reason)
+        return torch.tensor([*rows.values()], dtype=torch.float64)
 
     def read_table(self, table: Tensor) -> None:
         """The reverse, of the tables of all ranks added up."""

@@ -42,9 +42,11 @@ def choose(x: Experiment) -> tuple[str, int]:
         raise FlagError(f"--algorithm {config.algorithm}: {config.model} {obstacle}; choose another --model")
     if config.engine == "stacked" and obstacle:
         raise FlagError(f"--engine stacked: {config.model} {obstacle}; use --engine sequential or distributed")
-    if config.engine == "sequential" or config.keep_optimizer_state:
+    asked = config.workers or config.engine == "distributed"  # for several processes
+    if config.engine == "sequential" or (config.keep_optimizer_state and not asked):
         return "sequential", 1
-    inner = "sequential" if obstacle else "stacked"
+    # A stack has one optimizer, which begins every round afresh.
+    inner = "sequential" if obstacle or config.keep_optimizer_state else "stacked"
     if config.engine == "stacked":
         return inner, 1
     if x.device.type == "cuda":
