@@ -132,9 +132,9 @@ def test_flags_that_belong_to_names():
     ("words", "expected"),
     [
         ("", ["--init_lr 5e-05"]),
-        ("--algorithm fedprox", ["--proximal_mu 0.01", "--init_lr 5e-05"]),
-        ("--algorithm fedadam --init_lr 2", ["--server_lr 0.01", "--init_lr 2"]),
-        (f"--algorithm {__file__}:x --server_lr 3", ["--server_lr 3", "--init_lr 5e-05"]),
+        ("--algorithm fedprox", ["--init_lr 5e-05", "--proximal_mu 0.01"]),
+        ("--algorithm fedadam --init_lr 2", ["--init_lr 2", "--server_lr 0.01"]),
+        (f"--algorithm {__file__}:x --server_lr 3", ["--init_lr 5e-05", "--server_lr 3"]),
     ],
 )
 def test_rates_to_lower(words, expected):
