@@ -1,7 +1,7 @@
 """All flags together: defaults that follow from other flags, and what one flag asks of another. Imports no torch.
 
-No flag and no name is written here that is not this file's own business: the conditions stand in the table of flags
-(fl/config.py) and in the entries of what they name (fl/entry.py).
+The conditions themselves stand in the table of flags (fl/config.py) and in the entries of what flags name
+(fl/entry.py). Only what makes one value of several flags is worked out here: --match, and the size of a cohort.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fl.config import DEFAULTS, FLAGS, MATCHED, NAMES, Config, check_names, names_in, read_config
+from fl.config import DEFAULTS, FLAGS, MATCHED, NAMES, Config, names_in, read_config
 from fl.errors import FlagError
 from fl.flags import listed
-from fl.names import entry_of, is_own
+from fl.names import check_names, entry_of, is_own
 
 
 def resolve(given: dict[str, Any], script: str = "federated") -> Config:
@@ -133,12 +133,11 @@ def readers_of(name: str) -> tuple[str | None, list[str]]:
 
 def rates(config: Config) -> list[str]:
     """The flags to lower when training diverges, with their values."""
-    said = []
-    for name in FLAGS:
-        value = getattr(config, name)
-        table, readers = readers_of(name)
-        named = () if table is None else names_in(getattr(config, table))
-        in_use = table is None or not set(readers).isdisjoint(named) or value != DEFAULTS[name]
-        if FLAGS[name].metadata["rate"] and value is not None and in_use:
-            said.append(f"--{name} {value:g}")
-    return said
+    everyones, of_names = [], []
+    for name in (name for name in FLAGS if FLAGS[name].metadata["rate"]):
+        value, (table, readers) = getattr(config, name), readers_of(name)
+        if table is None:
+            everyones.append(f"--{name} {value:g}")
+        elif value is not None and (getattr(config, table) in readers or value != DEFAULTS[name]):
+            of_names.append(f"--{name} {value:g}")
+    return everyones + of_names

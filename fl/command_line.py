@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fl.check import check, readers_of, resolve
-from fl.config import DEFAULTS, FLAGS, RESUMABLE, Config, check_names, check_value, read_config
+from fl.config import DEFAULTS, FLAGS, RESUMABLE, Config, check_value, read_config
 from fl.errors import FlagError, RunFolderError, reason
 from fl.flags import ANEW, SWITCH, listed
-from fl.names import entry_of
+from fl.names import check_names, entry_of
 
 
 def parse(argv: Sequence[str], script: str, description: str) -> Config:

@@ -182,7 +182,7 @@ def check_value(name: str, text: object) -> Any:
 def read_config(folder: str | Path) -> dict[str, Any]:
     """The recorded flags of a run folder, checked like typed ones, and its script under the key "script".
 
-    What a name such as --model's stands for may have gone, or be known to a later version only: `check_names` tells.
+    What a name such as --model's stands for may be gone, or known to a later version only: fl.names.check_names tells.
     Raises RunFolderError when there are none or they are not ours.
     """
     path = Path(folder) / "config.json"
@@ -229,17 +229,6 @@ def _is_typed(kind: Kind, value: Any) -> bool:
 def names_in(value: Any) -> tuple[str, ...]:
     """The names in the value of a flag that takes names: none, one, or those of a repeatable flag."""
     return () if value is None else value if isinstance(value, tuple) else (value,)
-
-
-def check_names(folder: str | Path, recorded: dict[str, Any], script: str) -> None:
-    """Raise RunFolderError if a recorded name that `script` reads stands for nothing here."""
-    for name in NAMES:
-        if name in recorded and script in FLAGS[name].metadata["reads"]:
-            try:
-                for value in names_in(recorded[name]):
-                    check_value(name, value)
-            except (FlagError, DataError) as error:
-                raise RunFolderError(f"{Path(folder) / 'config.json'}: {error}") from None
 
 
 def identity(config: Config, script: str) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, NoReturn
 
-from fl.config import FLAGS, NAMES, Config, names_in
+from fl.config import FLAGS, NAMES, Config, check_value, names_in
 from fl.entry import Entry
-from fl.errors import RunnerError, out_of_memory
+from fl.errors import RunFolderError, RunnerError, out_of_memory
 from fl.flags import file_and_name
 
 USED: dict[str, list[tuple[str, str]]] = {}  # by a loaded file's absolute path, the flags and values that led to it
@@ -53,12 +53,11 @@ def named(flag: str, value: str) -> Any:
     path = os.path.abspath(file)
     with told(flag, value, "a file of Python that can be imported"):
         content = Path(path).read_bytes()
-        sha256 = hashlib.sha256(content).hexdigest()
         USED.setdefault(path, [])
         if (flag, value) not in USED[path]:
             USED[path].append((flag, value))
-        module = load(path, sha256, content)
-    HASHES[path] = sha256
+        module = load(path, content)
+    HASHES[path] = hashlib.sha256(content).hexdigest()
     if not hasattr(module, name):
         near = difflib.get_close_matches(name, vars(module), n=1)
         refuse(flag, value, f"{file} has no {name}" + (f"; did you mean {near[0]}?" if near else ""))
@@ -66,7 +65,7 @@ def named(flag: str, value: str) -> Any:
 
 
 @cache
-def load(path: str, sha256: str, content: bytes) -> ModuleType:
+def load(path: str, content: bytes) -> ModuleType:
     """The module of a file with that content, under a name that no other module has."""
     module = ModuleType(f"own_{Path(path).stem}_{hashlib.sha256(path.encode() + content).hexdigest()[:12]}")
     module.__file__ = path
@@ -80,6 +79,17 @@ def load(path: str, sha256: str, content: bytes) -> ModuleType:
         del sys.modules[module.__name__]
         raise
     return module
+
+
+def check_names(folder: str | Path, recorded: dict[str, Any], script: str) -> None:
+    """Raise RunFolderError if a recorded name that `script` reads stands for nothing here."""
+    for name in NAMES:
+        if name in recorded and script in FLAGS[name].metadata["reads"]:
+            try:
+                for value in names_in(recorded[name]):
+                    check_value(name, value)
+            except RunnerError as error:
+                raise RunFolderError(f"{Path(folder) / 'config.json'}: {error}") from None
 
 
 def own_files(config: Config) -> dict[str, str]:
@@ -143,6 +153,7 @@ def own_traceback(error: BaseException) -> str:
 
 
 def own_part(error: BaseException) -> TracebackType | None:
+    """The traceback from the first file of the user's own on."""
     part = error.__traceback__
     while part is not None and part.tb_frame.f_code.co_filename not in USED:
         part = part.tb_next

@@ -5,6 +5,7 @@ from torch import nn
 
 from data.dataset import Dataset, Split
 from data.partition import Partition
+from fl.aggregates.mean import Mean
 from fl.algorithms.algorithm import Algorithm
 from fl.rng import seeded
 from fl.state import Correction, Told
@@ -94,3 +95,7 @@ def middle(models, weights, config):
     """median."""
     ordered, m = models.sort(0).values, len(models)
     return (ordered[(m - 1) // 2] + ordered[m // 2]) / 2
+
+
+class Plain(Mean):
+    """mean."""

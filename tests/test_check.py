@@ -132,9 +132,9 @@ def test_flags_that_belong_to_names():
     ("words", "expected"),
     [
         ("", ["--init_lr 5e-05"]),
-        ("--algorithm fedprox", ["--proximal_mu 0.01", "--init_lr 5e-05"]),
-        ("--algorithm fedadam --init_lr 2", ["--server_lr 0.01", "--init_lr 2"]),
-        (f"--algorithm {__file__}:x --server_lr 3", ["--server_lr 3", "--init_lr 5e-05"]),
+        ("--algorithm fedprox", ["--init_lr 5e-05", "--proximal_mu 0.01"]),
+        ("--algorithm fedadam --init_lr 2", ["--init_lr 2", "--server_lr 0.01"]),
+        (f"--algorithm {__file__}:x --server_lr 3", ["--init_lr 5e-05", "--server_lr 3"]),
     ],
 )
 def test_rates_to_lower(words, expected):
@@ -164,3 +164,11 @@ def test_no_name_is_compared_with_outside_its_own_file():
                 found += [f"{path}:{node.lineno}" for word in words if word in names and modules[word] != module]
     assert len(names) > 20
     assert found == []
+
+
+def test_an_algorithm_that_needs_a_model_that_can_be_stacked(command, monkeypatch):
+    monkeypatch.setitem(fl.models.MODELS, "dropout", "tests.test_golden:dropout_net")
+    done = command("federated", "--algorithm fsvrg --model dropout")
+    assert done.code == 2
+    assert done.err.startswith("run_federated.py: --algorithm fsvrg: dropout ")
+    assert done.err.endswith("; choose another --model\n")

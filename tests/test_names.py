@@ -55,6 +55,7 @@ def test_a_file_of_ones_own_trains_as_the_twins_in_the_package(engine, own, comm
         ("--transform own.py:by_flags --attack scaled --attackers 1 --attack_scale 0.5",
          "--transform own.py:half --transform own.py:half"),
         ("--transform own.py:by_flags", ""),
+        ("--aggregate own.py:Plain", ""),
     ],
 )  # fmt: skip
 def test_one_part_of_ones_own(theirs, ours, own, command):
