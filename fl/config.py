@@ -111,7 +111,7 @@ class Config:
         "run folder of a federated run: train for as many examples, evaluate as often, take its other flags as defaults",
         reads=BASELINE, experiment=False)
 
-    model: str = flag("gn_cnn", "Model and data", named(MODELS), "network", matched=True)
+    model: str = flag("fast_cnn", "Model and data", named(MODELS), "network", matched=True)
     dataset: str = flag("mnist", "Model and data", named(DATASETS, DataError), "data set", matched=True)
     data_dir: str = flag("data/", "Model and data", PATH,
         "where data sets are looked for and downloaded to", matched=True, resume=FREE, experiment=False)

@@ -55,7 +55,9 @@ VALUES = {
     "batch_size": st.integers(-1, 100).map(str), "init_lr": rate, "lr_decay": rate,
     "optimizer": st.sampled_from(["adam", "sgd", "lbfgs"]), "momentum": rate, "weight_decay": rate,
     "epoch": st.integers(0, 2).map(str), "match": st.just("/nowhere"),
-    "model": st.sampled_from(["logistic", "2nn", "cnn", "small_cnn", "gn_cnn", "vgg", "own.py:net", "own.py:patterns"]),
+    "model": st.sampled_from(
+        ["logistic", "2nn", "cnn", "small_cnn", "gn_cnn", "fast_cnn", "vgg", "own.py:net", "own.py:patterns"]
+    ),
     "dataset": st.sampled_from(["tiny", "tiny", "own.py:patterns"]), "data_dir": st.just("/nowhere"),
     "partition": st.sampled_from(["iid", "shards", "dirichlet", "quantity", "none", "own.py:dealt"]),
     "shards_per_client": small, "alpha": st.sampled_from(["0.01", "0.5", "10", "0"]),

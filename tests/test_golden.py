@@ -192,7 +192,14 @@ def bn_net(shape, classes):
 
 @pytest.mark.parametrize(
     ("model", "parameters"),
-    [("logistic", 7_850), ("2nn", 199_210), ("cnn", 1_663_370), ("small_cnn", 28_938), ("gn_cnn", 390_858)],
+    [
+        ("logistic", 7_850),
+        ("2nn", 199_210),
+        ("cnn", 1_663_370),
+        ("small_cnn", 28_938),
+        ("gn_cnn", 390_858),
+        ("fast_cnn", 30_074),
+    ],
 )
 def test_parameter_counts(model, parameters):
     from pkgutil import resolve_name

@@ -108,7 +108,7 @@ def change(folder, **flags):
     ("flags", "said"),
     [
         (None, ": there is no file own.py"),
-        ({"model": "vit"}, "--model vit: expected one of gn_cnn"),
+        ({"model": "vit"}, "--model vit: expected one of fast_cnn"),
         ({"algorithm": "fedbabu"}, "--algorithm fedbabu: expected one of fedavg"),
         ({"transform": ["clip"]}, "--transform clip: expected FILE.py:NAME"),
         ({"attack": "backdoor"}, "--attack backdoor: expected one of label_flip"),

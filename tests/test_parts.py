@@ -25,9 +25,9 @@ def own(tmp_path, monkeypatch):
 FAULTS = [
     # What no one has to be asked for: before torch is imported.
     ("model nowhere.py:net", None, "there is no file nowhere.py (seen from the working directory); expected one of gn"),
-    ("model own.py:", None, "expected one of gn_cnn"),
-    ("model own.py", None, "expected one of gn_cnn"),
-    ("model .:net", None, "expected one of gn_cnn"),
+    ("model own.py:", None, "expected one of fast_cnn"),
+    ("model own.py", None, "expected one of fast_cnn"),
+    ("model .:net", None, "expected one of fast_cnn"),
     ("transform half", None, "expected FILE.py:NAME"),
     ("attack own.py:half", "", "expected one of label_flip"),
     ("dataset nowhere.py:data", None, "there is no file nowhere.py"),

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from fl.experiment import Experiment
     from fl.group import Group
 
-# Below this many (examples processed x parameters) a run ends before other processes would have started.
-WORTH_STARTING = 5e10
+# Multiply-adds of a run's forward passes from which on other processes are worth their start. On CPUs that is as long
+# as some four seconds of one core's work.
+WORTH_STARTING, WORTH_STARTING_ON_GPUS = 4e10, 1e12
 
 
 def choose(x: Experiment) -> tuple[str, int]:
@@ -32,6 +33,7 @@ def choose(x: Experiment) -> tuple[str, int]:
     import torch
     from torch import nn
 
+    from fl.engines.cost import multiply_adds
     from fl.engines.stacked import has_hand_made_layers, obstacle_to_stacking
 
     config = x.config
@@ -50,15 +52,18 @@ def choose(x: Experiment) -> tuple[str, int]:
     if config.engine == "stacked":
         return inner, 1
     if x.device.type == "cuda":
-        most = torch.cuda.device_count()
+        most, worth_starting = torch.cuda.device_count(), WORTH_STARTING_ON_GPUS
     else:
-        most = torch.get_num_threads()
+        most, worth_starting = torch.get_num_threads(), WORTH_STARTING
     workers = config.workers or max(1, min(most, config.num_select_clients))
     if config.engine == "auto" and not config.workers:
-        work = config.global_epoch * config.num_select_clients * config.local_epoch
-        work *= len(x.data.train) // len(x.partition) * x.parameters
         convolutions = any(isinstance(module, nn.Conv2d) for module in x.model.modules())
-        if work < WORTH_STARTING or (x.device.type == "cpu" and not convolutions and not obstacle):
+        if x.device.type == "cpu" and not convolutions and not obstacle:
+            return inner, 1
+        work = config.global_epoch * config.num_select_clients * config.local_epoch
+        work *= len(x.data.train) // len(x.partition)
+        work *= multiply_adds(x.model, x.data.batch(x.data.train, slice(1))[0])
+        if work < worth_starting:
             workers = 1
     return inner, workers
 

@@ -5,6 +5,7 @@ A new model is one builder and one line here; an Entry says what it asks of othe
 """
 
 MODELS = {
+    "fast_cnn": "fl.models.fast_cnn:fast_cnn",
     "gn_cnn": "fl.models.gn_cnn:gn_cnn",
     "cnn": "fl.models.mcmahan2017:cnn",
     "2nn": "fl.models.mcmahan2017:two_nn",

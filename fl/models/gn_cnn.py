@@ -1,4 +1,4 @@
-"""The default network: three 3x3 convolutions with GroupNorm, 390,858 parameters on MNIST.
+"""Three 3x3 convolutions with GroupNorm, 390,858 parameters on MNIST.
 
 GroupNorm (Wu and He 2018, arXiv 1803.08494) normalises within one example, so the average of two clients'
 networks has no running statistics to disagree about, as it would with BatchNorm.
