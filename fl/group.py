@@ -24,6 +24,7 @@ from torch import Tensor
 from fl.errors import WorkerError
 from fl.signals import handled, held, obey, strike
 
+REAPED_SECONDS = 1.0  # how long the exit code of a worker that has gone may take to arrive
 PATIENCE_SECONDS = 0.2  # how long a wait for other processes goes on without a look at signals and workers
 
 
@@ -156,6 +157,9 @@ class Distributed(Group):
         try:
             yield
         except RuntimeError as error:  # of which torch.distributed's errors are
+            deadline = time.monotonic() + REAPED_SECONDS
+            while self.children and not self.lost() and time.monotonic() < deadline:
+                time.sleep(0.01)  # a dead worker's connection closes before its exit code is known
             self.look_after(self.fail)
             late = time.monotonic() - began >= self.timeout
             reason = f"no answer within --timeout {self.timeout:g}" if late else "a worker has gone"
