@@ -24,7 +24,7 @@ def own(tmp_path, monkeypatch):
 
 FAULTS = [
     # What no one has to be asked for: before torch is imported.
-    ("model nowhere.py:net", None, "there is no file nowhere.py (seen from the working directory); expected one of fast"),
+    ("model nowhere.py:net", None, "there is no file nowhere.py (seen from the working directory); expected one of f"),
     ("model own.py:", None, "expected one of fast_cnn"),
     ("model own.py", None, "expected one of fast_cnn"),
     ("model .:net", None, "expected one of fast_cnn"),
