@@ -20,14 +20,14 @@ def matched(command):
 
 def interrupted(command, fed, monkeypatch, after=2):
     """The baseline in the folder "a", which was interrupted in the round after `after`."""
-    import fl.rounds
+    import fl.recorded
 
-    def interrupt(w, t, config):
-        if t == after + 1:
+    def interrupt(x, done):
+        if done.now.t == after + 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fl.rounds, "check_finite", interrupt)
+        patch.setattr(fl.recorded, "check_finite", interrupt)
         assert command("baseline", f"--match {fed.folder}", folder="a").code == 130
 
 
