@@ -53,6 +53,9 @@ def group_of(config: Config, workers: int, work: Callable[[Config, Group], None]
         _settle(device)
         return Distributed(launch.rank, launch.world_size, device, config.timeout)
     if workers == 1 and config.engine != "distributed":
+        # Little work gains nothing by a second thread, see `choose`, which gives kept optimizer states one process too.
+        if config.engine == "auto" and not config.keep_optimizer_state and device_of(config, 0).type == "cpu":
+            torch.set_num_threads(1)
         return Group()
     return start(config, workers, work)
 

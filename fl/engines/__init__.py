@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from fl.experiment import Experiment
     from fl.group import Group
 
-# Multiply-adds of a run's forward passes from which on other processes are worth their start. On CPUs that is as long
-# as some four seconds of one core's work.
-WORTH_STARTING, WORTH_STARTING_ON_GPUS = 4e10, 1e12
+# Multiply-adds of a run's forward passes from which on other processes are worth their start: on CPUs that takes as
+# long as some four seconds of one core's work. And those of a round from which on they are worth talking to each other.
+WORTH_STARTING, WORTH_STARTING_ON_GPUS, WORTH_SHARING = 4e10, 1e12, 1e8
 
 
 def choose(x: Experiment) -> tuple[str, int]:
     """The engine of each process and the number of processes. Raises FlagError if the model cannot be stacked.
 
-    What auto prefers was measured by benchmarks/rounds.py: on CPUs, one process a core where there are
-    convolutions, whose threads scale worse than processes; a stack of clients in one process where there are
-    not; and on a GPU a stack, one process a GPU.
+    What auto prefers was measured by benchmarks/rounds.py: on CPUs one process a core, on a
+    GPU one process a GPU, and one process where there is too little work to share. Each has one thread on CPUs
+    (fl/workers.py), because threads that wait for each other at every layer crawl when another program takes a core
+    from one of them, while processes wait for each other once a round.
     """
     import torch
-    from torch import nn
 
     from fl.engines.cost import multiply_adds
     from fl.engines.stacked import has_hand_made_layers, obstacle_to_stacking
@@ -53,17 +53,13 @@ def choose(x: Experiment) -> tuple[str, int]:
         return inner, 1
     if x.device.type == "cuda":
         most, worth_starting = torch.cuda.device_count(), WORTH_STARTING_ON_GPUS
-    else:
-        most, worth_starting = torch.get_num_threads(), WORTH_STARTING
+    else:  # Apple's GPU is one device for all processes
+        most, worth_starting = torch.get_num_threads() if x.device.type == "cpu" else 1, WORTH_STARTING
     workers = config.workers or max(1, min(most, config.num_select_clients))
-    if config.engine == "auto" and not config.workers:
-        convolutions = any(isinstance(module, nn.Conv2d) for module in x.model.modules())
-        if x.device.type == "cpu" and not convolutions and not obstacle:
-            return inner, 1
-        work = config.global_epoch * config.num_select_clients * config.local_epoch
-        work *= len(x.data.train) // len(x.partition)
-        work *= multiply_adds(x.model, x.data.batch(x.data.train, slice(1))[0])
-        if work < worth_starting:
+    if config.engine == "auto" and not config.workers and workers > 1:
+        examples = config.num_select_clients * config.local_epoch * len(x.data.train) // len(x.partition)
+        a_round = examples * multiply_adds(x.model, x.data.batch(x.data.train, slice(1))[0])
+        if a_round < WORTH_SHARING or config.global_epoch * a_round < worth_starting:
             workers = 1
     return inner, workers
 
