@@ -21,7 +21,7 @@ from fl.device import choose_device, keep_freed_memory, make_deterministic
 from fl.parts import algorithm_of, build_model, load_data, split
 from fl.state import Kept, RoundStart, State
 from fl.transforms import Transform, transforms_of
-from fl.transforms.attack import attackers, poisoned
+from fl.transforms.attack import poisoned
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,6 @@ class Experiment:
     @cached_property
     def transforms(self) -> Sequence[Transform]:
         return transforms_of(self.config)
-
-    @cached_property
-    def attackers(self) -> set[int]:
-        return attackers(self.config)
 
     @cached_property
     def n(self) -> int:

@@ -21,6 +21,7 @@ from fl.group import Group
 from fl.workers import start
 from tests.conftest import ROOT, SMALL
 from tests.rounds import run_rounds
+from tests.sweeps import members
 from tests.test_engines import OPTIMIZERS
 from tests.test_golden import close, config, ragged, task_of
 
@@ -132,20 +133,6 @@ def test_kept_optimizer_states_go_with_their_clients(tmp_path):
 def test_a_run_to_a_target_ends_for_all_workers(tmp_path):
     run_here(tmp_path / "a", "--engine", "distributed", "--workers", 2, "--stop_at_target", "--global_epoch", 40)
     assert len(results(tmp_path / "a")[1]) < 41
-
-
-def members(session: int) -> list[int]:
-    """The live processes of a session."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == session and fields[0] != "Z":
-                found.append(int(entry.name))
-    return found
 
 
 def worker_of(process: subprocess.Popen) -> int:
