@@ -10,6 +10,7 @@ Each case follows from --seed and its number. A sweep prints its failures, and e
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +18,10 @@ from pathlib import Path
 from tests.sweeps.environments import environments
 from tests.sweeps.lines import lines
 from tests.sweeps.signals import signals
+
+# Shells start background jobs with Ctrl-C ignored; the runs would inherit that, and rightly not heed it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SWEEPS = {"signals": signals, "lines": lines, "environments": environments}
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
