@@ -24,10 +24,13 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "cnn": {"model": "cnn", "num_clients": 100, "num_select_clients": 10},
     "2nn": {"model": "2nn", "num_clients": 100, "num_select_clients": 10},
     "logistic": {"model": "logistic", "num_clients": 1000, "num_select_clients": 10},
-    "default": {"model": "gn_cnn", "batch_size": 100, "local_epoch": 5, "optimizer": "adam", "init_lr": 5e-5},
+    "default": {"model": "fast_cnn", "batch_size": 100, "local_epoch": 5, "optimizer": "adam", "init_lr": 5e-5},
+    "gn_cnn": {"model": "gn_cnn", "batch_size": 100, "local_epoch": 5, "optimizer": "adam", "init_lr": 5e-5},
 }
 COMMON = {"local_epoch": 1, "batch_size": 10, "optimizer": "sgd", "init_lr": 0.05, "global_epoch": 10**6,
           "eval_every": 10**9, "device": os.environ.get("BENCHMARK_DEVICE", "cpu")}  # fmt: skip
+ON_GPU = COMMON["device"].startswith("cuda")
+PROCESSES = int(os.environ.get("BENCHMARK_GPUS", "1")) if ON_GPU else 2  # each needs a GPU of its own
 
 
 def config_of(workload: str, **flags: Any) -> Any:
@@ -325,8 +328,8 @@ class Lockstep:
 CONTENDERS: dict[str, Callable[[str], Iterator[float]]] = {
     "sequential": ours("sequential", 0),
     "stacked": ours("stacked", 0),
-    "distributed": ours("distributed", 2),
-    "distributed, bf16": ours("distributed", 2, precision="bf16"),
+    "distributed": ours("distributed", PROCESSES),
+    "distributed, bf16": ours("distributed", PROCESSES, precision="bf16"),
     "bare, 1 thread": bare(1),
     "bare, 2 threads": bare(2),
     "central, 1 thread": central(1),
@@ -335,6 +338,8 @@ CONTENDERS: dict[str, Callable[[str], Iterator[float]]] = {
     "pfl, 2 threads": pfl(2),
     "flower, 2 actors": flower(2),
 }
+if ON_GPU:
+    CONTENDERS |= {f"stacked, {name}": ours("stacked", 0, precision=name) for name in ("tf32", "bf16")}
 
 CLIENTS_OF = {"fedavg": {}, "fedprox": {"proximal_mu": 0.01}, "scaffold": {}, "fednova": {}, "fedadam": {}, "fsvrg": {}}
 ALGORITHMS = {name: ours("stacked", 0, algorithm=name, **flags) for name, flags in CLIENTS_OF.items()}

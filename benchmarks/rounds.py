@@ -20,10 +20,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.contenders import ALGORITHMS, CONTENDERS, WORKLOADS
+from benchmarks.contenders import ALGORITHMS, CONTENDERS, ON_GPU, WORKLOADS
 
-TURNS = {"cnn": 5, "2nn": 5, "logistic": 5, "default": 2}
-BURST = {"cnn": 1, "2nn": 10, "logistic": 50, "default": 1}  # rounds a turn
+TURNS = {"cnn": 5, "2nn": 5, "logistic": 5, "default": 2, "gn_cnn": 2}
+BURST = {"cnn": 1, "2nn": 10, "logistic": 50, "default": 1, "gn_cnn": 1}  # rounds a turn
 OURS = ("sequential", "stacked", "distributed")
 CNN_FLOP = 56.1e6  # of the paper's CNN, an example, forward and backward
 
@@ -104,7 +104,7 @@ def measure(workload: str, turns: int, names: Iterable[str]) -> dict[str, Any]:
         "seconds": {c.name: c.seconds[BURST[workload] :] for c in contenders if not c.trouble},
         "left_out": {c.name: c.trouble for c in contenders if c.trouble},
     }
-    if workload == "cnn" and "sequential" in names:
+    if workload == "cnn" and "sequential" in names and not ON_GPU:
         result["best_convolution_flops"] = best_convolution_rate()
     return result
 
@@ -116,7 +116,10 @@ def table(result: dict[str, Any]) -> str:
         for name, value in medians.items():
             lines.append(f"  {name:20s} {value:9.4f}  {value / medians['fedavg']:5.2f} times fedavg's")
         return "\n".join(lines)
-    peers = [name for name in medians if name.startswith(("bare", "pfl", "flower"))]
+    left_out = [f"  {name:20s} left out: {reason}" for name, reason in result["left_out"].items()]
+    peers = [name for name in medians if name.startswith(("bare", "pfl", "flower"))] or list(medians)
+    if not peers:
+        return "\n".join([f"{result['workload']}: nobody finished", *left_out])
     fastest = min(peers, key=medians.__getitem__)
     lines = [f"{result['workload']}: seconds a round, median of {result['rounds']}; the fastest peer is {fastest}"]
     for name, value in sorted(medians.items(), key=lambda pair: pair[1]):
@@ -125,7 +128,7 @@ def table(result: dict[str, Any]) -> str:
             f"  {name:20s} {value:9.4f}  ({min(values):.4f} to {max(values):.4f})"
             f"  {medians[fastest] / value:6.2f} times as fast as the fastest peer"
         )
-    lines += [f"  {name:20s} left out: {reason}" for name, reason in result["left_out"].items()]
+    lines += left_out
     if "best_convolution_flops" in result:
         fastest_ours = min(medians[name] for name in OURS if name in medians)
         achieved, best = 6000 * CNN_FLOP / fastest_ours, result["best_convolution_flops"]
@@ -138,12 +141,13 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workload", action="append", choices=list(WORKLOADS), help="default: all but `default`")
+    parser.add_argument("--workload", action="append", choices=list(WORKLOADS), help="default: cnn, 2nn and logistic")
     parser.add_argument("--turns", type=int, default=0, help="turns after warm-up (default: by workload)")
     parser.add_argument("--out", default="benchmarks/results", help="folder of the JSON (default: %(default)s)")
     parser.add_argument("--algorithms", action="store_true", help="the algorithms against each other, no peers")
+    parser.add_argument("--only", action="append", choices=list(CONTENDERS), help="this contender; repeatable")
     words = parser.parse_args()
-    names = list(ALGORITHMS if words.algorithms else CONTENDERS)
+    names = list(ALGORITHMS if words.algorithms else words.only or CONTENDERS)
     import torch
 
     from fl.device import device_name
@@ -152,11 +156,11 @@ def main() -> None:
     for workload in words.workload or ["logistic", "2nn", "cnn"]:
         result = measure(workload, words.turns or TURNS[workload], names)
         result |= {"torch": torch.__version__, "device": device_name(device), "threads": torch.get_num_threads()}
-        print(table(result), flush=True)
         folder = Path(words.out)
         folder.mkdir(parents=True, exist_ok=True)
         kind = "algorithms" if words.algorithms else "rounds"
         (folder / f"{kind}-{workload}-{device.type}.json").write_text(json.dumps(result, indent=1) + "\n")
+        print(table(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from fl.check import is_read
 from fl.config import FLAGS, Config, read_config
 from fl.errors import RunFolderError
-from fl.guard import warn
 from fl.records import is_finished, read_metrics
+from fl.streams import warn
 
 
 class Run(NamedTuple):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
-if TYPE_CHECKING:
-    from fl.config import Config
+Flags: TypeAlias = Any  # a fl.config.Config, which is built from the tables below it, so that none can import it
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,8 @@ class Entry:
     fixes: Mapping[str, Any] = field(default_factory=dict)
     meaning: str = ""
     reads: tuple[str, ...] = ()
-    check: Callable[[Config], None] | None = None
-    instead: Callable[[Config], str | None] | None = None
+    check: Callable[[Flags], None] | None = None
+    instead: Callable[[Flags], str | None] | None = None
     needs_stacking: bool = False
 
 

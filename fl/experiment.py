@@ -12,16 +12,15 @@ from torch import Tensor, nn
 
 from data.dataset import Dataset
 from data.partition import Partition
-from fl.aggregates.robust import aggregate_of
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
 from fl.client import state_of
 from fl.config import Config
 from fl.device import choose_device, keep_freed_memory, make_deterministic
-from fl.parts import algorithm_of, build_model, load_data, split
+from fl.parts import aggregate_of, algorithm_of, build_model, load_data, split, transforms_of
 from fl.state import Kept, RoundStart, State
-from fl.transforms import Transform, transforms_of
 from fl.transforms.attack import poisoned
+from fl.transforms.transform import Transform
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,10 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from fl.entry import Table
+from fl.entry import Flags, Table
 from fl.errors import FlagError, RunnerError
-
-if TYPE_CHECKING:
-    from fl.config import Config
 
 T = TypeVar("T")
 
@@ -116,7 +113,7 @@ class Need(NamedTuple):
     """What a flag asks of the others. words: what to say when it does not hold; {config.FLAG} is a flag's value."""
 
     words: str
-    holds: Callable[[Config], bool]
+    holds: Callable[[Flags], bool]
 
 
 def only_with(name: str, *values: str) -> Need:

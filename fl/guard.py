@@ -1,9 +1,8 @@
-"""Errors, signals and streams: whatever happens, a script ends with an exit code and one line, not with a traceback."""
+"""Errors and signals: whatever happens, a script ends with an exit code and one line, not with a traceback."""
 
 from __future__ import annotations
 
 import atexit
-import codecs
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from fl.errors import INTERRUPTED, DivergedError, FlagError, RunFolderError, RunnerError, out_of_memory, reason
 from fl.signals import STOPPING, asked, held, interruptible
+from fl.streams import complain, open_streams, silence
 
 if TYPE_CHECKING:
     from fl.config import Config
@@ -36,12 +36,14 @@ def main(argv: Sequence[str] | None, script: str, description: str, train: Calla
 def guarded(name: str, work: Callable[[], None]) -> int:
     """Run `work` and turn what a user can cause into one line on stderr and an exit code."""
     open_streams()
+    reserve = bytearray(16 << 20)  # so that there is memory for the last words when there is none left
     with interruptible():
         try:
             work()
             sys.stdout.flush()
             return 0
         except BaseException as error:
+            del reserve
             with held():  # another Ctrl-C must not cut the last words short
                 verdict = explain(error)
                 if verdict is None:
@@ -83,56 +85,12 @@ def explain(error: BaseException) -> tuple[int, str] | None:
     return None
 
 
-def open_streams() -> None:
-    """Give closed streams somewhere to go, and have stdout say what its encoding cannot.
-
-    Otherwise the next file that is opened would take the place of a closed stdout, and C code would write into it.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_RDWR), number)
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
-    codecs.register_error("plain", plain)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, ValueError):  # not a text file of Python's own, or closed
-            stream.reconfigure(errors="plain")  # type: ignore[union-attr]
-
-
-def plain(error: UnicodeError) -> tuple[str | bytes, int]:
-    """What a stream without the character shows: ASCII's way to write it, or its number."""
-    if isinstance(error, UnicodeEncodeError) and error.object[error.start] == "±":
-        return "+-", error.start + 1
-    return codecs.backslashreplace_errors(error)
-
-
-def warn(text: object) -> None:
-    """One line on stderr, which ends nothing."""
-    complain("warning: " + " ".join(str(text).split()))
-
-
-def complain(line: str) -> None:
-    """Print to stderr, if it takes anything."""
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except (OSError, ValueError):
-        silence(sys.stderr)
-
-
 def complain_of_own(error: BaseException) -> None:
     """The user's traceback, if it was code of their own that failed."""
     from fl.names import own_traceback
 
     if trace := own_traceback(error):
         complain(trace)
-
-
-def silence(stream: object) -> None:
-    """Whoever read this stream has gone; without this Python complains again when it flushes at exit."""
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[attr-defined]
 
 
 def leave(code: int) -> NoReturn:

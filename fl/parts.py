@@ -10,7 +10,7 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,12 +19,15 @@ from torch import Tensor, nn
 
 from data.dataset import Dataset
 from data.partition import Partition
+from fl.aggregates.robust import Robust
+from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
 from fl.config import FLAGS, Config
 from fl.names import entry_of, is_own, named, refuse, told
 from fl.rng import seeded
 from fl.state import Kept, RoundStart, State, Told, Update
-from fl.transforms import Transform
+from fl.transforms.attack import attack
+from fl.transforms.transform import Transform
 
 T = TypeVar("T")
 
@@ -34,7 +37,7 @@ PARTITION = "a function (labels, num_clients, seed, flags by their names) -> dat
 RULE = "a function (models (m, P), weights (m,), config) -> model (P,)"
 AGGREGATE = f"{RULE}, or a class with add, gather and result"
 ALGORITHM = "a fl.algorithms.algorithm.Algorithm"
-TRANSFORM = "a fl.transforms.Transform, or a function (config) -> Transform"
+TRANSFORM = "a fl.transforms.transform.Transform, or a function (config) -> Transform"
 
 
 def load_data(config: Config) -> Dataset:
@@ -113,8 +116,14 @@ def split(config: Config, data: Dataset) -> Partition:
     return partition
 
 
-def rule_of(config: Config) -> Callable[..., Any]:
-    """What --aggregate names: a rule, or a class of aggregates such as the mean's. Raises FlagError.
+def aggregate_of(config: Config) -> Callable[[RoundStart], Aggregate]:
+    """What --aggregate makes of a round. Raises FlagError."""
+    named = _rule_of(config)
+    return named if isinstance(named, type) else partial(Robust, named)
+
+
+def _rule_of(config: Config) -> Callable[..., Any]:
+    """What --aggregate names: a rule, or a class of aggregates such as the mean's.
 
     A rule is a function (models (m, P), weights (m,), config) -> model (P,).
     """
@@ -152,9 +161,13 @@ def algorithm_of(config: Config) -> Algorithm:
     return _with_checks(flag, value, algorithm, checks)
 
 
-def own_transforms(config: Config) -> list[Transform]:
-    """The transforms of --transform, in their order. Raises FlagError."""
-    return [_transform(config, value) for value in config.transform]
+def transforms_of(config: Config) -> list[Transform]:
+    """Those that the flags ask for, in the order in which an update meets them; none costs nothing. Raises FlagError.
+
+    The attack comes first: what an attacker sends takes the same way as everyone's update.
+    """
+    named_ones = [_transform(config, value) for value in config.transform]
+    return [transform for transform in (attack(config), *named_ones) if transform]
 
 
 def _transform(config: Config, value: str) -> Transform:

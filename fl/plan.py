@@ -12,9 +12,9 @@ from fl.config import Config
 from fl.environment import read_environment
 from fl.errors import RunFolderError
 from fl.experiment import Experiment
-from fl.guard import warn
 from fl.recorded import traffic
 from fl.records import is_finished, read_records
+from fl.streams import warn
 
 MOST_CLIENTS_LISTED = 20
 MOST_ROUNDS_COUNTED = 1000

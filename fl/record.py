@@ -22,11 +22,11 @@ from fl.environment import changes, check_facts, environment, read_environment, 
 from fl.errors import FlagError, RunFolderError, reason
 from fl.experiment import Experiment
 from fl.files import clear_stale, locked, temporary_names, write_atomic
-from fl.guard import warn
 from fl.journal import Journal
 from fl.recorded import Round
 from fl.records import OURS, parse_record, summarise
 from fl.restore import restore
+from fl.streams import warn
 from fl.strict_json import read_regular
 
 

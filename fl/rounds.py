@@ -24,7 +24,7 @@ def federated_averaging(x: Experiment, engine: Engine, group: Group, begun: Begu
         S_t = cohort(x.config, x.partition, t)
         now = x.round_start(t, w, kept, S_t.reporting)
         mine = group.share(now.sizes)
-        now = algorithm.prepare(x, now, mine, group)
+        now = algorithm.prepare(engine, now, mine, group)
         total = Total(now, x.aggregate(now), algorithm.keep_models)
         for update in engine.train(mine, now, partial(algorithm.tell, now)):
             for transform in x.transforms:

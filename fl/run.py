@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fl.errors import DivergedError, WorkerError
-from fl.guard import warn
 from fl.signals import uninterrupted
+from fl.streams import warn
 
 if TYPE_CHECKING:
     from fl.config import Config

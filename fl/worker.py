@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -14,8 +15,11 @@ from contextlib import suppress
 PRELOAD: list[str] = []  # modules that workers import before anything else
 
 
-def main() -> None:
-    """Read the job, a line of JSON on stdin, and do it; end when rank 0 ends, however that happens."""
+def main(work: str) -> None:
+    """Read the job, a line of JSON on stdin, and do it; end when rank 0 ends, however that happens.
+
+    work: "module:function", which takes the job and returns an exit code. It brings torch, so that it is imported late.
+    """
     PR_SET_PDEATHSIG = 1
     with suppress(OSError, AttributeError):  # Linux; there a worker goes with rank 0 even while it is stopped
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -23,9 +27,7 @@ def main() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
     try:
-        from fl.workers import work_as
-
-        code = work_as(job)
+        code = pkgutil.resolve_name(work)(job)
     except BaseException:
         traceback.print_exc()
         code = 1

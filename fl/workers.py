@@ -27,8 +27,9 @@ import torch.distributed as dist
 from fl.config import Config
 from fl.errors import DataError, DivergedError, FlagError, WorkerError
 from fl.group import Distributed, Group
-from fl.guard import complain, complain_of_own, explain
+from fl.guard import complain_of_own, explain
 from fl.launch import torchrun
+from fl.streams import complain
 from fl.worker import PRELOAD
 
 
@@ -87,7 +88,7 @@ def start(config: Config, size: int, work: Callable[[Config, Group], None]) -> D
 
 def _child(job: dict[str, Any], inherited: Sequence[int]) -> subprocess.Popen[bytes]:
     """A worker process with its job on its stdin, which stays open for as long as this process lives."""
-    code = "import sys; sys.path[:] = sys.argv[1:]; from fl.worker import main; main()"
+    code = "import sys; sys.path[:] = sys.argv[1:]; from fl.worker import main; main('fl.workers:work_as')"
     # Ctrl-C and a terminal that closes reach every process of the terminal, but rank 0 decides what follows. A new
     # process inherits which signals are blocked.
     blocked = {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)}

@@ -9,7 +9,7 @@ from fl.aggregates.mean import Mean
 from fl.algorithms.algorithm import Algorithm
 from fl.rng import seeded
 from fl.state import Correction, Told
-from fl.transforms import Transform
+from fl.transforms.transform import Transform
 
 
 class Net(nn.Sequential):

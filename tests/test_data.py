@@ -21,13 +21,14 @@ import torch
 
 import data.mnist as source
 from data.dataset import Dataset, Split
+from data.idx import SourceError, idx_bytes
 from fl.errors import DataError
 
 GENERATOR = torch.Generator().manual_seed(0)
 
 
 def idx(*shape: int, high: int = 256) -> bytes:
-    return source._idx_bytes(torch.randint(0, high, shape, generator=GENERATOR).to(torch.uint8))
+    return idx_bytes(torch.randint(0, high, shape, generator=GENERATOR).to(torch.uint8))
 
 
 NAMES = tuple(source.MNIST.sha256)
@@ -104,7 +105,7 @@ def test_a_damaged_gzip_is_reported_or_unpacks_to_the_same_bytes(tmp_path):
 
 def test_nothing_reachable_says_what_was_tried_and_where_to_put_the_files(tmp_path, monkeypatch):
     def broken(idx_set):
-        raise source.SourceError("no route\nto host")
+        raise SourceError("no route\nto host")
 
     with_source(monkeypatch, broken)
     with pytest.raises(DataError) as error:
@@ -315,7 +316,7 @@ def fail_in_a_process(folders: list[Path], barrier, seed: int, told) -> None:
 
     def offline(idx_set):
         time.sleep(draw.random() * 0.01)
-        raise source.SourceError("no route to host")
+        raise SourceError("no route to host")
 
     source.MNIST = replace(SMALL, sources=(("a made-up source", offline),))
     for folder in folders:

@@ -40,8 +40,9 @@ def test_divergence_is_exit_5_and_keeps_the_rounds_before(command):
 )
 def test_what_only_the_data_can_tell_is_refused_with_nothing_on_disk(flags, code, message, command, monkeypatch):
     import data.mnist
+    from data.idx import IdxSet
 
-    monkeypatch.setattr(data.mnist, "MNIST", data.mnist.IdxSet("MNIST", data.mnist.MNIST.sha256, 0, 1, ()))
+    monkeypatch.setattr(data.mnist, "MNIST", IdxSet("MNIST", data.mnist.MNIST.sha256, 0, 1, ()))
     if "/nowhere" in flags and os.geteuid() == 0:
         flags = flags.replace("/nowhere", "/proc/nowhere")  # root may write nearly anywhere
     done = command("federated", flags)

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from fl.guard import complain, guarded
+from fl.guard import guarded
+from fl.streams import complain
 from tests.conftest import ROOT, SMALL
 from tests.sweeps import CODE
 from tests.sweeps.environments import closed, environments, limited

@@ -68,8 +68,8 @@ FAULTS = [
     # Where only a look at it is possible before it is called.
     ("algorithm own.py:a", "def a(): pass", "is an object of builtins.function; expected a fl.algorithms.algorithm"),
     ("aggregate own.py:a", "a = 'median'", "is an object of builtins.str; expected a function (models (m, P), weights"),
-    ("transform own.py:t", "def t(config): pass", "returned None; expected a fl.transforms.Transform, or a function"),
-    ("transform own.py:t", "t = {}", "is an object of builtins.dict; expected a fl.transforms.Transform, or a"),
+    ("transform own.py:t", "def t(config): pass", "returned None; expected a fl.transforms.transform.Transform, or"),
+    ("transform own.py:t", "t = {}", "is an object of builtins.dict; expected a fl.transforms.transform.Transform"),
 ]  # fmt: skip
 
 

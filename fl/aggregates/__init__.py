@@ -7,16 +7,12 @@ The names stand here without their modules, so that reading the flags imports no
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-from fl.entry import Entry
+from fl.entry import Entry, Flags
 from fl.errors import FlagError
 
-if TYPE_CHECKING:
-    from fl.config import Config
 
-
-def something_to_trim(config: Config) -> None:
+def something_to_trim(config: Flags) -> None:
     m = config.num_select_clients
     if config.trim > 0 and int(config.trim * m + 1e-9) == 0:
         raise FlagError(
@@ -25,7 +21,7 @@ def something_to_trim(config: Config) -> None:
         )
 
 
-def enough_neighbours(config: Config) -> None:
+def enough_neighbours(config: Flags) -> None:
     """Of m clients Krum compares each with its m - f - 2 nearest (Blanchard et al. 2017, section 4)."""
     m, f = config.num_select_clients, config.byzantine
     if m < 2 * f + 3:

@@ -9,18 +9,15 @@ except that Krum gives the first one precedence among equal scores.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from fl.aggregates.models import Models
-from fl.aggregates.total import Aggregate
 from fl.config import Config
 from fl.group import Group
-from fl.guard import warn
-from fl.parts import rule_of
 from fl.state import RoundStart, State, Update, floating
+from fl.streams import warn
 
 Rule = Callable[[Tensor, Tensor, Config], Tensor]
 MOST_STEPS = 100_000  # of the geometric median: some seconds
@@ -133,9 +130,3 @@ class Robust:
         w = {name: tensor.amax(0) for name, tensor in models.items() if name not in parts}
         w |= {name: part.view(self.now.w[name].shape) for name, part in zip(parts, one, strict=True)}
         return {name: w[name] for name in self.now.w}
-
-
-def aggregate_of(config: Config) -> Callable[[RoundStart], Aggregate]:
-    """What --aggregate makes of a round."""
-    named = rule_of(config)
-    return named if isinstance(named, type) else partial(Robust, named)

@@ -7,16 +7,11 @@ what an entry can ask of other flags.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from fl.entry import Entry
+from fl.entry import Entry, Flags
 from fl.errors import FlagError
 
-if TYPE_CHECKING:
-    from fl.config import Config
 
-
-def no_kept_velocity(config: Config) -> None:
+def no_kept_velocity(config: Flags) -> None:
     """FedNova's a_k are those of a velocity that starts every round at zero."""
     if config.keep_optimizer_state and config.momentum != 0:
         raise FlagError("--keep_optimizer_state: needs --momentum 0 with fednova")

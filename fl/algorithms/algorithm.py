@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from fl.engines.engine import Engine
 from fl.group import Group
 from fl.state import Got, Kept, Report, RoundStart, State, Told
-
-if TYPE_CHECKING:
-    from fl.experiment import Experiment
 
 
 def by_examples(now: RoundStart, reports: Sequence[Report]) -> list[float]:
@@ -25,8 +22,8 @@ class Algorithm:
     tell(now, clients): what a stack of clients is told beside w_t.
     weights(now, reports): of the clients' parameters in the mean; buffers weigh n_k under every algorithm.
     server(now, got): w_{t+1}, and what survives the round. keep_models: whether `got` has every model.
-    prepare(x, now, mine, group): the same round with what else the clients must be told, such as the full gradient,
-    to which every rank adds that of its clients, `mine`.
+    prepare(engine, now, mine, group): the same round with what else the clients must be told, such as the full
+    gradient, to which every rank adds that of its clients, `mine`.
     transfers: how many vectors as long as the model a client gets, and sends.
     """
 
@@ -34,5 +31,5 @@ class Algorithm:
     weights: Callable[[RoundStart, Sequence[Report]], list[float]] = by_examples
     server: Callable[[RoundStart, Got], tuple[State, Kept]] = lambda now, got: (got.mean, got.kept)
     keep_models: bool = False
-    prepare: Callable[[Experiment, RoundStart, Sequence[int], Group], RoundStart] = lambda x, now, mine, group: now
+    prepare: Callable[[Engine, RoundStart, Sequence[int], Group], RoundStart] = lambda engine, now, mine, group: now
     transfers: tuple[int, int] = (1, 1)

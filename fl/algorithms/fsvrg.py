@@ -18,16 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from fl.aggregates.mean import WeightedMean
 from fl.algorithms.algorithm import Algorithm
 from fl.client import gradient_sum, load_state
+from fl.engines.engine import Engine
 from fl.group import Group
 from fl.state import Correction, RoundStart, Told, along
-
-if TYPE_CHECKING:
-    from fl.experiment import Experiment
 
 
 def tell(now: RoundStart, clients: Sequence[int]) -> Told:
@@ -39,12 +36,12 @@ def tell(now: RoundStart, clients: Sequence[int]) -> Told:
     return Told(Correction(drift=drift, anchor=anchor, scale=1 / sizes))
 
 
-def full_gradient(x: Experiment, now: RoundStart, mine: Sequence[int], group: Group) -> RoundStart:
+def full_gradient(engine: Engine, now: RoundStart, mine: Sequence[int], group: Group) -> RoundStart:
     """The round with the gradient at w_t of the mean loss over the examples of its clients, by parameter."""
-    load_state(x.model, now.w)
+    load_state(engine.model, now.w)
     sums = WeightedMean(now.parameters, len(now.sizes))
     for k in mine:
-        g = gradient_sum(x.model, x.data, x.partition[k].to(x.device))
+        g = gradient_sum(engine.model, engine.data, engine.partition[k].to(engine.device))
         sums.add({name: tensor.unsqueeze(0) for name, tensor in g.items()}, [1.0])
     sums.gather(group, sums.sums.new_zeros(0))
     return replace(now, gradient=sums.result(sum(now.sizes.values())))

@@ -15,7 +15,7 @@ from data.partition import Partition
 from fl.config import Config
 from fl.rng import derive, seeded
 from fl.state import RoundStart, Update, floating
-from fl.transforms import Transform
+from fl.transforms.transform import Transform
 
 
 def attackers(config: Config) -> set[int]:

@@ -1,0 +1,68 @@
+"""The benchmarks that are run rarely, or on machines that are not here: what they make of figures, and their errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks.beside import Run, table, verdicts
+from tests.conftest import ROOT
+
+real_data = pytest.mark.skipif(not (ROOT / "data/MNIST/raw").exists(), reason="needs MNIST in data/")
+
+
+def test_beside_compares_medians_and_counts_what_the_old_default_would_have_taken():
+    seconds = {"default": 40, "default, beside": 70, "gn_cnn": 8, "2nn": 4, "2nn, beside": 12, "logistic": 2,
+               "logistic, beside": 2}  # fmt: skip
+    runs = {name: [Run(s + more, s - 1, 0.0) for more in (0, 3, -0.5)] for name, s in seconds.items()}
+    found = verdicts(runs)
+    assert {one["what"]: (one["value"], one["held"]) for one in found} == {
+        "seconds of the default run": (40, True),
+        "default run, times that of gn_cnn": (40 / (8 + 24 * 7), True),
+        "default run beside, times alone": (70 / 40, True),
+        "2nn rounds beside, times alone": (11 / 3, False),
+        "logistic rounds beside, times alone": (1, True),
+    }
+    lines = table(runs, found).splitlines()
+    assert [line for line in lines if "missed" in line] == [line for line in lines if line.startswith("2nn rounds")]
+
+
+@pytest.mark.slow
+@real_data
+def test_beside_runs(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.beside", "--turns", "1", "--only", "logistic", "--out", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stderr  # a single turn on a machine in use decides nothing
+    runs = json.loads((tmp_path / "beside.json").read_text())["runs"]
+    assert sorted(runs) == ["logistic", "logistic, beside"]
+    assert all(0 < one["rounds"] < one["seconds"] for many in runs.values() for one in many)
+
+
+def gpu(*words):
+    environment = {key: value for key, value in os.environ.items() if key != "OUT"} | {"CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(["bash", "benchmarks/gpu.sh", *map(str, words)], cwd=ROOT, env=environment,
+                          capture_output=True, text=True)  # fmt: skip
+
+
+def test_gpu_says_that_there_is_none():
+    done = gpu()
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "no CUDA GPU" in done.stderr
+
+
+@pytest.mark.slow
+@real_data
+def test_gpu_goes_through_its_motions_without_one(tmp_path):
+    done = gpu("--cpu", tmp_path / "results")
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = {path.name for path in (tmp_path / "results").iterdir()}
+    assert names == {"gpu.json", "gpu.log", "memory-cpu.json", "rounds-logistic-cpu.json"}
+    result = json.loads((tmp_path / "results" / "gpu.json").read_text())
+    assert result["same_bits_twice"]
+    assert [step["exit_code"] for step in result["steps"]] == [0] * 5
+    assert result["torch"] == torch.__version__
