@@ -2,6 +2,7 @@
 # Install what the runner needs into the active Python environment.
 #   sh requirements.sh        torch, torchvision, tqdm, matplotlib
 #   sh requirements.sh dev    the same, and what the tests and checks need
+#   sh requirements.sh tensorboard  the same, and what --tensorboard needs
 #   sh requirements.sh bench  the same, and the frameworks that benchmarks/rounds.py compares with
 set -euf
 
@@ -10,8 +11,9 @@ core="torch>=2.11,<3 torchvision>=0.26,<1 tqdm>=4.60 matplotlib>=3.7"
 case "${1-}" in
     "") extra="" ;;
     dev) extra="pytest>=8 hypothesis>=6.100 ruff>=0.6 mypy>=1.10" ;;
+    tensorboard) extra="tensorboard>=2.10" ;;
     bench) extra="flwr[simulation]>=1.20 pfl>=0.4" ;;
-    *) echo "requirements.sh: unknown extra '$1' (accepted: dev, bench)" >&2; exit 2 ;;
+    *) echo "requirements.sh: unknown extra '$1' (accepted: dev, tensorboard, bench)" >&2; exit 2 ;;
 esac
 # shellcheck disable=SC2086  # the lists are meant to be split into words
 exec python3 -m pip install $core $extra

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 def train(config: Config) -> None:
     """Epochs of minibatch training, an epoch being a round; with --match, rounds as long as that run's."""
     # Imported only now: --help and wrong flags answer without waiting for torch.
+    from fl.bar import Bar
     from fl.baseline import centralised_rounds
     from fl.experiment import centralised
     from fl.plan import baseline_plan, boundaries, matched_examples, stream_steps
     from fl.record import RunFolder
-    from fl.run import Bar, describe, follow
+    from fl.run import describe, follow
 
     x = centralised(config)
     matched = matched_examples(config)
@@ -34,7 +35,8 @@ def train(config: Config) -> None:
         if not config.quiet:
             print(describe(x, f"centralised: {x.n:,} examples in one place"))
         rounds = centralised_rounds(x, ends, folder.start, tick=bar)
-        rounds = bar.over(rounds, lambda t: stream_steps(config, x.n, ends, t))
+        first = folder.start.t + 1 if folder.start else 0
+        rounds = bar.over(rounds, lambda t: stream_steps(config, x.n, ends, t), first, len(ends))
         follow(config, folder, rounds, f"centralised, {config.model} on {config.dataset}")
 
 

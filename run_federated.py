@@ -15,19 +15,20 @@ if TYPE_CHECKING:
 def train(config: Config) -> None:
     """Partition, then rounds of: select, local update, aggregate, evaluate, record; at last, plot."""
     # Imported only now: --help and wrong flags answer without waiting for torch.
+    from fl.bar import Bar
     from fl.engines import assist, choose, make_engine
     from fl.experiment import federated
-    from fl.plan import federated_plan, round_steps
+    from fl.plan import engine_line, federated_plan, round_steps
     from fl.plot import save_partition
     from fl.record import RunFolder
     from fl.recorded import federated_rounds
-    from fl.run import Bar, describe, follow
+    from fl.run import describe, follow
     from fl.workers import group_of, torchrun_device
 
     x = federated(config, torchrun_device(config))
     engine_name, workers = choose(x)
     if config.dry_run:
-        print(federated_plan(x))
+        print(federated_plan(x, engine_name, workers))
         return
 
     bar = Bar(config.quiet)
@@ -42,10 +43,11 @@ def train(config: Config) -> None:
         with RunFolder("federated", x, x.facts, notes, config.global_epoch) as folder:
             if not config.quiet:
                 print(describe(x, f"partition {config.partition}: {len(x.partition)} clients"))
-                print(f"engine {engine_name}" + (f" in {group.size} processes" if group.size > 1 else ""))
+                print(f"engine {engine_line(engine_name, group.size)}")
             folder.picture("partition.png", lambda path: save_partition(path, x.label_counts, title))
             rounds = federated_rounds(x, engine, group, folder.start)
-            rounds = bar.over(rounds, lambda t: round_steps(x, t) // group.size)
+            first = folder.start.t + 1 if folder.start else 0
+            rounds = bar.over(rounds, lambda t: round_steps(x, t) // group.size, first, config.global_epoch)
             follow(config, folder, rounds, f"{config.algorithm}, {config.model} on {title}")
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from data.dataset import Dataset, Split
 from fl.errors import DataError, reason
 from fl.files import clear_stale, locked, write_atomic
+from fl.streams import warn
 
 Files = dict[str, bytes]  # raw IDX contents by file name
 
@@ -108,6 +109,8 @@ def _fetch(idx_set: IdxSet, folder: Path) -> tuple[Files, str]:
             if len(files) == len(idx_set.sha256):
                 return files, f"files in {folder}"
             fetched, source = _first_source(idx_set, folder)
+            if not folder.parents[1].exists():
+                warn(f"--data_dir {folder.parents[1]}: did not exist; it is made, and holds {idx_set.folder} now")
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder / ".lock"):
                 clear_stale(folder, idx_set.sha256)

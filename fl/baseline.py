@@ -15,7 +15,7 @@ from fl.state import Begun, Got, Kept, Report, Trained
 
 
 def centralised_rounds(
-    x: Experiment, ends: Sequence[int], start: Round | None = None, tick: Callable[[], None] = lambda: None
+    x: Experiment, ends: Sequence[int], start: Round | None = None, tick: Callable[[int], None] = lambda steps: None
 ) -> Generator[Round]:
     """The recorded rounds: the initial model as round 0 and all others, or those after `start`.
 
@@ -25,7 +25,7 @@ def centralised_rounds(
     yield from recorded(x, centralised(x, ends, begun, tick), begun, len(ends))
 
 
-def centralised(x: Experiment, ends: Sequence[int], begun: Begun, tick: Callable[[], None]) -> Generator[Trained]:
+def centralised(x: Experiment, ends: Sequence[int], begun: Begun, tick: Callable[[int], None]) -> Generator[Trained]:
     """With one client, E = 1 and --keep_optimizer_state, `federated_averaging` takes exactly these steps."""
     c, n = x.config, len(x.data.train)
     load_state(x.model, begun.w)

@@ -6,13 +6,17 @@ The conditions themselves stand in the table of flags (fl/config.py) and in the 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fl.config import DEFAULTS, FLAGS, MATCHED, NAMES, Config, names_in, read_config
-from fl.errors import FlagError
+from fl.errors import FlagError, RunFolderError
 from fl.flags import listed
 from fl.names import check_names, entry_of, is_own
+from fl.records import newest_runs
+
+LATEST = "latest"  # for --match, the newest federated run
 
 
 def resolve(given: dict[str, Any], script: str = "federated") -> Config:
@@ -22,6 +26,7 @@ def resolve(given: dict[str, Any], script: str = "federated") -> Config:
     for name in NAMES:
         for value in names_in(given.get(name, DEFAULTS[name])):
             given = with_defaults(given, name, value, reads=script in FLAGS[name].metadata["reads"])
+    given = with_rate(given)
     config = Config(**given)
     check(config, given)
     return config
@@ -34,16 +39,30 @@ def with_matched(given: dict[str, Any], script: str) -> dict[str, Any]:
     folder = given["match"]
     if script != "baseline":
         raise FlagError(f"--match {folder}: only run_baseline.py trains to match a run")
+    if folder == LATEST and not Path(folder).is_dir():
+        folder = latest(given.get("out_dir", DEFAULTS["out_dir"]))
+        given = given | {"match": folder}
     if not Path(folder).is_dir():
-        raise FlagError(f"--match {folder}: no such folder; expected that of a federated run")
+        raise FlagError(f"--match {folder}: no such folder; expected that of a federated run, or {LATEST}")
     recorded = read_config(folder)
     if recorded["script"] != "federated":
         raise FlagError(f"--match {folder}: that is a {recorded['script']} run; expected a federated one")
     taken = {name: recorded[name] for name in MATCHED if name not in given}
+    if given.get("optimizer", recorded["optimizer"]) != recorded["optimizer"]:
+        taken.pop("init_lr", None)  # a rate is one optimizer's
     check_names(folder, taken, script)
     config = Config(**(taken | given))
     # Such as a momentum, where the baseline is given another optimizer.
     return {name: value for name, value in taken.items() if is_possible(name, config)} | given
+
+
+def latest(out_dir: str) -> str:
+    """The folder of the federated run in `out_dir` that was last written to. Raises FlagError if there is none."""
+    for folder in newest_runs(Path(out_dir)):
+        with suppress(RunFolderError):
+            if read_config(folder)["script"] == "federated":
+                return str(folder)
+    raise FlagError(f"--match {LATEST}: there is no federated run in {out_dir}; name a run's folder, or see --out_dir")
 
 
 def cohort_size(given: dict[str, Any]) -> int:
@@ -65,6 +84,13 @@ def with_defaults(given: dict[str, Any], name: str, value: str, reads: bool) -> 
                 raise FlagError(f"--{other} {given[other]}: --{name} {value} is {entry.meaning}; leave the flag out")
         given = {**given, **entry.fixes}
     return {**entry.defaults, **given}
+
+
+def with_rate(given: dict[str, Any]) -> dict[str, Any]:
+    """The flags with a rate for SGD if they have none: the default is Adam's, and far too small for it."""
+    if given.get("optimizer") != "sgd" or "init_lr" in given:
+        return given
+    return given | {"init_lr": entry_of("model", given.get("model", DEFAULTS["model"])).sgd_lr}
 
 
 def check(config: Config, given: dict[str, Any]) -> None:

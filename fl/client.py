@@ -74,7 +74,7 @@ def train(
     optimizer: torch.optim.Optimizer,
     data: Dataset,
     batches: Iterable[Batch],
-    tick: Callable[[], None] = lambda: None,
+    tick: Callable[[int], None] = lambda steps: None,
     correction: Correction = NO_CORRECTION,
 ) -> tuple[Tensor, int, int]:
     """One step w <- w - eta grad l(w; b) for each batch b of training examples, and a tick.
@@ -98,7 +98,7 @@ def train(
         loss_sum += loss.detach() * len(rows)
         examples += len(rows)
         steps += 1
-        tick()
+        tick(1)
     return loss_sum, examples, steps
 
 

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fl.advice import advice
 from fl.check import check, readers_of, resolve
 from fl.config import DEFAULTS, FLAGS, RESUMABLE, Config, check_value, read_config
 from fl.errors import FlagError, RunFolderError, reason
 from fl.flags import ANEW, SWITCH, listed
 from fl.names import check_names, entry_of
+from fl.streams import warn
 
 
 def parse(argv: Sequence[str], script: str, description: str) -> Config:
@@ -27,7 +29,10 @@ def parse(argv: Sequence[str], script: str, description: str) -> Config:
     given = {name: check_value(name, text) for name, text in vars(words).items()}
     if given.get("resume") and "run_dir" in given and (Path(given["run_dir"]) / "config.json").exists():
         return _resumed(given, script)
-    return resolve(given, script)
+    config = resolve(given, script)
+    for text in advice(config, given, script):
+        warn(text)
+    return config
 
 
 def _resumed(given: dict[str, Any], script: str) -> Config:
@@ -58,11 +63,20 @@ class _Parser(argparse.ArgumentParser):
         raise FlagError(message)
 
 
+# What people who come from other tools type first.
+SYNONYMS = {
+    "lr": "init_lr", "learning_rate": "init_lr", "rounds": "global_epoch", "num_rounds": "global_epoch",
+    "epochs": "epoch", "local_epochs": "local_epoch", "bs": "batch_size", "clients": "num_clients",
+    "fraction": "client_fraction", "gpu": "device", "opt": "optimizer", "data": "dataset", "output_dir": "out_dir",
+}  # fmt: skip
+
+
 def _unknown(word: str) -> str:
     name = word.split("=")[0]
     if not name.startswith("-"):
         return f"{word or repr(word)}: a value without a flag; every setting is --flag value"
-    near = difflib.get_close_matches(name.lstrip("-"), FLAGS, n=1)
+    said = name.lstrip("-").replace("-", "_")
+    near = [SYNONYMS[said]] if said in SYNONYMS else difflib.get_close_matches(said, FLAGS, n=1)
     return f"{name}: no such flag" + (f"; did you mean --{near[0]}?" if near else "; --help lists them all")
 
 
@@ -107,7 +121,7 @@ def _parser(prog: str, description: str) -> argparse.ArgumentParser:
                 f"--{name}",
                 action="append" if meta["many"] else "store",
                 default=argparse.SUPPRESS,
-                metavar=name.split("_")[-1].upper(),
+                metavar=meta["kind"].metavar,
                 help=_help(name),
             )
     return parser

@@ -7,6 +7,7 @@ columns of the table. What an algorithm, a rule or a partition asks of flags sta
 from __future__ import annotations
 
 import dataclasses
+from importlib.util import find_spec
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -96,7 +97,7 @@ class Config:
     batch_size: int = flag(100, "Training", integer(0, " (0: the client's whole data set)"),
         "B, examples in a minibatch; 0 is the client's whole data set", matched=True)
     init_lr: float = flag(5e-5, "Training", number(0, MOST, f"(0, {MOST:g}]"),
-        "eta, learning rate of the first round", matched=True, rate=True)
+        "eta, learning rate of the first round; of --optimizer sgd, if none is given, 0.1 or what suits the --model", matched=True, rate=True)
     lr_decay: float = flag(1.0, "Training", number(0, 1, "(0, 1]"), "factor on the learning rate after every round", matched=True)
     optimizer: str = flag("adam", "Training", choice(["adam", "sgd"]), "local optimizer", matched=True)
     momentum: float = flag(0.0, "Training", number(0, 1, "[0, 1)"),
@@ -108,7 +109,7 @@ class Config:
         "epochs of run_baseline.py", reads=BASELINE, resume=FREE,
         needs=[Need("needs no --match, which already says how long to train", lambda c: c.match is None)])
     match: str | None = flag(None, "Baseline only", PATH,
-        "run folder of a federated run: train for as many examples, evaluate as often, take its other flags as defaults",
+        "run folder of a federated run, or `latest`: train for as many examples, evaluate as often, take its other flags as defaults",
         reads=BASELINE, experiment=False)
 
     model: str = flag("fast_cnn", "Model and data", named(MODELS), "network", matched=True)
@@ -147,6 +148,8 @@ class Config:
             Need("cannot be combined with --resume; choose one", lambda c: not c.resume),
         ])
     checkpoint_every: int = flag(1, "Run", integer(1), "rounds between checkpoints", resume=FREE, experiment=False)
+    tensorboard: bool = flag(False, "Run", SWITCH, "write the records for TensorBoard, too, into the run folder", resume=FREE, experiment=False,
+        needs=[Need("needs a package that is not here: sh requirements.sh tensorboard", lambda c: find_spec("tensorboard") is not None)])
     dry_run: bool = flag(False, "Run", SWITCH, "print the plan, train nothing, write no run folder", resume=ANEW, experiment=False)
     quiet: bool = flag(False, "Run", SWITCH, "print the last two lines only", resume=ANEW, experiment=False)
     # fmt: on

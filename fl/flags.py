@@ -17,11 +17,13 @@ T = TypeVar("T")
 class Kind(NamedTuple):
     """How a flag's text becomes a value: `parse` raises ValueError for what `accepts` does not describe.
 
+    metavar: what stands for the value in --help.
     table: what the flag's values name, if they name anything. fault: the error of one of the user's own that fails.
     """
 
     parse: Callable[[str], Any]
     accepts: str
+    metavar: str
     table: Table | None = None
     fault: type[RunnerError] = FlagError
 
@@ -33,7 +35,7 @@ def integer(low: int, note: str = "", high: int = 2**63 - 1) -> Kind:
             raise ValueError
         return value
 
-    return Kind(parse, f"an integer >= {low}{note}" if high == 2**63 - 1 else f"an integer from {low} to {high:,}")
+    return Kind(parse, f"an integer >= {low}{note}" if high == 2**63 - 1 else f"an integer from {low} to {high:,}", "N")
 
 
 def number(low: float, high: float, interval: str) -> Kind:
@@ -47,7 +49,7 @@ def number(low: float, high: float, interval: str) -> Kind:
             raise ValueError
         return value
 
-    return Kind(parse, f"a number in {interval}")
+    return Kind(parse, f"a number in {interval}", "X")
 
 
 def choice(names: Sequence[str] | Table) -> Kind:
@@ -56,7 +58,7 @@ def choice(names: Sequence[str] | Table) -> Kind:
             raise ValueError
         return text
 
-    return Kind(parse, "one of " + ", ".join(names), None if isinstance(names, Sequence) else names)
+    return Kind(parse, "one of " + ", ".join(names), "NAME", None if isinstance(names, Sequence) else names)
 
 
 def named(table: Table, fault: type[RunnerError] = FlagError) -> Kind:
@@ -68,7 +70,7 @@ def named(table: Table, fault: type[RunnerError] = FlagError) -> Kind:
         return text
 
     accepts = ("one of " + ", ".join(table) + ", or " if table else "") + "FILE.py:NAME"
-    return Kind(parse, accepts, table, fault)
+    return Kind(parse, accepts, "NAME", table, fault)
 
 
 def file_and_name(text: str) -> tuple[str, str]:
@@ -99,10 +101,10 @@ def _word(text: str) -> str:
 
 
 MOST = 3.4e38  # above it a rate or a scale has no float32
-SWITCH = Kind(lambda text: True, "no value")
-PATH = Kind(_text, "a path")
-DEVICE = Kind(_device, "auto, cpu, cuda, cuda:INDEX or mps")
-WORD = Kind(_word, "letters, digits, '.', '_' and '-', at most 100")
+SWITCH = Kind(lambda text: True, "no value", "")
+PATH = Kind(_text, "a path", "DIR")
+DEVICE = Kind(_device, "auto, cpu, cuda, cuda:INDEX or mps", "DEVICE")
+WORD = Kind(_word, "letters, digits, '.', '_' and '-', at most 100", "WORD")
 
 FEDERATED, BASELINE = ("federated",), ("baseline",)  # the scripts that a flag does something in
 BOTH = FEDERATED + BASELINE
@@ -121,9 +123,9 @@ def only_with(name: str, *values: str) -> Need:
     return Need(f"needs --{name} {listed(values)}", lambda c: getattr(c, name) in values)
 
 
-def listed(words: Sequence[str]) -> str:
-    """ "a, b or c"."""
-    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+def listed(words: Sequence[str], last: str = "or") -> str:
+    """ "a, b or c"; or with another word than "or"."""
+    return f" {last} ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def ascending(values: Sequence[Any]) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ from fl.cohort import cohort
 from fl.config import Config
 from fl.environment import read_environment
 from fl.errors import RunFolderError
+from fl.estimate import rough, seconds_a_central_step, seconds_a_step, seconds_an_evaluation
 from fl.experiment import Experiment
 from fl.recorded import traffic
 from fl.records import is_finished, read_records
@@ -76,7 +77,7 @@ def stream_steps(config: Config, n: int, ends: Sequence[int], t: int) -> int:
     return -(-(ends[t - 1] - (ends[t - 2] if t > 1 else 0)) // B)
 
 
-def federated_plan(x: Experiment) -> str:
+def federated_plan(x: Experiment, engine: str, workers: int) -> str:
     config, partition = x.config, x.partition
     sizes, m, T = partition.sizes, config.num_select_clients, config.global_epoch
     E, B, K = config.local_epoch, config.batch_size, len(partition)
@@ -92,6 +93,8 @@ def federated_plan(x: Experiment) -> str:
         f"clients       K = {K}, m = {m} a round; n_k from {int(sizes.min())} to {int(sizes.max())}, n = {n}",
         f"local work    E = {E}, B = {B or 'the whole data set'}, u = E n / (K B) = {u:g} steps a client a round",
         f"rounds        T = {T}: {'' if exact == T else 'about '}{steps:,} gradient steps in all",
+        f"time          {_time(x, seconds_a_step(x, engine, workers), steps, T, workers)}",
+        f"engine        {engine_line(engine, workers)}",
         f"algorithm     {config.algorithm}, aggregate {config.aggregate}, attack {config.attack or 'none'}",
         f"bytes a round {m * down:,} down, {m * up:,} up",
         "client    n_k  examples of each label",
@@ -118,9 +121,21 @@ def baseline_plan(x: Experiment, ends: Sequence[int]) -> str:
             *_what(x),
             f"local work    B = {config.batch_size or 'the whole data set'}, {n} examples in one place",
             f"rounds        {len(ends)} ({length}): {last:,} examples, about {steps:,} gradient steps in all",
+            f"time          {_time(x, seconds_a_central_step(x), steps, len(ends))}",
             "bytes a round 0 down, 0 up",
         ]
     )
+
+
+def engine_line(engine: str, workers: int) -> str:
+    return engine + (f" in {workers} processes" if workers > 1 else "")
+
+
+def _time(x: Experiment, a_step: float, steps: int, rounds: int, workers: int = 1) -> str:
+    """The time of the run, and what it is made of. Evaluations are shared out over the processes, and so are steps."""
+    evaluations, an_evaluation = 1 + -(-rounds // x.config.eval_every), seconds_an_evaluation(x) / workers
+    total = steps * a_step + evaluations * an_evaluation
+    return f"{rough(total)}: {a_step * 1e3:.3g} ms a step, {an_evaluation:.2g} s an evaluation; timed just now"
 
 
 def _what(x: Experiment) -> list[str]:

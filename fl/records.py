@@ -17,6 +17,12 @@ OURS = (
 )  # fmt: skip
 
 
+def newest_runs(folder: Path) -> list[Path]:
+    """The folders in `folder` that have records, those that were last written to first."""
+    written = {path.parent: path.stat().st_mtime_ns for path in folder.glob("*/metrics.jsonl") if path.is_file()}
+    return sorted(written, key=written.__getitem__, reverse=True)
+
+
 class Field(NamedTuple):
     """What a key of a record holds: how to tell, and how to say it."""
 

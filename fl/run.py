@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fl.errors import DivergedError, WorkerError
 from fl.signals import uninterrupted
 from fl.streams import warn
+from fl.tensorboard import tensorboard
 
 if TYPE_CHECKING:
     from fl.config import Config
@@ -54,11 +55,13 @@ def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: s
         say(f"resumed after round {folder.start.t}{done_already}")
     try:
         if not reached():
-            with closing(rounds):  # at once, not when it is collected: workers wait for the word
+            board = tensorboard(folder.path, folder.records, config.tensorboard)
+            with closing(rounds), board as write:  # at once, not when it is collected: workers wait for the word
                 for done in map(warn_if_exploded, rounds):
                     with uninterrupted():
                         folder.append(done)
-                    say(round_line(done.record))
+                        write(done.record)
+                    say(round_line(done.record, folder.rounds))
                     if reached():
                         break
     except KeyboardInterrupt:
@@ -87,40 +90,25 @@ def shown(value: float | None, spec: str) -> str:
     return "-" if value is None else format(value, spec)
 
 
-def round_line(record: dict[str, Any]) -> str:
-    """One line a round."""
-    clients = record["clients"]
+def round_line(record: dict[str, Any], last: int) -> str:
+    """One line a round: what matters most comes first, and what would not fit a terminal of 80 columns is left out."""
+    clients, rejected = len(record["clients"]), len(record.get("rejected", ()))
     parts = [
-        f"round {record['round']:4d}",
-        f"test accuracy {shown(record['test_accuracy'], '7.2%')}",
-        f"test loss {shown(record['test_loss'], '.4f')}",
-        f"train loss {shown(record['train_loss'], '.4f')}",
-        f"{record['examples']:,} examples" + (f" on {len(clients)} clients" if clients else ""),
-        *([f"{len(record['rejected'])} rejected"] if "rejected" in record else []),
+        f"round {record['round']:{len(str(last))}d}/{last}",
+        f"accuracy {shown(record['test_accuracy'], '6.2%')}",
+        f"loss {shown(record['test_loss'], '.4f')}",
+        f"train loss {shown(record['train_loss'], '.4f')}" if record["examples"] else "",
         f"{record['round_seconds'] + record['evaluate_seconds']:.1f} s",
+        f"{rejected} rejected" if rejected else "",
+        f"{clients} client{'s' * (clients > 1)}" if clients else "",
     ]
-    return "  ".join(parts)
-
-
-class Bar:
-    """A tqdm bar over the steps of each round; silent when stderr is not a terminal."""
-
-    def __init__(self, quiet: bool):
-        from tqdm import tqdm
-
-        self.bar = tqdm(unit="step", leave=False, disable=True if quiet else None, mininterval=0.2)
-
-    def __call__(self) -> None:
-        self.bar.update()
-
-    def over(self, rounds: Generator[Round], steps: Callable[[int], int]) -> Generator[Round]:
-        """The same rounds, the bar reset before each; steps(t) is the number of steps of round t."""
-        with closing(rounds):
-            for done in rounds:
-                self.bar.clear()
-                yield done
-                self.bar.reset(steps(done.t + 1))
-        self.bar.close()
+    line = ""
+    for part in filter(None, parts):
+        longer = f"{line}  {part}" if line else part
+        if len(longer) > 80:
+            break
+        line = longer
+    return line
 
 
 def describe(x: Experiment, extra: str) -> str:

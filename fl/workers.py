@@ -53,12 +53,21 @@ def group_of(config: Config, workers: int, work: Callable[[Config, Group], None]
         device = device_of(config, launch.local_rank)
         _settle(device)
         return Distributed(launch.rank, launch.world_size, device, config.timeout)
+    if has_one_thread(config, workers):
+        torch.set_num_threads(1)
     if workers == 1 and config.engine != "distributed":
-        # Little work gains nothing by a second thread, see `choose`, which gives kept optimizer states one process too.
-        if config.engine == "auto" and not config.keep_optimizer_state and device_of(config, 0).type == "cpu":
-            torch.set_num_threads(1)
         return Group()
     return start(config, workers, work)
+
+
+def has_one_thread(config: Config, workers: int) -> bool:
+    """Whether each of so many processes has one thread: on CPUs, if there are several or `choose` saw little work.
+
+    Little work gains nothing by a second thread. Kept optimizer states have one process for another reason.
+    """
+    several = workers > 1 or config.engine == "distributed"
+    little = config.engine == "auto" and not config.keep_optimizer_state
+    return device_of(config, 0).type == "cpu" and (several or little)
 
 
 def start(config: Config, size: int, work: Callable[[Config, Group], None]) -> Distributed:

@@ -57,8 +57,9 @@ class Done(NamedTuple):
 
 
 Runner = Callable[..., Done]
-SMALL = "--dataset tiny --model logistic --optimizer sgd --init_lr 0.1 --batch_size 5 --num_clients 4 " \
-        "--num_select_clients 2 --global_epoch 3 --local_epoch 2 --epoch 3 --device cpu"  # fmt: skip
+EITHER = "--dataset tiny --model logistic --optimizer sgd --init_lr 0.1 --batch_size 5 --device cpu"
+SMALL = f"{EITHER} --num_clients 4 --num_select_clients 2 --global_epoch 3 --local_epoch 2"
+SMALL_BASELINE = f"{EITHER} --epoch 3"
 
 
 @pytest.fixture
@@ -68,7 +69,11 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Runner:
     def run(script: str, flags: str = "", folder: str | None = None) -> Done:
         path = tmp_path / (folder or f"run{len(list(tmp_path.iterdir()))}")
         # A resumed or matching run takes its flags from a run folder.
-        small = [] if "--resume" in flags or "--match" in flags else SMALL.split()
+        small = (
+            []
+            if "--resume" in flags or "--match" in flags
+            else {"federated": SMALL, "baseline": SMALL_BASELINE}[script].split()
+        )
         argv = [*small, "--run_dir", str(path), *flags.split()]
         capsys.readouterr()
         code = {"federated": run_federated, "baseline": run_baseline}[script].run(argv)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_few_clients_lower_the_default_cohort():
 def test_what_resumed_matched_and_compared_runs_make_of_flags():
     assert {
         "global_epoch", "epoch", "target_accuracy", "stop_at_target", "device", "data_dir",
-        "workers", "timeout", "run_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",
+        "workers", "timeout", "run_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet", "tensorboard",
     } == RESUMABLE  # fmt: skip
     assert {
         "batch_size", "init_lr", "lr_decay", "optimizer", "momentum", "weight_decay",
@@ -48,7 +49,7 @@ def test_what_resumed_matched_and_compared_runs_make_of_flags():
     } == set(MATCHED)  # fmt: skip
     assert {name for name in FLAGS if not counts(name, DEFAULTS | {"stop_at_target": True})} == {
         "seed", "name", "run_dir", "out_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",
-        "data_dir", "device", "match", "client_fraction",
+        "data_dir", "device", "match", "client_fraction", "tensorboard",
     }  # fmt: skip
     assert not counts("target_accuracy", DEFAULTS)
     anew = {name for name in FLAGS if FLAGS[name].metadata["resume"] == ANEW}
@@ -148,6 +149,26 @@ def test_a_matching_baseline_takes_what_it_can_use(command):
     assert resolve({"match": str(folder), "optimizer": "adam"}, "baseline").momentum == 0
     with pytest.raises(FlagError, match=r"--momentum 0.9: needs --optimizer sgd"):
         resolve({"match": str(folder), "optimizer": "adam", "momentum": 0.9}, "baseline")
+
+
+def test_a_baseline_matches_the_latest_federated_run(command, tmp_path, monkeypatch):
+    first = command("federated", folder="runs/a")
+    second = command("federated", "--seed 1", folder="runs/b")
+    command("baseline", folder="runs/c")
+    (tmp_path / "runs" / "d").mkdir()
+    (tmp_path / "runs" / "d" / "metrics.jsonl").write_text("")  # of no run
+    monkeypatch.chdir(tmp_path)
+    assert resolve({"match": "latest"}, "baseline").match == str(second.folder.relative_to(tmp_path))
+    os.utime(first.folder / "metrics.jsonl")
+    assert resolve({"match": "latest", "out_dir": str(tmp_path / "runs")}, "baseline").match == str(first.folder)
+    with pytest.raises(FlagError, match=r"--match latest: there is no federated run in nowhere; name a run's folder"):
+        resolve({"match": "latest", "out_dir": "nowhere"}, "baseline")
+
+
+def test_a_rate_is_matched_with_its_optimizer_only(command):
+    folder = command("federated", "--init_lr 0.3").folder
+    assert resolve({"match": str(folder)}, "baseline").init_lr == 0.3
+    assert resolve({"match": str(folder), "optimizer": "adam"}, "baseline").init_lr == Config.init_lr
 
 
 def test_no_name_is_compared_with_outside_its_own_file():

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from fl.command_line import parse
+from fl.command_line import SYNONYMS, parse
 from fl.config import FLAGS, Config
 from fl.errors import FlagError
 from tests.conftest import ROOT
@@ -34,6 +34,10 @@ def federated(words: str) -> Config:
         ("--device gpu", "--device gpu: expected auto, cpu, cuda, cuda:INDEX or mps"),
         ("--num_client 3", "--num_client: no such flag; did you mean --num_clients?"),
         ("--num_client=3", "--num_client: no such flag; did you mean --num_clients?"),
+        ("--lr 3", "--lr: no such flag; did you mean --init_lr?"),
+        ("--learning-rate 3", "--learning-rate: no such flag; did you mean --init_lr?"),
+        ("--rounds=3", "--rounds: no such flag; did you mean --global_epoch?"),
+        ("--local-epoch 3", "--local-epoch: no such flag; did you mean --local_epoch?"),
         ("--zzz", "--zzz: no such flag; --help lists them all"),
         ("runs/x", "runs/x: a value without a flag; every setting is --flag value"),
         ("--seed", "--seed: no value given; expected one argument"),
@@ -128,3 +132,26 @@ def test_help_is_grouped_complete_and_fast(script):
 def test_reading_flags_imports_no_torch():
     code = "import sys, run_federated, run_baseline, compare; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "init_lr"),
+    [
+        ("", 5e-5),
+        ("--optimizer sgd", 0.001),
+        ("--optimizer sgd --model 2nn", 0.1),
+        ("--optimizer sgd --model 2nn --init_lr 0.3", 0.3),
+        ("--optimizer adam --model 2nn", 5e-5),
+    ],
+)
+def test_sgd_has_a_default_rate_of_its_own(words, init_lr):
+    assert federated(words).init_lr == init_lr
+
+
+def test_help_says_what_stands_for_a_value(capsys):
+    with pytest.raises(SystemExit):
+        federated("--help")
+    out = capsys.readouterr().out
+    for words in ("--shards_per_client N", "--match DIR", "--init_lr X", "--model NAME", "--name WORD", "--resume "):
+        assert words in out
+    assert all(synonym not in FLAGS and flag in FLAGS for synonym, flag in SYNONYMS.items())

@@ -117,6 +117,15 @@ def test_nothing_reachable_says_what_was_tried_and_where_to_put_the_files(tmp_pa
     assert not list(tmp_path.iterdir())  # not even empty folders
 
 
+def test_a_data_dir_that_did_not_exist_is_told(tmp_path, monkeypatch, capsys):
+    with_source(monkeypatch, lambda idx_set: FILES)
+    source.mnist(tmp_path / "datta")
+    told = f"warning: --data_dir {tmp_path / 'datta'}: did not exist; it is made, and holds MNIST now"
+    assert told in capsys.readouterr().err.splitlines()
+    source.mnist(tmp_path)
+    assert "did not exist" not in capsys.readouterr().err
+
+
 def test_a_source_that_serves_something_else_is_not_believed(tmp_path, monkeypatch):
     with_source(monkeypatch, lambda idx_set: FILES | {NAMES[1]: FILES[NAMES[1]][:-1] + b"\x0a"})
     with pytest.raises(DataError, match=rf"its {NAMES[1]} has another SHA-256"):

@@ -169,3 +169,16 @@ def curve(*accuracies):
 )  # fmt: skip
 def test_rounds_to_target(records, target, expected):
     assert rounds_to_target(records, target) == (None if expected is None else pytest.approx(expected))
+
+
+def test_a_line_of_a_round_fits_a_terminal():
+    from fl.run import round_line
+
+    record = {"round": 3, "test_accuracy": 0.98765, "test_loss": 0.04321, "train_loss": 0.1, "clients": [1, 2],
+              "examples": 50, "round_seconds": 12.0, "evaluate_seconds": 0.34}  # fmt: skip
+    assert round_line(record, 5) == "round 3/5  accuracy 98.77%  loss 0.0432  train loss 0.1000  12.3 s  2 clients"
+    long = record | {"test_loss": 123456.789, "train_loss": 1e9, "rejected": {1: "not finite"}}
+    assert len(round_line(long, 10**6)) <= 80
+    assert round_line(record | {"rejected": {4: "not finite"}, "clients": []}, 5).endswith("12.3 s  1 rejected")
+    first = record | {"round": 0, "train_loss": None, "examples": 0, "clients": []}
+    assert round_line(first, 5) == "round 0/5  accuracy 98.77%  loss 0.0432  12.3 s"

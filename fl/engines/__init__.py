@@ -64,7 +64,7 @@ def choose(x: Experiment) -> tuple[str, int]:
     return inner, workers
 
 
-def make_engine(name: str, x: Experiment, tick: Callable[[], None] = lambda: None) -> Engine:
+def make_engine(name: str, x: Experiment, tick: Callable[[int], None] = lambda steps: None) -> Engine:
     """The engine of one process."""
     from fl.engines.sequential import Sequential
     from fl.engines.stacked import Stacked

@@ -16,7 +16,7 @@ from fl.state import Report, RoundStart, Tell, Told, Update, tell_nothing
 
 
 class Sequential:
-    """config: flags E, B, optimizer and the rest of the local training. tick: called after every step."""
+    """config: flags E, B, optimizer and the rest of the local training. tick: called with 1 after every step."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Sequential:
         data: Dataset,
         partition: Partition,
         config: Config,
-        tick: Callable[[], None] = lambda: None,
+        tick: Callable[[int], None] = lambda steps: None,
     ):
         self.model, self.data, self.partition, self.config, self.tick = model, data, partition, config, tick
         self.device = data.train.targets.device

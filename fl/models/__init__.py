@@ -4,8 +4,10 @@ The names stand here without their modules, so that reading the flags imports no
 A new model is one builder and one line here; an Entry says what it asks of other flags.
 """
 
-MODELS = {
-    "fast_cnn": "fl.models.fast_cnn:fast_cnn",
+from fl.entry import Entry
+
+MODELS: dict[str, str | Entry] = {
+    "fast_cnn": Entry("fl.models.fast_cnn:fast_cnn", sgd_lr=0.001),  # its docstring says why so small
     "gn_cnn": "fl.models.gn_cnn:gn_cnn",
     "cnn": "fl.models.mcmahan2017:cnn",
     "2nn": "fl.models.mcmahan2017:two_nn",

@@ -50,7 +50,8 @@ def obstacle_to_stacking(model: nn.Module, data: Dataset) -> str | None:
 class Stacked:
     """As Sequential, for models without an `obstacle_to_stacking`.
 
-    stack_size: most clients at once, 0 for a good number. graphs: what wraps a network whose steps are to be replayed.
+    stack_size: most clients at once, 0 for a good number. tick: called after every step with the number of clients.
+    graphs: what wraps a network whose steps are to be replayed.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class Stacked:
         data: Dataset,
         partition: Partition,
         config: Config,
-        tick: Callable[[], None] = lambda: None,
+        tick: Callable[[int], None] = lambda steps: None,
         stack_size: int = 0,
         graphs: Callable[[Network], Network] | None = None,
     ):
@@ -140,7 +141,7 @@ class Stacked:
                 active = sum(count > s for count in counts)
                 stack.keep_first(active)
             stack.step(s, *step)
-            self.tick()
+            self.tick(active)
         stack.finish_block()
         losses = F.log_softmax(logits, 1).gather(1, y.unsqueeze(1)).squeeze(1).neg_()  # (l, columns)
         losses = losses.masked_fill_(weight == 0, 0)[:, : S * B].view(steps, S, B)

@@ -1,0 +1,42 @@
+"""What a command line is warned of: flags that do not end it, but do not do what they seem to. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fl.config import FLAGS, Config
+from fl.flags import listed
+from fl.names import entry_of
+
+LARGE_FOR_ADAM = 0.02  # its usual rates are 1e-4 to 1e-3
+SMALL_FOR_SGD = 1 / 500  # of the rate that suits the model
+
+
+def advice(config: Config, given: dict[str, Any], script: str) -> list[str]:
+    """One line for each thing to know of the flags that were `given`."""
+    return [*unread(given, script), *unusual_rate(config, given)]
+
+
+def unread(given: dict[str, Any], script: str) -> list[str]:
+    """Flags that only the other script reads."""
+    names = [f"--{name}" for name in FLAGS if name in given and script not in FLAGS[name].metadata["reads"]]
+    if not names:
+        return []
+    other = "baseline" if script == "federated" else "federated"
+    does = "does" if len(names) == 1 else "do"
+    return [f"{listed(names, 'and')}: {does} nothing in run_{script}.py, only in run_{other}.py"]
+
+
+def unusual_rate(config: Config, given: dict[str, Any]) -> list[str]:
+    """A rate that was meant for the other optimizer."""
+    lr, usual = config.init_lr, entry_of("model", config.model).sgd_lr
+    if "init_lr" not in given:
+        return []
+    if config.optimizer == "adam" and lr >= LARGE_FOR_ADAM:
+        return [
+            f"--init_lr {lr:g}: is large for adam, which moves every weight by about the rate in each step; "
+            f"1e-4 to 1e-3 are usual (for --optimizer sgd {usual:g})"
+        ]
+    if config.optimizer == "sgd" and lr < usual * SMALL_FOR_SGD:
+        return [f"--init_lr {lr:g}: is small for sgd; without the flag it is {usual:g} for --model {config.model}"]
+    return []

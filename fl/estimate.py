@@ -1,0 +1,88 @@
+"""How long a run will take, from a few steps of it: --dry_run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from data.partition import Partition
+from fl.baseline import stream
+from fl.client import make_optimizer, train
+from fl.cohort import cohort
+from fl.engines import make_engine
+from fl.evaluate import evaluate
+from fl.experiment import Experiment
+from fl.group import Group
+from fl.state import Kept
+from fl.workers import has_one_thread
+
+STEPS_TIMED = 10  # of each client, after as many that are not timed
+
+
+def seconds_a_step(x: Experiment, engine: str, workers: int) -> float:
+    """Of one client, in a run of so many processes: that of round 1 with the first minibatches of its clients.
+
+    Only this process trains, on one thread as each of several does; they get in each other's way, which is not seen.
+    """
+    if has_one_thread(x.config, workers):
+        torch.set_num_threads(1)
+    c = replace(x.config, local_epoch=1)
+    clients = cohort(c, x.partition, 1).reporting
+    mine = clients[: -(-len(clients) // workers)]
+    short = replace(x, config=c, partition=cut(x.partition, mine, STEPS_TIMED * c.batch_size or len(x.data.train)))
+    executed = make_engine(engine, short)
+    for t in (1, 2):
+        began = time.perf_counter()
+        now = short.round_start(t, short.w, Kept(), mine)
+        now = short.algorithm.prepare(executed, now, mine, Group())
+        steps = 0
+        for update in executed.train(mine, now, lambda clients, now=now: short.algorithm.tell(now, clients)):  # type: ignore[misc]
+            steps += sum(report.steps for report in update.reports)
+        wait_for(x.device)
+    return (time.perf_counter() - began) / (steps * workers)
+
+
+def cut(partition: Partition, clients: Sequence[int], most: int) -> Partition:
+    """The same clients, with at most so many examples; all but these `clients` with one."""
+    sizes = torch.ones(len(partition), dtype=torch.int64)
+    picked = torch.tensor(clients, dtype=torch.int64)
+    sizes[picked] = partition.sizes[picked].clamp(max=most)
+    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    inside = torch.arange(int(offsets[-1])) - torch.repeat_interleave(offsets[:-1], sizes)
+    return Partition(partition.indices[torch.repeat_interleave(partition.offsets[:-1], sizes) + inside], offsets)
+
+
+def seconds_a_central_step(x: Experiment) -> float:
+    """Of the baseline: one of its first minibatches."""
+    c, n = x.config, x.n
+    B = min(c.batch_size or n, n)
+    optimizer = make_optimizer(x.model.parameters(), c.optimizer, c.init_lr, c.momentum, c.weight_decay)
+    for first in (0, 1):
+        began = time.perf_counter()
+        batches = stream(c.seed, x.data, B, first * STEPS_TIMED * B, (first + 1) * STEPS_TIMED * B)
+        train(x.model, optimizer, x.data, batches)
+        wait_for(x.device)
+    return (time.perf_counter() - began) / STEPS_TIMED
+
+
+def seconds_an_evaluation(x: Experiment) -> float:
+    for _ in range(2):
+        began = time.perf_counter()
+        evaluate(x.model, x.data, Group())
+    return time.perf_counter() - began
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has done all that it was asked."""
+    torch.zeros(1, device=device).item()
+
+
+def rough(seconds: float) -> str:
+    """In words, for nobody knows it better than by a quarter."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"about {seconds / size:.2g} {unit}"
+    return f"about {max(seconds, 1):.2g} seconds"
