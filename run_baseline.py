@@ -17,6 +17,7 @@ def train(config: Config) -> None:
     # Imported only now: --help and wrong flags answer without waiting for torch.
     from fl.baseline import centralised_rounds
     from fl.experiment import centralised
+    from fl.labels import run_title
     from fl.plan import baseline_plan, boundaries, matched_examples, stream_steps
     from fl.record import RunFolder
     from fl.run import Bar, describe, follow
@@ -35,7 +36,7 @@ def train(config: Config) -> None:
             print(describe(x, f"centralised: {x.n:,} examples in one place"))
         rounds = centralised_rounds(x, ends, folder.start, tick=bar)
         rounds = bar.over(rounds, lambda t: stream_steps(config, x.n, ends, t))
-        follow(config, folder, rounds, f"centralised, {config.model} on {config.dataset}")
+        follow(config, folder, rounds, run_title(config, "baseline"))
 
 
 def run(argv: Sequence[str] | None = None) -> int:
