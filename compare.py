@@ -5,69 +5,25 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from statistics import mean, stdev
 from typing import NoReturn
 
-from fl.compared import Run, find, group
-from fl.config import check_value
+from fl.compared import Experiment, distinct, find, newest, read
+from fl.config import DEFAULTS, check_value
+from fl.curves import AXES, BANDS, METRICS, Record, telling
 from fl.errors import FlagError, reason
+from fl.files import write_atomic
 from fl.guard import guarded, leave
-from fl.records import OURS, summarise
+from fl.labels import labelled, shared_title
+from fl.records import OURS
+from fl.tables import as_csv, as_latex, measured, on_screen
 
-PICTURES = (".pdf", ".png", ".svg")
-
-
-def table(experiments: dict[str, list[Run]], targets: Sequence[float]) -> str:
-    """One row an experiment; mean and sample standard deviation over its seeds."""
-    header = ["run", "n", "accuracy %", "best %", "loss", "rounds", *(f"to {target!r}" for target in targets)]
-    header += ["examples", "steps", "MB down", "MB up", "seconds"]
-    rows = [header]
-    for label, runs in experiments.items():
-        ends = [summarise(run.records, targets) for run in runs]
-
-        def total(key: str, scale: float = 1.0, runs: list[Run] = runs) -> list[float | None]:
-            return [sum(record[key] for record in run.records) * scale for run in runs]
-
-        rows.append(
-            [
-                label,
-                str(len(runs)),
-                spread([end["test_accuracy"] * 100 for end in ends], ".2f"),
-                spread([end["best_test_accuracy"] * 100 for end in ends], ".2f"),
-                spread([end["test_loss"] for end in ends], ".4f"),
-                spread([end["rounds"] for end in ends], ".4g"),
-                *(spread([end["rounds_to_target"][repr(target)] for end in ends], ".1f") for target in targets),
-                spread(total("examples"), ",.0f"),
-                spread(total("local_steps"), ",.0f"),
-                spread(total("downlink_bytes", 1e-6), ".1f"),
-                spread(total("uplink_bytes", 1e-6), ".1f"),
-                spread(total("round_seconds"), ".1f"),
-            ]
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join(lines)
-
-
-def spread(values: Sequence[float | None], spec: str) -> str:
-    """ "mean ± sample standard deviation", without the latter for one value or equal ones; "-" for none."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    text = format(mean(known), spec)
-    if len(known) > 1 and stdev(known) > 0:
-        text += f" ± {format(stdev(known), spec)}"
-    if len(known) < len(values):
-        text += f" ({len(known)} of {len(values)})"
-    return text
+ENDINGS = {"--out": (".pdf", ".png", ".svg"), "--csv": (".csv",), "--latex": (".tex",)}
+KINDS = {"--out": "picture", "--csv": "table", "--latex": "table"}
+NEWEST = 8  # runs that are compared where none is named
+PLACE = DEFAULTS["out_dir"]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,58 +31,140 @@ class _Parser(argparse.ArgumentParser):
         raise FlagError(message.removeprefix("argument "))
 
 
-def picture(text: str) -> Path:
-    """Where the picture goes. Raises FlagError for another format, and for what must not be replaced by a picture."""
+def target(flag: str, text: str, endings: Sequence[str]) -> Path:
+    """The file of a flag. Raises FlagError for a name that ends otherwise, and for what must not be replaced."""
     out = Path(text)
-    if out.suffix.lower() not in PICTURES:
-        raise FlagError(f"--out {text}: expected the name of a picture that ends in {', '.join(PICTURES)}")
+    if out.suffix.lower() not in endings:
+        raise FlagError(f"{flag} {text}: expected the name of a {KINDS[flag]} that ends in {', '.join(endings)}")
     if os.path.lexists(out) and not os.path.isfile(out):
-        raise FlagError(f"--out {text}: exists and is not a regular file; choose another name")
+        raise FlagError(f"{flag} {text}: exists and is not a regular file; choose another name")
     real = Path(os.path.realpath(out))
     if real.name.lower() in OURS and os.path.isfile(real.with_name("config.json")):
-        raise FlagError(f"--out {text}: belongs to the run in {real.parent}; choose another name")
+        raise FlagError(f"{flag} {text}: belongs to the run in {real.parent}; choose another name")
     return out
 
 
-def check_apart(out: Path, folders: Sequence[Path]) -> None:
-    """Raise FlagError if the picture would go onto what a run has written, by whatever name."""
+def check_apart(flag: str, out: Path, folders: Sequence[Path]) -> None:
+    """Raise FlagError if the file would go onto what a run has written, by whatever name."""
     for folder in folders:
         for own in (folder / name for name in OURS):
             if os.path.exists(out) and os.path.exists(own) and os.path.samefile(out, own):
-                raise FlagError(f"--out {out}: is {own}, which belongs to that run; choose another name")
+                raise FlagError(f"{flag} {out}: is {own}, which belongs to that run; choose another name")
 
 
-def compare(argv: Sequence[str] | None) -> None:
-    parser = _Parser(prog="compare.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUN",
+@contextmanager
+def writing(flag: str, out: Path) -> Iterator[None]:
+    """Raise FlagError in place of OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise FlagError(f"{flag} {out}: cannot be written ({reason(error)})") from None
+
+
+def group(folders: Sequence[Path], labels: Sequence[str] = ()) -> dict[str, Experiment]:
+    """The experiments of these folders, by their labels, one run a seed.
+
+    Raises RunFolderError if no folder can be used, and FlagError for labels that do not fit.
+    """
+    return labelled(distinct(read(folders)), labels)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = _Parser(prog="compare.py", description=__doc__, allow_abbrev=False)
+    made.add_argument(
+        "runs", nargs="*", metavar="RUN",
         help="run folders, or globs of them; those that cannot be used are passed over, "
-             "and a seed that several of them hold counts once, from the first",
+             "and a seed that several of them hold counts once, from the first "
+             f"(default: the newest {NEWEST} in {PLACE}/, the newest first)",
     )  # fmt: skip
-    parser.add_argument(
+    files = made.add_argument_group("what is written")
+    files.add_argument(
         "--out", metavar="PICTURE", default="comparison.png",
         help="the picture, whose name ends in .pdf, .png or .svg (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
+    files.add_argument("--csv", metavar="FILE", help="the table in full precision, in a file that ends in .csv")
+    files.add_argument("--latex", metavar="FILE", help="the table for LaTeX with booktabs, in a file that ends in .tex")
+    words = made.add_argument_group("what it says")
+    words.add_argument(
         "--target_accuracy", action="append", metavar="ACCURACY",
         help="report the rounds until this accuracy; repeatable (default: the targets of the runs)",
     )  # fmt: skip
-    words = parser.parse_args(argv)
-    out = picture(words.out)
-    folders = find(words.runs)
-    check_apart(out, folders)
-    experiments = group(folders)
-    targets = check_value("target_accuracy", words.target_accuracy or []) or sorted(
-        {target for runs in experiments.values() for run in runs for target in run.flags["target_accuracy"]}
+    words.add_argument(
+        "--label", action="append", metavar="TEXT",
+        help="the name of an experiment, in place of the flags that tell it apart; "
+             "repeatable, one for each in the order of the table",
+    )  # fmt: skip
+    words.add_argument("--title", metavar="TEXT", help="in place of what all runs share; '' for none")
+    look = made.add_argument_group("the picture")
+    look.add_argument(
+        "--axes", action="append", choices=list(AXES),
+        help="against what to draw; repeatable (default: all that say something different)",
+    )  # fmt: skip
+    look.add_argument(
+        "--metric", action="append", choices=METRICS, help="what to draw; repeatable (default: test accuracy and loss)"
     )
-    print(table(experiments, targets), flush=True)
-    from fl.plot import save_comparison
+    look.add_argument(
+        "--size", choices=("column", "page"),
+        help="the width of a column (3.3 inches) or of the page (6.9) of a two-column paper, with letters of 8 points "
+             "(default: for the screen)",
+    )  # fmt: skip
+    look.add_argument(
+        "--band", choices=BANDS, default="std",
+        help="around the mean over seeds: a sample standard deviation, or the range from the lowest to the highest "
+             "(default: %(default)s)",
+    )  # fmt: skip
+    return made
 
-    try:
-        save_comparison(out, {label: [run.records for run in runs] for label, runs in experiments.items()})
-    except OSError as error:
-        raise FlagError(f"--out {words.out}: cannot be written ({reason(error)})") from None
-    print(f"curves in {words.out}")
+
+def compare(argv: Sequence[str] | None) -> None:
+    words = parser().parse_args(argv)
+    outs = {flag: target(flag, text, endings) for flag, endings in ENDINGS.items()
+            if (text := getattr(words, flag.lstrip("-"))) is not None}  # fmt: skip
+    if words.title is not None and not (words.title + " ").isprintable():
+        raise FlagError(f"--title {words.title!a}: expected text on one line, or '' for none")
+    folders = find(words.runs) if words.runs else newest(Path(PLACE), NEWEST)
+    if not words.runs:
+        print(f"the newest runs in {PLACE}/: {', '.join(folder.name for folder in folders)}")
+    for flag, out in outs.items():
+        check_apart(flag, out, folders)
+    experiments = group(folders, words.label or ())
+    targets = check_value("target_accuracy", words.target_accuracy or []) or sorted(
+        {target for _, runs in experiments.values() for run in runs for target in run.flags["target_accuracy"]}
+    )
+    records = {label: [run.records for run in runs] for label, (_, runs) in experiments.items()}
+    axes = axes_of(words.axes, records)
+    rows = measured(experiments, targets)
+    print(on_screen(rows), flush=True)
+    for flag, written in (("--csv", as_csv), ("--latex", as_latex)):
+        if flag in outs:
+            with writing(flag, outs[flag]):
+                write_atomic(outs[flag], written(rows).encode())
+            print(f"table in {outs[flag]}")
+
+    from fl.comparison import Sheet, save_comparison
+
+    sheet = Sheet(
+        axes=axes,
+        metrics=tuple(words.metric or METRICS[:2]),
+        size=words.size or "sheet",
+        band=words.band,
+        title=shared_title(list(experiments.values())) if words.title is None else words.title,
+        targets=tuple(targets),
+    )
+    with writing("--out", outs["--out"]):
+        save_comparison(outs["--out"], records, sheet)
+    same = [axis for axis in AXES if axis not in axes]
+    print(f"curves in {outs['--out']}" + ("" if words.axes or not same else f" (without {', '.join(same)}: the same)"))
+
+
+def axes_of(asked: Sequence[str] | None, records: dict[str, list[list[Record]]]) -> tuple[str, ...]:
+    """The axes of the picture. Raises FlagError for one on which there is nothing to draw."""
+    if not asked:
+        return tuple(telling(list(records.values())))
+    if "bytes" in asked and not any(AXES["bytes"](run)[-1] for runs in records.values() for run in runs):
+        others = ", ".join(axis for axis in AXES if axis != "bytes")
+        raise FlagError(f"--axes bytes: none of these runs sent anything; expected {others}")
+    return tuple(dict.fromkeys(asked))
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ def train(config: Config) -> None:
     from fl.bar import Bar
     from fl.baseline import centralised_rounds
     from fl.experiment import centralised
+    from fl.labels import run_title
     from fl.plan import baseline_plan, boundaries, matched_examples, stream_steps
     from fl.record import RunFolder
     from fl.run import describe, follow
@@ -37,7 +38,7 @@ def train(config: Config) -> None:
         rounds = centralised_rounds(x, ends, folder.start, tick=bar)
         first = folder.start.t + 1 if folder.start else 0
         rounds = bar.over(rounds, lambda t: stream_steps(config, x.n, ends, t), first, len(ends))
-        follow(config, folder, rounds, f"centralised, {config.model} on {config.dataset}")
+        follow(config, folder, rounds, run_title(config, "baseline"))
 
 
 def run(argv: Sequence[str] | None = None) -> int:

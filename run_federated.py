@@ -18,6 +18,7 @@ def train(config: Config) -> None:
     from fl.bar import Bar
     from fl.engines import assist, choose, make_engine
     from fl.experiment import federated
+    from fl.labels import partition_title, run_title
     from fl.plan import engine_line, federated_plan, round_steps
     from fl.plot import save_partition
     from fl.record import RunFolder
@@ -39,16 +40,15 @@ def train(config: Config) -> None:
                 pass
             return
         notes = {"engine": engine_name, "workers": group.size}
-        title = f"{config.dataset}, {config.partition} over {len(x.partition)} clients"
         with RunFolder("federated", x, x.facts, notes, config.global_epoch) as folder:
             if not config.quiet:
                 print(describe(x, f"partition {config.partition}: {len(x.partition)} clients"))
                 print(f"engine {engine_line(engine_name, group.size)}")
-            folder.picture("partition.png", lambda path: save_partition(path, x.label_counts, title))
+            folder.picture("partition.png", lambda path: save_partition(path, x.label_counts, partition_title(config)))
             rounds = federated_rounds(x, engine, group, folder.start)
             first = folder.start.t + 1 if folder.start else 0
             rounds = bar.over(rounds, lambda t: round_steps(x, t) // group.size, first, config.global_epoch)
-            follow(config, folder, rounds, f"{config.algorithm}, {config.model} on {title}")
+            follow(config, folder, rounds, run_title(config, "federated"))
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,8 @@
-"""What a fifth of the clients can do, and what the aggregation rules make of it.
+r"""What a fifth of the clients can do, and what the aggregation rules make of it.
 
-    python3 -m benchmarks.attacks && python3 compare.py 'runs/attacks/*' --out docs/attacks.png
+    python3 -m benchmarks.attacks
+    python3 compare.py 'runs/attacks/*' --axes rounds --out docs/attacks.png --label 'mean, no attack' \
+        --label 'geometric median' --label Krum --label mean --label median --label multi-Krum --label 'trimmed mean'
 
 20 clients with IID shares of MNIST, all in every round, E = 1, B = 10, SGD with rate 0.1, the 2NN. Four clients send
 w - 10 (w_k - w) (--attack sign_flip). Runs that are there already are not run again.

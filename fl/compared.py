@@ -23,6 +23,33 @@ class Run(NamedTuple):
     finished: bool
 
 
+class Experiment(NamedTuple):
+    """Runs that repeat each other with other seeds. key: what makes them so, as `experiment` has it."""
+
+    key: dict[str, Any]
+    runs: list[Run]
+
+
+def newest(place: Path, most: int) -> list[Path]:
+    """The run folders in `place`, at most so many, the one that was recorded last first. Raises RunFolderError."""
+
+    def recorded(folder: Path) -> float | None:
+        """When its last round was recorded, in seconds; None if it holds no run."""
+        try:
+            return (folder / "metrics.jsonl").stat().st_mtime if (folder / "config.json").exists() else None
+        except OSError:
+            return None
+
+    try:
+        times = {folder: recorded(folder) for folder in place.iterdir()}
+    except OSError:
+        times = {}
+    known = {folder: at for folder, at in times.items() if at is not None}
+    if not known:
+        raise RunFolderError(f"{place}/: holds no runs; make one with python3 run_federated.py, or name run folders")
+    return sorted(known, key=lambda folder: (-known[folder], folder.name))[:most]
+
+
 def find(patterns: Sequence[str]) -> list[Path]:
     """The folders that the patterns name, each once, by the first path that leads to it.
 
@@ -66,8 +93,8 @@ def read(folders: Sequence[Path]) -> list[Run]:
     return runs
 
 
-def distinct(runs: Sequence[Run]) -> dict[tuple[tuple[str, Any], ...], list[Run]]:
-    """The runs by experiment, one a seed: the first counts, for a seed that is repeated says nothing new.
+def distinct(runs: Sequence[Run]) -> list[Experiment]:
+    """The experiments, each with one run a seed: the first counts, because a seed that is repeated says nothing new.
 
     A warning names the others.
     """
@@ -81,29 +108,7 @@ def distinct(runs: Sequence[Run]) -> dict[tuple[tuple[str, Any], ...], list[Run]
                 f"{first.folder} and {run.folder} are the same experiment with the same seed, {seed}, "
                 f"and have {results} results; only {first.folder} counts"
             )
-    return {key: list(seeds.values()) for key, seeds in experiments.items()}
-
-
-def group(folders: Sequence[Path]) -> dict[str, list[Run]]:
-    """The runs by experiment, one a seed. The label names the script and the flags in which the experiments differ.
-
-    Raises RunFolderError if no folder can be used.
-    """
-    experiments = distinct(read(folders))
-    differing = [name for name in FLAGS if len({dict(key)[name] for key in experiments if name in dict(key)}) > 1]
-    labels: dict[str, list[Run]] = {}
-    for key, runs in experiments.items():
-        flags = dict(key)
-        words = [flags["script"], *(["matched"] if "matched" in flags else [])]
-        words += [f"{name}={flags[name]}" for name in differing if flags.get(name) not in (None, ())]
-        words += [] if flags["finished"] else [f"(unfinished, round {flags['round']})"]
-        label = name = " ".join(words)
-        for number in range(2, len(experiments) + 2):  # they differ in what no flag says, such as the run matched
-            if label not in labels:
-                break
-            label = f"{name} #{number}"
-        labels[label] = runs
-    return labels
+    return [Experiment(dict(key), list(seeds.values())) for key, seeds in experiments.items()]
 
 
 def curve(run: Run) -> list[tuple[float | None, float | None]]:

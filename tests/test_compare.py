@@ -8,6 +8,7 @@ import stat
 import pytest
 
 import compare
+from fl.tables import measured, on_screen
 from tests.folders import lines, make_run, record
 
 
@@ -20,15 +21,18 @@ def runs(command):
     return done.folder.parent
 
 
+def body(out):
+    """The rows of the table: all between its heading and what is said of files."""
+    lines = out.splitlines()
+    at = next((at for at, line in enumerate(lines) if line.startswith("run ")), len(lines))
+    return [line for line in lines[at + 1 :] if not line.startswith(("table in ", "curves in "))]
+
+
 def test_one_row_an_experiment_with_spread_over_seeds(runs, capsys):
     assert compare.run([f"{runs}/fed*", f"{runs}/shards", f"{runs}/base", "--out", f"{runs}/c.png"]) == 0
     out = capsys.readouterr().out
-    lines = [line for line in out.splitlines() if line.startswith(("federated", "baseline"))]
-    assert [line.split("  ")[0].strip() for line in lines] == [
-        "federated partition=iid",
-        "federated partition=shards",
-        "baseline",
-    ]
+    lines = body(out)
+    assert [line.split("  ")[0].strip() for line in lines] == ["iid", "shards", "baseline"]
     assert " 3 " in lines[0]
     assert "±" in lines[0]
     assert "±" not in lines[1]
@@ -39,7 +43,7 @@ def test_one_row_an_experiment_with_spread_over_seeds(runs, capsys):
 def rows(runs, capsys, *patterns):
     capsys.readouterr()
     assert compare.run([*(f"{runs}/{pattern}" for pattern in patterns), "--out", f"{runs}/c.png"]) == 0
-    return [line for line in capsys.readouterr().out.splitlines()[1:] if line.startswith(("federated", "baseline"))]
+    return body(capsys.readouterr().out)
 
 
 def test_different_experiments_are_not_averaged(runs, command, capsys):
@@ -68,7 +72,7 @@ def test_numbers_are_the_runs_own(runs):
     from fl.records import read_records
 
     folder = runs / "shards"
-    row = compare.table(compare.group([folder]), [0.5]).splitlines()[1].split()
+    row = on_screen(measured(compare.group([folder]), [0.5])).splitlines()[1].split()
     records = read_records(folder)
     assert row[2] == f"{records[-1]['test_accuracy'] * 100:.2f}"
     assert row[4] == f"{records[-1]['test_loss']:.4f}"
@@ -82,34 +86,26 @@ def test_numbers_are_the_runs_own(runs):
     [
         (["{runs}/base", "--target_accuracy", "0.5", "--target_accuracy", "x"], 2, "--target_accuracy x: expected"),
         (["{runs}/base", "--out", "."], 2, "--out .: expected the name of a picture"),
-        ([], 2, "the following arguments are required: RUN"),
+        ([], 4, "runs/: holds no runs; make one with python3 run_federated.py"),
         (["nowhere"], 4, "nowhere: no such run folder"),
         (["."], 4, "config.json: cannot be read"),
         (["{runs}/base", "--target_accuracy", "7"], 2, "--target_accuracy 7: expected a number in (0, 1]"),
         (["{runs}/base", "--out", "/proc/x/c.png"], 2, "--out /proc/x/c.png: cannot be written"),
     ],
 )
-def test_errors_are_one_line(argv, code, message, tmp_path, capsys):
+def test_errors_are_one_line(argv, code, message, tmp_path, capsys, monkeypatch):
     make_run(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
     assert compare.run([word.format(runs=tmp_path) for word in argv]) == code
     err = capsys.readouterr().err
     assert message in err
     assert len(err.splitlines()) == 1
 
 
-def test_spread():
-    assert compare.spread([1.0, 3.0], ".1f") == "2.0 ± 1.4"
-    assert compare.spread([1.0, 1.0], ".1f") == "1.0"
-    assert compare.spread([None, 2.0], ".1f") == "2.0 (1 of 2)"
-    assert compare.spread([None], ".1f") == "-"
-
-
 @pytest.fixture
 def undrawn(monkeypatch):
     """The table without the picture, which takes a second."""
-    import fl.plot
-
-    monkeypatch.setattr(fl.plot, "save_comparison", lambda path, runs: path.write_text("drawn"))
+    monkeypatch.setattr("fl.comparison.save_comparison", lambda path, *_: path.write_text("drawn"))
 
 
 def told(capsys, *words):
@@ -117,7 +113,7 @@ def told(capsys, *words):
     capsys.readouterr()
     code = compare.run(list(map(str, words)))
     out, err = capsys.readouterr()
-    return code, [line for line in out.splitlines()[1:] if line.startswith(("federated", "baseline"))], err.splitlines()
+    return code, body(out), err.splitlines()
 
 
 def n_of(row):
@@ -185,6 +181,18 @@ def test_the_picture_has_the_format_of_its_name(name, begins, holds, tmp_path, c
     assert holds in content[-100:]
 
 
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
+def test_letters_that_the_font_has_not_are_said(kind, tmp_path, capsys):
+    make_run(tmp_path / "a")
+    out = tmp_path / f"c.{kind}"
+    code, rows, err = told(
+        capsys, tmp_path / "a", "--out", out, "--label", "日本", "--title", "α ∞ ü", "--axes", "rounds"
+    )
+    assert (code, len(rows)) == (0, 1)
+    assert err == [f"warning: {out}: the font has not all of the letters; boxes take the place of the others"]
+    assert told(capsys, tmp_path / "a", "--out", out, "--label", "α ∞ ü", "--title", "α & <b>")[2] == []
+
+
 @pytest.mark.parametrize("name", ["c.jpg", "c", "c.png.bak", ".png", "c.", "png", "c.ps"])
 def test_other_formats_are_refused_before_anything_is_read(name, tmp_path, capsys, undrawn):
     code, rows, err = told(capsys, tmp_path / "nowhere", "--out", tmp_path / name)
@@ -238,9 +246,11 @@ def test_a_picture_replaces_nothing_but_a_regular_file(make, tmp_path, capsys, u
     make(out)
     before = out.lstat()
     code, rows, err = told(capsys, run, "--out", out)
+    after = out.lstat()
     assert (code, rows) == (2, [])
     assert err == [f"compare.py: --out {out}: exists and is not a regular file; choose another name"]
-    assert out.lstat() == before
+    # Not st_atime, which a look at a link changes.
+    assert (after.st_ino, after.st_mode, after.st_mtime_ns) == (before.st_ino, before.st_mode, before.st_mtime_ns)
 
 
 def test_a_picture_replaces_a_picture(tmp_path, capsys, undrawn):
@@ -249,6 +259,110 @@ def test_a_picture_replaces_a_picture(tmp_path, capsys, undrawn):
         assert told(capsys, run, "--out", out)[0] == 0
         assert told(capsys, run, "--out", run / "comparison.png")[0] == 0
     assert out.read_text() == "drawn"
+
+
+def test_tables_are_written_beside_the_picture(tmp_path, capsys, undrawn):
+    for seed in range(2):
+        make_run(tmp_path / f"a{seed}", seed=seed, accuracy=0.8 + 0.1 * seed)
+    words = ("--out", tmp_path / "c.png", "--csv", tmp_path / "t.csv", "--latex", tmp_path / "t.tex")
+    code, rows, err = told(capsys, f"{tmp_path}/a*", *words)
+    assert (code, len(rows), err) == (0, 1, [])
+    assert (tmp_path / "t.csv").read_text().startswith("experiment,seeds,test_accuracy_mean,test_accuracy_std,")
+    assert "85.00 ± 7.07" in rows[0]
+    assert r"fedavg & 2 & 85.00 $\pm$ 7.07 &" in (tmp_path / "t.tex").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a0", "a1", "c.png", "t.csv", "t.tex"]
+
+
+def test_tables_are_refused_where_pictures_are(tmp_path, capsys, undrawn):
+    """Other endings, special files, what a run wrote, places that cannot be written to."""
+    run = make_run(tmp_path / "a")
+    (run / "metrics.jsonl").rename(tmp_path / "kept.csv")
+    (run / "metrics.jsonl").symlink_to(tmp_path / "kept.csv")
+    os.mkfifo(tmp_path / "fifo.tex")
+    (tmp_path / "link.csv").symlink_to(run / "summary.json")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for flag, name, code, said in (
+        ("--csv", "t.txt", 2, "expected the name of a table that ends in .csv"),
+        ("--latex", "t.csv", 2, "expected the name of a table that ends in .tex"),
+        ("--latex", "fifo.tex", 2, "exists and is not a regular file"),
+        ("--csv", "link.csv", 2, f"belongs to the run in {run}"),
+        ("--csv", "nowhere/t.csv", 2, "cannot be written (No such file or directory)"),
+    ):
+        path = tmp_path / name
+        found, _, err = told(capsys, tmp_path / "a", "--out", tmp_path / "c.png", flag, path)
+        assert (found, len(err)) == (code, 1)
+        assert err[0].startswith(f"compare.py: {flag} {path}: {said}")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_labels_and_title_of_the_users_own(tmp_path, capsys, monkeypatch):
+    sheets = []
+    monkeypatch.setattr("fl.comparison.save_comparison", lambda path, runs, sheet: sheets.append((list(runs), sheet)))
+    for name, flags in (("a", {}), ("b", {"init_lr": 0.5})):
+        make_run(tmp_path / name, **flags)
+    words = (f"{tmp_path}/*", "--label", "ours", "--label", "theirs")
+    assert [row.split()[0] for row in told(capsys, *words)[1]] == ["ours", "theirs"]
+    told(
+        capsys,
+        *words,
+        "--title",
+        "",
+        "--axes",
+        "seconds",
+        "--metric",
+        "train_loss",
+        "--size",
+        "page",
+        "--band",
+        "range",
+    )
+    (labels, usual), (_, asked) = sheets
+    assert labels == ["ours", "theirs"]
+    assert usual.title == "fedavg, fast_cnn on mnist, iid, K=8, m=4, E=5, B=100, adam, seed 0"
+    assert (usual.axes, usual.metrics, usual.size) == (("rounds",), ("test_accuracy", "test_loss"), "sheet")
+    assert (asked.axes, asked.metrics, asked.size) == (("seconds",), ("train_loss",), "page")
+    assert (asked.title, asked.band) == ("", "range")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--label", "x", "--label", "y"], "--label y: is label 2; expected one an experiment, in this order: fedavg"),
+        (["--title", "a\nb"], r"--title 'a\nb': expected text on one line, or '' for none"),
+        (["--axes", "time"], "--axes: invalid choice: 'time'"),
+        (["--metric", "accuracy"], "--metric: invalid choice: 'accuracy'"),
+        (["--axes", "bytes"], "--axes bytes: none of these runs sent anything; expected rounds, examples, seconds"),
+    ],
+)
+def test_words_about_the_picture_that_cannot_be_meant(words, said, tmp_path, capsys, undrawn):
+    folder = make_run(tmp_path / "a")
+    silent = [record(t, downlink_bytes=0, uplink_bytes=0) for t in range(4)]
+    (folder / "metrics.jsonl").write_text(lines(silent))
+    code, rows, err = told(capsys, folder, "--out", tmp_path / "c.png", *words)
+    assert (code, rows, len(err)) == (2, [], 1)
+    assert err[0].startswith(f"compare.py: {said}")
+
+
+def test_without_arguments_the_newest_runs_are_compared(tmp_path, capsys, monkeypatch, undrawn):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = told(capsys)
+    made = "make one with python3 run_federated.py, or name run folders"
+    assert (code, err) == (4, [f"compare.py: runs/: holds no runs; {made}"])
+    (tmp_path / "runs").mkdir()
+    assert told(capsys)[2] == err
+    for number in range(10):
+        folder = make_run(tmp_path / "runs" / f"r{number}", init_lr=0.1 + number / 100)
+        os.utime(folder / "metrics.jsonl", (0, 100 - number))  # the first is the newest
+    make_run(tmp_path / "runs" / "sweep" / "inner")
+    (tmp_path / "runs" / "notes.txt").write_text("not a run")
+    capsys.readouterr()
+    assert compare.run([]) == 0
+    out, err = capsys.readouterr()
+    newest = [f"r{number}" for number in range(8)]
+    assert out.splitlines()[0] == f"the newest runs in runs/: {', '.join(newest)}"
+    assert [row.split()[0] for row in body(out)] == [f"lr={0.1 + number / 100:g}" for number in range(8)]
+    assert err == ""
+    assert (tmp_path / "comparison.png").read_text() == "drawn"
 
 
 OWN = ("metrics.jsonl", "config.json", "summary.json", "model.pt", "curves.png", "partition.png")

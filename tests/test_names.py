@@ -93,7 +93,7 @@ def test_names_come_from_the_table_first(own):
 
 @pytest.fixture
 def finished(own, command, monkeypatch):
-    monkeypatch.setattr("fl.plot.save_comparison", lambda path, runs: path.write_text("drawn"))
+    monkeypatch.setattr("fl.comparison.save_comparison", lambda path, *_: path.write_text("drawn"))
     done = command("federated", f"{SHORT} {ALL}", folder="done")
     assert done.code == 0
     return done
@@ -149,7 +149,7 @@ def test_what_another_name_does_not_read_is_no_part_of_the_experiment(finished, 
         command("federated", f"{SHORT} {ALL} --seed {seed}", folder=folder)
         change(finished.folder.parent / folder, workers=0, epoch=seed, attackers=0.1 * seed)
     assert compare.run([*(str(finished.folder.parent / name) for name in ("done", "a", "b")), "--out", "c.png"]) == 0
-    assert re.search(r"^federated +3 ", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^own.py:prox +3 ", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_a_changed_file_is_told_when_a_run_is_resumed(finished, own, command):

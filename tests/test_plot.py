@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fl.plot import save_comparison, save_curves, save_partition
-from fl.records import read_records
+from fl.comparison import save_comparison
+from fl.plot import save_curves, save_partition
 from tests.conftest import ROOT
 from tests.folders import make_run
 
@@ -40,10 +40,29 @@ def test_curves(tmp_path):
     is_a_picture(tmp_path / "c.png")
 
 
-def test_comparison_of_more_runs_than_colours(tmp_path):
-    runs = {f"run {i}": [CURVE, CURVE] for i in range(9)}
-    save_comparison(tmp_path / "c.png", runs)
-    is_a_picture(tmp_path / "c.png")
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn, in place of files."""
+    made = []
+    monkeypatch.setattr("fl.plot.encoded", lambda figure, *_: made.append(figure) or b"")
+    return made
+
+
+def test_a_runs_own_curves_show_targets_and_mark_what_is_out_of_view(figures, tmp_path):
+    good = [record(0, 0.098, 2.3), record(1, 0.98, 0.05), record(2, 0.99, 0.04)]
+    save_curves(tmp_path / "c.png", good, "E=5, seed 0", [0.95])
+    bad = [record(0, 0.1, 2.3), record(1, 0.1, 9.0), record(2, 0.1, 1e9)]
+    save_curves(tmp_path / "c.png", bad, "_$x_", [])
+    (left, right), (_, exploded) = (figure.axes for figure in figures)
+    low, high = left.get_ylim()
+    assert 10 < low < 95 < 99 < high
+    assert figures[0].get_suptitle() == "E=5, seed 0"
+    assert figures[0].get_supxlabel() == "dotted: target accuracy\n▼ below the view: round 0 (untrained): 9.8\xa0%"
+    assert left.get_xlim()[0] < 0
+    assert [text.get_text() for text in right.get_legend().get_texts()] == ["test loss", "training loss"]
+    assert exploded.get_ylim()[1] < 30
+    assert figures[1].get_supxlabel() == "▲ above the view: test loss: up to 1e+09; training loss: up to 1e+09"
+    assert figures[1].get_suptitle() == "_$x_"
 
 
 RC = {
@@ -59,7 +78,8 @@ def draw(folder):
     save_partition(folder / "p.png", torch.arange(30).view(3, 10), "title")
     save_partition(folder / "many.png", torch.arange(500).view(50, 10), "title")
     save_curves(folder / "c.png", CURVE, "title", [0.5])
-    save_comparison(folder / "d.png", {"a": [CURVE]})
+    for kind in ("png", "pdf", "svg"):
+        save_comparison(folder / f"d.{kind}", {"a": [CURVE]})
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -80,8 +100,10 @@ def test_junk_in_the_environment_and_in_a_matplotlibrc_is_not_heard_of(tmp_path)
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 41\nbackend: junk\njunk: 1\nno colon\n")
     done = compare_in_a_process(tmp_path, MPLBACKEND="junk", MPLCONFIGDIR="/proc/nowhere")
     assert (done.returncode, done.stderr) == (0, "")
-    save_comparison(tmp_path / "expected.png", {"federated": [read_records(tmp_path / "run")]})
-    assert (tmp_path / "c.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    assert compare_in_a_process(clean).returncode == 0
+    assert (tmp_path / "c.png").read_bytes() == (clean / "c.png").read_bytes()
 
 
 def test_a_matplotlibrc_that_is_no_text_is_one_line(tmp_path):

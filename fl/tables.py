@@ -1,0 +1,144 @@
+"""The table of a comparison: on the screen, as CSV in full precision, and for LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from statistics import mean, stdev
+from typing import NamedTuple
+
+from fl.compared import Experiment
+from fl.records import summarise
+
+
+class Quantity(NamedTuple):
+    """A column: its name in files and on the screen, what the screen multiplies it with, and how it writes it."""
+
+    name: str
+    heading: str
+    scale: float
+    spec: str
+
+
+class Row(NamedTuple):
+    """An experiment: its label, its seeds, and of each quantity a value a seed, None where it was not reached."""
+
+    label: str
+    seeds: list[int]
+    values: dict[Quantity, list[float | None]]
+
+
+# In files accuracy is in [0, 1] and traffic in bytes, as in the records.
+ENDS = (
+    Quantity("test_accuracy", "accuracy %", 100, ".2f"),
+    Quantity("best_test_accuracy", "best %", 100, ".2f"),
+    Quantity("test_loss", "loss", 1, ".4f"),
+    Quantity("rounds", "rounds", 1, ".4g"),
+)
+SUMS = (
+    Quantity("examples", "examples", 1, ",.0f"),
+    Quantity("local_steps", "steps", 1, ",.0f"),
+    Quantity("downlink_bytes", "MB down", 1e-6, ".1f"),
+    Quantity("uplink_bytes", "MB up", 1e-6, ".1f"),
+    Quantity("round_seconds", "seconds", 1, ".1f"),
+)
+
+
+def measured(experiments: dict[str, Experiment], targets: Sequence[float]) -> list[Row]:
+    """One row an experiment."""
+    rows = []
+    for label, (_, runs) in experiments.items():
+        ends = [summarise(run.records, targets) for run in runs]
+        values: dict[Quantity, list[float | None]] = {q: [end[q.name] for end in ends] for q in ENDS}
+        for target in targets:
+            quantity = Quantity(f"rounds_to_{target!r}", f"to {target!r}", 1, ".1f")
+            values[quantity] = [end["rounds_to_target"][repr(target)] for end in ends]
+        for q in SUMS:
+            values[q] = [sum(record[q.name] for record in run.records) for run in runs]
+        rows.append(Row(label, [run.flags["seed"] for run in runs], values))
+    return rows
+
+
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """The heading and a line an experiment, as the screen and LaTeX show them."""
+    heading = ["run", "n", *(quantity.heading for quantity in rows[0].values)]
+    return [heading] + [
+        [row.label, str(len(row.seeds)), *(spread(scaled(values, q.scale), q.spec) for q, values in row.values.items())]
+        for row in rows
+    ]
+
+
+def scaled(values: Sequence[float | None], scale: float) -> list[float | None]:
+    return [None if value is None else value * scale for value in values]
+
+
+def spread(values: Sequence[float | None], spec: str) -> str:
+    """ "mean ± sample standard deviation", without the latter for one value or equal ones; "-" for none."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    text = format(mean(known), spec)
+    if len(known) > 1 and stdev(known) > 0:
+        text += f" ± {format(stdev(known), spec)}"
+    if len(known) < len(values):
+        text += f" ({len(known)} of {len(values)})"
+    return text
+
+
+def on_screen(rows: Sequence[Row]) -> str:
+    """Columns of equal width; numbers are aligned at the right."""
+    lines = cells(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """A line an experiment; of each quantity mean, sample standard deviation and the number of seeds that have it.
+
+    Every digit counts: reading a number back gives the same one. What is not known is empty.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [quantity.name for quantity in rows[0].values]
+    writer.writerow(["experiment", "seeds", *(f"{name}_{part}" for name in names for part in ("mean", "std", "n"))])
+    for row in rows:
+        line: list[object] = [row.label, " ".join(map(str, row.seeds))]
+        for values in row.values.values():
+            known = [value for value in values if value is not None]
+            line += [mean(known) if known else "", stdev(known) if len(known) > 1 else "", len(known)]
+        writer.writerow(line)
+    return text.getvalue()
+
+
+# All that LaTeX gives a meaning of its own, and the signs of this table that it writes in mathematics.
+LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "[": "{[}", "]": "{]}",
+}  # fmt: skip
+
+
+def as_latex(rows: Sequence[Row]) -> str:
+    """A tabular with the rules of the package booktabs, and the figures of the screen."""
+    heading, *body = [["".join(LATEX.get(one, one) for one in cell) for cell in line] for line in cells(rows)]
+    lines = [" & ".join(line) + r" \\" for line in body]
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs}; mean $\pm$ sample standard deviation over n seeds",
+            rf"\begin{{tabular}}{{l{'r' * (len(heading) - 1)}}}",
+            r"\toprule",
+            " & ".join(heading) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )

@@ -1,0 +1,55 @@
+import csv
+import io
+import statistics
+
+import pytest
+
+from fl.compared import distinct, read
+from fl.labels import labelled
+from fl.tables import as_csv, as_latex, measured, on_screen, spread
+from tests.folders import make_run
+
+
+@pytest.fixture
+def rows(tmp_path):
+    folders = [make_run(tmp_path / f"{n}", seed=n, accuracy=0.7 + 0.1 * n) for n in range(3)]
+    folders.append(make_run(tmp_path / "other", init_lr=0.5))
+    return measured(labelled(distinct(read(folders)), ["50% & {more}_#1~^\\$", "b"]), [0.85])
+
+
+def test_spread():
+    assert spread([1.0, 3.0], ".1f") == "2.0 ± 1.4"
+    assert spread([1.0, 1.0], ".1f") == "1.0"
+    assert spread([None, 2.0], ".1f") == "2.0 (1 of 2)"
+    assert spread([None], ".1f") == "-"
+
+
+def test_csv_has_every_digit(rows):
+    first, second = csv.DictReader(io.StringIO(as_csv(rows)))
+    assert first["experiment"] == "50% & {more}_#1~^\\$"
+    assert first["seeds"] == "0 1 2"
+    accuracies = [0.7, 0.7 + 0.1, 0.7 + 0.2]
+    assert float(first["test_accuracy_mean"]) == statistics.mean(accuracies)
+    assert float(first["test_accuracy_std"]) == statistics.stdev(accuracies)
+    assert first["test_accuracy_n"] == "3"
+    # One of three seeds reached it, and nobody of the other experiment.
+    assert first["rounds_to_0.85_n"] == "1"
+    assert first["rounds_to_0.85_std"] == second["rounds_to_0.85_mean"] == ""
+    assert second["test_accuracy_std"] == ""
+    assert first["uplink_bytes_mean"] == "20"  # bytes, where the screen has megabytes
+    assert {len(line) for line in csv.reader(io.StringIO(as_csv(rows)))} == {len(first)}
+
+
+def test_latex_has_the_figures_of_the_screen(rows):
+    text = as_latex(rows)
+    assert r"50\% \& \{more\}\_\#1\textasciitilde{}\textasciicircum{}\textbackslash{}\$ & 3 &" in text
+    assert [rule for rule in ("toprule", "midrule", "bottomrule") if f"\\{rule}\n" in text] == [
+        "toprule", "midrule", "bottomrule",
+    ]  # fmt: skip
+    body = [line.removesuffix(r" \\").split(" & ") for line in text.splitlines() if line.endswith(r"\\")]
+    columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
+    assert {len(line) for line in body} == {len(columns)}
+    screen = on_screen(rows)
+    for cell in body[1][1:] + body[2][1:]:
+        assert cell.replace(r"$\pm$", "±") in screen
+    assert "±" not in text
