@@ -1,7 +1,4 @@
-"""The page of all flags, out of the table of flags. Imports no torch.
-
-    python3 -m fl.flag_page > docs/flags.md
-"""
+"""The page of all flags, out of the table of flags: `python3 -m fl.flag_page > docs/flags.md`. Imports no torch."""
 
 from __future__ import annotations
 
