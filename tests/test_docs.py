@@ -214,3 +214,12 @@ def test_the_notebook_is_run_whole_and_small():
     assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
     assert NOTEBOOK.stat().st_size < 300_000
     assert str(Path.home()) not in NOTEBOOK.read_text()
+
+
+@pytest.mark.parametrize("folder", [ROOT, ROOT / "docs"])
+def test_the_notebook_finds_the_project(folder):
+    """Whether Jupyter was started in docs/ or in the root: its first cell of code says where the project is."""
+    cell = next(cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code")
+    code = "".join(cell["source"]) + "\nprint(ROOT)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()) == ROOT
