@@ -107,7 +107,8 @@ def test_the_example_names_its_own_command():
 @pytest.mark.parametrize("name", texts())
 def test_every_flag_exists(name):
     known = FOREIGN | {f"--{flag}" for flag in FLAGS} | {"--help"}
-    known |= set(re.findall(r'"(--\w+)"', (ROOT / "compare.py").read_text()))
+    for path in (ROOT / "compare.py", *(ROOT / "fl").glob("*.py")):
+        known |= set(re.findall(r'add_argument\(\s*"(--\w+)"', path.read_text()))
     assert set(re.findall(r"(?<![\w-])--[a-z]\w*", texts()[name])) <= known
 
 
