@@ -1,19 +1,23 @@
 #!/bin/sh
-# Install what the runner needs into the active Python environment.
-#   sh requirements.sh        torch, torchvision, tqdm, matplotlib
-#   sh requirements.sh dev    the same, and what the tests and checks need
+# Install what the runner needs into the active Python environment. pyproject.toml has the same lists.
+#   sh requirements.sh              torch, torchvision, tqdm, matplotlib
+#   sh requirements.sh dev          the same, and what the tests and checks need
+#   sh requirements.sh notebook     the same, and what runs docs/first_steps.ipynb
 #   sh requirements.sh tensorboard  the same, and what --tensorboard needs
-#   sh requirements.sh bench  the same, and the frameworks that benchmarks/rounds.py compares with
+#   sh requirements.sh bench        the same, and the frameworks that benchmarks/rounds.py compares with
 set -euf
 
 # torchvision must be the one built for the torch beside it, so pip chooses the two together.
 core="torch>=2.11,<3 torchvision>=0.26,<1 tqdm>=4.60 matplotlib>=3.7"
+notebook="nbclient>=0.10 ipykernel>=6"
+tensorboard="tensorboard>=2.10"
 case "${1-}" in
     "") extra="" ;;
-    dev) extra="pytest>=8 hypothesis>=6.100 ruff>=0.6 mypy>=1.10" ;;
-    tensorboard) extra="tensorboard>=2.10" ;;
+    dev) extra="pytest>=8 hypothesis>=6.100 ruff>=0.6 mypy>=1.10 $notebook $tensorboard" ;;
+    notebook) extra=$notebook ;;
+    tensorboard) extra=$tensorboard ;;
     bench) extra="flwr[simulation]>=1.20 pfl>=0.4" ;;
-    *) echo "requirements.sh: unknown extra '$1' (accepted: dev, tensorboard, bench)" >&2; exit 2 ;;
+    *) echo "requirements.sh: unknown extra '$1' (accepted: dev, notebook, tensorboard, bench)" >&2; exit 2 ;;
 esac
 # shellcheck disable=SC2086  # the lists are meant to be split into words
 exec python3 -m pip install $core $extra

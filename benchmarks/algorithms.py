@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def line(algorithm: str, row: dict[str, Any], rounds: int) -> str:
-    """A row of the README's table."""
+    """A row of the table in docs/algorithms.md."""
     needed, accuracy = row["rounds_to_target"], row["accuracy"]
     reached = [value for value in needed if value is not None]
     if len(reached) == len(needed):

@@ -33,7 +33,7 @@ def keep_freed_memory() -> None:
     A training step frees and allocates its activations; a third of a convolutional step's time on a CPU was spent
     on page faults. Elsewhere than on glibc this does nothing.
     """
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):  # TypeError: on Windows a library must have a name
         libc = ctypes.CDLL(None)
         M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)

@@ -6,14 +6,10 @@ import errno
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # not on Windows; there, two runs at once are not kept apart
-    fcntl = None  # type: ignore[assignment]
 
 # A planted link is not followed, and a FIFO is not waited for. Windows knows only the last of these flags.
 AS_IT_IS = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
@@ -84,10 +80,9 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         with os.fdopen(open_regular(path, os.O_WRONLY | os.O_CREAT), "wb") as file:
             if os.fstat(file.fileno()).st_size:
                 raise OSError(errno.EINVAL, "not a lock of ours, which would be empty; move it away", str(path))
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            lock(file.fileno(), wait)
             # The holder before us may have removed the file while we waited: then what we hold guards nothing.
-            if fcntl is not None and not _is_at(file.fileno(), path):
+            if os.name == "posix" and not _is_at(file.fileno(), path):  # Windows removes no open file
                 continue
             try:
                 yield
@@ -95,6 +90,29 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
                 with suppress(OSError):
                     path.unlink()
             return
+
+
+def lock(descriptor: int, wait: bool) -> None:
+    """Lock the open file until it is closed. Raises BlockingIOError as `locked` does."""
+    try:
+        import fcntl
+    except ImportError:
+        _lock_on_windows(descriptor, wait)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def _lock_on_windows(descriptor: int, wait: bool) -> None:
+    """A lock on the first byte, which need not exist. Windows' own way of waiting gives up after ten seconds."""
+    import msvcrt
+
+    while True:
+        try:
+            return msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, no-any-return, unused-ignore]
+        except PermissionError as error:
+            if not wait:
+                raise BlockingIOError(errno.EAGAIN, "held by another process") from error
+        time.sleep(0.1)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

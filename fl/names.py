@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import FrameType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
 from fl.config import FLAGS, NAMES, Config, check_value, names_in
@@ -133,12 +133,20 @@ def blamed(error: BaseException) -> RunnerError | None:
     if not frames:
         return None
     used = USED[frames[0].f_code.co_filename]
-    # "MyNet.forward" and "MyNet.forward.<locals>.f" are of MyNet; Python before 3.11 only knows "forward".
-    roots = {getattr(frame.f_code, "co_qualname", frame.f_code.co_name).split(".")[0] for frame in frames}
+    roots = {_root(frame) for frame in frames}
     flags = [one for one in used if file_and_name(one[1])[1] in roots] or used
     words = ", ".join(f"--{flag} {value}" for flag, value in flags)
     fault = FLAGS[flags[0][0]].metadata["kind"].fault
     return fault(f"{words}: line {frames[-1].f_lineno}: {describe(error)}")
+
+
+def _root(frame: FrameType) -> str:
+    """The function or class of a module that the frame is in: MyNet for MyNet.forward, and for a function in that."""
+    qualified = getattr(frame.f_code, "co_qualname", None)
+    if qualified is None:  # Python 3.10 only knows "forward", but a method has its object at hand
+        own = frame.f_locals.get("self")
+        qualified = frame.f_code.co_name if own is None else type(own).__qualname__
+    return str(qualified).split(".")[0]
 
 
 def own_traceback(error: BaseException) -> str:

@@ -21,9 +21,13 @@ def main(work: str) -> None:
     work: "module:function", which takes the job and returns an exit code. It brings torch, so that it is imported late.
     """
     PR_SET_PDEATHSIG = 1
-    with suppress(OSError, AttributeError):  # Linux; there a worker goes with rank 0 even while it is stopped
+    # Linux alone has this, by which a worker goes with rank 0 even while it is stopped.
+    with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    job = json.loads(sys.stdin.buffer.readline())
+    line = sys.stdin.buffer.readline()
+    if not line:  # rank 0 ended before it had a job for us, and has said why
+        os._exit(1)
+    job = json.loads(line)
     threading.Thread(target=watch, daemon=True).start()
 
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from fl.guard import guarded
 from fl.signals import obey, uninterrupted
+from tests.conftest import ROOT
 from tests.sweeps import begin, members
 from tests.sweeps.lines import lines
 from tests.sweeps.signals import TWO_WORKERS, WITHIN_SECONDS, signals
@@ -36,6 +39,13 @@ def end(process):
         time.sleep(0.02)
     assert not members(process.pid)
     return err.splitlines()
+
+
+def test_a_worker_whose_rank_0_ends_before_it_gives_a_job_says_nothing():
+    """Rank 0 may be stopped at any moment, also between starting a worker and writing to it."""
+    code = "from fl.worker import main; main('builtins:print')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
 
 
 @needs_proc

@@ -70,6 +70,8 @@ def tensor_of(what: str, given: Any, shape: torch.Size) -> Tensor:
 
 
 def finite(what: str, tensor: Tensor) -> None:
+    if tensor.dtype.itemsize == 1:  # PyTorch before 2.15 has no isfinite for float8
+        tensor = tensor.float()
     if not tensor.isfinite().all():
         raise ValueError(f"{what} is not finite")
 

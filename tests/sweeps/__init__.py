@@ -15,7 +15,7 @@ FLAGS = (
 )
 SMALL = FLAGS.split()
 CODE = "import tests, run_federated as s; s.leave(s.run())"  # tests registers the tiny data set
-CODES = {0, 2, 3, 4, 5, 6, 130}  # the exit codes that the README lists
+CODES = {0, 2, 3, 4, 5, 6, 130}  # the exit codes that docs/reproducibility.md lists
 
 
 def members(session: int) -> list[int]:
