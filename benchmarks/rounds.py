@@ -28,15 +28,20 @@ OURS = ("sequential", "stacked", "distributed")
 CNN_FLOP = 56.1e6  # of the paper's CNN, an example, forward and backward
 
 
+HERE = Path(__file__).resolve().parents[1]
+
+
 class Contender:
-    def __init__(self, name: str, workload: str):
-        self.name = name
+    """A contender's process; that of another checkout has its folder's name behind the contender's."""
+
+    def __init__(self, name: str, workload: str, checkout: Path = HERE):
+        self.name = name if checkout == HERE else f"{name}, {checkout.name}"
         self.seconds: list[float] = []
         self.trouble: str | None = None
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - a pipe that nobody reads would fill up
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.contenders", name, workload],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, cwd=checkout,
         )  # fmt: skip
 
     def turn(self, rounds: int) -> None:
@@ -90,8 +95,10 @@ def best_convolution_rate() -> float:
     return best
 
 
-def measure(workload: str, turns: int, names: Iterable[str]) -> dict[str, Any]:
+def measure(workload: str, turns: int, names: Iterable[str], against: Path | None = None) -> dict[str, Any]:
     contenders = [Contender(name, workload) for name in names]
+    if against:
+        contenders += [Contender(name, workload, against) for name in names if name in OURS]
     for turn in range(1 + turns):
         for i in range(len(contenders)):
             contenders[(turn + i) % len(contenders)].turn(BURST[workload])
@@ -109,12 +116,18 @@ def measure(workload: str, turns: int, names: Iterable[str]) -> dict[str, Any]:
     return result
 
 
-def table(result: dict[str, Any]) -> str:
+def table(result: dict[str, Any], against: Path | None = None) -> str:
     medians = {name: median(values) for name, values in result["seconds"].items()}
     if "fedavg" in medians:
         lines = [f"{result['workload']}: seconds a round on the stacked engine, median of {result['rounds']}"]
         for name, value in medians.items():
             lines.append(f"  {name:20s} {value:9.4f}  {value / medians['fedavg']:5.2f} times fedavg's")
+        return "\n".join(lines)
+    if against:
+        lines = [f"{result['workload']}: seconds a round, medians of {result['rounds']}, and the speed against the old"]
+        for name in (name for name in OURS if name in medians):
+            old = medians[f"{name}, {against.name}"]
+            lines.append(f"  {name:12s} {medians[name]:9.4f}  old {old:9.4f}  {old / medians[name]:5.2f} times")
         return "\n".join(lines)
     left_out = [f"  {name:20s} left out: {reason}" for name, reason in result["left_out"].items()]
     peers = [name for name in medians if name.startswith(("bare", "pfl", "flower"))] or list(medians)
@@ -146,21 +159,25 @@ def main() -> None:
     parser.add_argument("--out", default="benchmarks/results", help="folder of the JSON (default: %(default)s)")
     parser.add_argument("--algorithms", action="store_true", help="the algorithms against each other, no peers")
     parser.add_argument("--only", action="append", choices=list(CONTENDERS), help="this contender; repeatable")
+    parser.add_argument("--against", type=Path, help="another checkout: our engines there and here, no peers")
     words = parser.parse_args()
     names = list(ALGORITHMS if words.algorithms else words.only or CONTENDERS)
+    against = words.against and words.against.resolve()
+    if against:
+        names = [name for name in names if name in OURS]
     import torch
 
     from fl.device import device_name
 
     device = torch.device(os.environ.get("BENCHMARK_DEVICE", "cpu"))
     for workload in words.workload or ["logistic", "2nn", "cnn"]:
-        result = measure(workload, words.turns or TURNS[workload], names)
+        result = measure(workload, words.turns or TURNS[workload], names, against)
         result |= {"torch": torch.__version__, "device": device_name(device), "threads": torch.get_num_threads()}
         folder = Path(words.out)
         folder.mkdir(parents=True, exist_ok=True)
-        kind = "algorithms" if words.algorithms else "rounds"
+        kind = "algorithms" if words.algorithms else "against" if against else "rounds"
         (folder / f"{kind}-{workload}-{device.type}.json").write_text(json.dumps(result, indent=1) + "\n")
-        print(table(result), flush=True)
+        print(table(result, against), flush=True)
 
 
 if __name__ == "__main__":

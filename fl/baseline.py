@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 
-import torch
-
 from data.dataset import Dataset
 from fl.client import Batch, load_state, make_optimizer, offload, one_pass, train
 from fl.experiment import Experiment
 from fl.recorded import Round, recorded
-from fl.rng import derive
+from fl.rng import seed_training
 from fl.state import Begun, Got, Kept, Report, Trained
 
 
@@ -36,7 +34,7 @@ def centralised(x: Experiment, ends: Sequence[int], begun: Begun, tick: Callable
         now = x.round_start(t, begun.w, begun.kept, [])
         for parameters in optimizer.param_groups:
             parameters["lr"] = c.lr(t)
-        torch.manual_seed(derive(c.seed, "training", t, 0))  # for dropout, as in the sequential engine
+        seed_training(x.device, c.seed, t, 0)  # for dropout, as in the sequential engine
         first = ends[t - 2] if t > 1 else 0
         batches = stream(c.seed, x.data, c.batch_size or n, first, ends[t - 1])
         report = Report(0, n, *train(x.model, optimizer, x.data, batches, tick))

@@ -34,6 +34,17 @@ def seeded(seed: int, purpose: str, *key: int) -> Iterator[None]:
         yield
 
 
+def seed_training(device: torch.device, *key: int) -> None:
+    """Seed what models on the device draw from while they train, such as dropout, by (seed, round, client).
+
+    As torch.manual_seed, which also notes a whole traceback for each kind of accelerator that is not here.
+    """
+    value = derive(key[0], "training", *key[1:])
+    torch.default_generator.manual_seed(value)
+    if device.type != "cpu":
+        getattr(torch, device.type).manual_seed(value)
+
+
 def select_clients(seed: int, t: int, num_clients: int, m: int) -> list[int]:
     """S_t of Algorithm 1: m of `num_clients` clients, uniform without replacement, ascending.
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import nn
 
 from data.dataset import Dataset
 from data.partition import Partition
 from fl.client import load_state, make_optimizer, minibatches, offload, one_pass, state_of, train
 from fl.config import Config
-from fl.rng import derive
+from fl.rng import seed_training
 from fl.state import Report, RoundStart, Tell, Told, Update, tell_nothing
 
 
@@ -49,7 +48,7 @@ class Sequential:
             optimizer.load_state_dict(offload(kept))  # a copy, because the optimizer's steps change it in place
             optimizer.param_groups[0]["lr"] = c.lr(t)  # the schedule's rate, not the saved one
         # For models that draw while they train, such as dropout; nothing else uses torch's own generator.
-        torch.manual_seed(derive(c.seed, "training", t, k))
+        seed_training(self.device, c.seed, t, k)
         loss, examples, steps = train(self.model, optimizer, self.data, batches, self.tick, told.correction)
         w_k = {name: tensor.unsqueeze(0) for name, tensor in state_of(self.model).items()}
         news = {k: {"optimizer": offload(optimizer.state_dict())}} if c.keep_optimizer_state else {}
