@@ -65,7 +65,7 @@ VALUES = {
     "device": st.sampled_from(["cpu", "auto", "cuda:99", "x"]),
     "name": st.sampled_from(["ok", "a/b", "."]), "checkpoint_every": small,
 }  # fmt: skip
-SWITCHES = ["keep_optimizer_state", "stop_at_target", "resume", "overwrite", "dry_run", "quiet"]
+SWITCHES = ["keep_optimizer_state", "stop_at_target", "resume", "overwrite", "dry_run", "quiet", "tensorboard"]
 
 
 def test_the_strategies_know_every_flag():

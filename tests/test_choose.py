@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from data.partition import Partition
 from fl.check import resolve
 from fl.engines import choose
 from fl.experiment import Experiment
-from fl.models import MODELS
+from fl.names import named
 
 PAPER = {"num_clients": 100, "num_select_clients": 10, "local_epoch": 1, "batch_size": 10, "optimizer": "sgd"}
 
@@ -30,7 +29,7 @@ def chosen(device="cpu", **flags):
     c = resolve(flags)
     images = Split(torch.zeros(1, 1, 28, 28, dtype=torch.uint8).expand(60_000, -1, -1, -1), torch.zeros(60_000).long())
     data = Dataset("blank", images, images, 10, mean=0.5, std=0.25, source="made up")
-    model = resolve_name(MODELS[c.model])(data.shape, data.classes)
+    model = named("model", c.model)(data.shape, data.classes)
     partition = Partition.from_owners(torch.arange(60_000) % c.num_clients, c.num_clients)
     return choose(Experiment(c, data, data, model, torch.device(device), partition))
 

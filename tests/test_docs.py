@@ -68,7 +68,7 @@ def test_a_command_is_one_that_the_script_takes(line, monkeypatch, tmp_path):
 @pytest.mark.parametrize("line", ours("compare.py"))
 def test_compare_takes_what_is_shown(line, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fl.plot.save_comparison", lambda path, *rest, **more: path.write_text("drawn"))
+    monkeypatch.setattr("fl.comparison.save_comparison", lambda path, *rest, **more: path.write_text("drawn"))
     _, _, *words = shlex.split(line)
     make_run(Path(words[0].replace("*", "one")) if words and not words[0].startswith("-") else Path("runs/one"))
     (tmp_path / "docs").mkdir()

@@ -17,6 +17,7 @@ from fl.config import Config
 from fl.engines.sequential import Sequential
 from fl.experiment import Experiment, federated
 from fl.models import MODELS
+from fl.names import named
 from fl.rng import select_clients
 from fl.state import Kept, RoundStart, State
 from tests.rounds import run_rounds
@@ -202,9 +203,7 @@ def bn_net(shape, classes):
     ],
 )
 def test_parameter_counts(model, parameters):
-    from pkgutil import resolve_name
-
-    network = resolve_name(MODELS[model])((1, 28, 28), 10)
+    network = named("model", model)((1, 28, 28), 10)
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
@@ -222,9 +221,7 @@ def test_the_cnn_goes_28_26_14_12_7():
 
 @pytest.mark.parametrize("model", list(MODELS))
 def test_models_take_colour_and_other_sizes(model):
-    from pkgutil import resolve_name
-
-    assert resolve_name(MODELS[model])((3, 32, 40), 7)(torch.zeros(2, 3, 32, 40)).shape == (2, 7)
+    assert named("model", model)((3, 32, 40), 7)(torch.zeros(2, 3, 32, 40)).shape == (2, 7)
 
 
 def test_adam_starts_fresh_every_round_unless_kept():

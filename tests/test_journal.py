@@ -13,7 +13,7 @@ import pytest
 import run_baseline
 import run_federated
 from fl.journal import Journal
-from tests.conftest import ROOT, SMALL
+from tests.conftest import ROOT, SMALL, SMALL_BASELINE
 
 pytestmark = pytest.mark.usefixtures("plain_pictures")
 FULL = (errno.ENOSPC, "No space left on device")
@@ -82,7 +82,8 @@ def test_a_sync_that_failed_once_is_not_believed_again(tmp_path, monkeypatch):
             journal.sync()
 
 
-FLAGS = "--global_epoch 4 --epoch 4 --checkpoint_every 2 --optimizer adam --init_lr 0.01"
+FLAGS = "--checkpoint_every 2 --optimizer adam --init_lr 0.01"
+ROUNDS = {"federated": "--global_epoch 4", "baseline": "--epoch 4"}
 
 
 @pytest.fixture
@@ -94,10 +95,11 @@ def ends_well(command):
         assert "No space left on device" in done.err
         assert len(done.err.splitlines()) == 1
         assert not list(done.folder.glob(".*"))
-        argv = [*SMALL.split(), *FLAGS.split(), "--resume", "--run_dir", str(done.folder)]
+        small = SMALL if script == "federated" else SMALL_BASELINE
+        argv = f"{small} {FLAGS} {ROUNDS[script]} --resume --run_dir {done.folder}".split()
         assert {"federated": run_federated, "baseline": run_baseline}[script].run(argv) == 0
         if not (done.folder / "../whole").exists():
-            command(script, FLAGS, folder="whole")
+            command(script, f"{FLAGS} {ROUNDS[script]}", folder="whole")
         whole = done._replace(folder=done.folder / "../whole")
         assert (done.sha256, done.untimed) == (whole.sha256, whole.untimed)
 
@@ -109,7 +111,7 @@ def ends_well(command):
 def test_half_a_line_of_metrics(line, cut_back, script, command, ends_well, monkeypatch):
     with monkeypatch.context() as patch:
         failing_write(patch, line, cut_back)
-        done = command(script, FLAGS, folder="a")
+        done = command(script, f"{FLAGS} {ROUNDS[script]}", folder="a")
     ends_well(script, done)
 
 
@@ -120,7 +122,8 @@ def test_a_sync_or_a_rename_fails_at_any_moment(name, most, command, ends_well, 
     for number in range(1, most + 1):
         with monkeypatch.context() as patch:
             failing(name, patch, number)
-            done = command("federated", f"{FLAGS} --overwrite" if number > 1 else FLAGS, folder="a")
+            flags = f"{FLAGS} {ROUNDS['federated']}"
+            done = command("federated", f"{flags} --overwrite" if number > 1 else flags, folder="a")
         codes.append(done.code)
         if done.code:
             ends_well("federated", done)
@@ -129,7 +132,7 @@ def test_a_sync_or_a_rename_fails_at_any_moment(name, most, command, ends_well, 
     assert codes.count(0) == 2  # the pictures
     with monkeypatch.context() as patch:  # there are no more
         failing(name, patch, most + 1)
-        assert command("federated", FLAGS, folder="b").err == ""
+        assert command("federated", flags, folder="b").err == ""
 
 
 LIMITED = """

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-MOMENTS = 20
 FLAGS = "--dataset tiny --model 2nn --optimizer adam --init_lr 0.01 --batch_size 5 --num_clients 6 --device cpu " \
-        "--num_select_clients 3 --global_epoch 12 --epoch 12 --quiet --keep_optimizer_state"  # fmt: skip
+        "--num_select_clients 3 --global_epoch 12 --quiet --keep_optimizer_state"  # fmt: skip
 
 
 def child(argv: list[str], cut: tuple[int, float] | None) -> None:
@@ -72,7 +71,8 @@ def context():
     return made
 
 
-def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, context):
+@pytest.mark.parametrize("moments", [range(6), pytest.param(range(20), marks=pytest.mark.slow)])
+def test_killed_and_resumed_ends_with_the_same_bits(moments, tmp_path, context):
     def run(argv, cut=None, kill_after=None):
         process = context.Process(target=child, args=(argv, cut))
         process.start()
@@ -111,7 +111,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path, context):
         return code
 
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(strike, range(MOMENTS)))
+        found = list(pool.map(strike, moments))
     in_writes, at_random = found[1::2], found[::2]
     assert set(in_writes) == {-signal.SIGKILL, -signal.SIGXFSZ}  # at a rename, within the bytes
     assert set(at_random) == {-signal.SIGKILL}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -14,13 +13,13 @@ from fl.config import Config
 from fl.engines.cost import multiply_adds
 from fl.engines.stacked.hand_made import HandMade
 from fl.engines.stacked.stack import copies_of
-from fl.models import MODELS
 from fl.models.fast_cnn import DEVIATION, GAIN, fast_cnn
+from fl.names import named
 
 
 def build(name):
     torch.manual_seed(0)
-    return resolve_name(MODELS[name])((1, 28, 28), 10)
+    return named("model", name)((1, 28, 28), 10)
 
 
 def test_fast_cnn_is_the_default_and_begins_as_its_docstring_says():

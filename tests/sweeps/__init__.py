@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FLAGS = (
-    "--dataset tiny --model logistic --optimizer sgd --init_lr 0.1 --batch_size 5 --num_clients 4 --epoch 3 "
+    "--dataset tiny --model logistic --optimizer sgd --init_lr 0.1 --batch_size 5 --num_clients 4 "
     "--num_select_clients 2 --global_epoch 3 --local_epoch 2 --device cpu --quiet"
 )
 SMALL = FLAGS.split()

@@ -23,7 +23,7 @@ LOCALES = [
     {"LC_ALL": "xx_YY.nonsense"},
 ]
 VARIABLES = [
-    {"MPLBACKEND": "junk"}, {"MPLBACKEND": "TkAgg"}, {"HOME": "/nowhere"}, {"MPLCONFIGDIR": "/dev/null/x"},
+    {"MPLBACKEND": "junk"}, {"MPLBACKEND": "TkAgg"}, {"HOME": "/proc/nowhere"}, {"MPLCONFIGDIR": "/dev/null/x"},
     {"RANK": "abc", "WORLD_SIZE": "2"}, {"RANK": "0", "WORLD_SIZE": "2"}, {"RANK": "5", "WORLD_SIZE": "2"},
     {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "x"}, {"RANK": "0"},
     {"WORLD_SIZE": "99999999999999"}, {"GIT_DIR": "/nowhere"}, {"OMP_NUM_THREADS": "0"}, {"PATH": "/nowhere"},
