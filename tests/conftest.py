@@ -83,9 +83,14 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Runner:
 
 
 @pytest.fixture
-def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of many runs, of which drawing would take most of the time."""
-    import fl.plot
+def real_pictures() -> None:
+    """For tests of what is drawn. In all others runs draw nothing, because that would take most of their time."""
 
-    for name in ("save_curves", "save_partition"):
-        monkeypatch.setattr(fl.plot, name, lambda path, *_: fl.plot.write_atomic(path, b"a picture"))
+
+@pytest.fixture(autouse=True)
+def _plain_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "real_pictures" not in request.fixturenames:
+        import fl.plot
+
+        for name in ("save_curves", "save_partition"):
+            monkeypatch.setattr(fl.plot, name, lambda path, *_: fl.plot.write_atomic(path, b"a picture"))

@@ -164,7 +164,7 @@ def started(folder: Path, *flags: object, lines: int = 5) -> subprocess.Popen:
 
 
 @needs_proc
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("sign", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGSTOP])
 def test_a_lost_worker_ends_the_run_and_resume_continues_it(sign, tmp_path):
     timeout = 4
     process = started(tmp_path / "a", "--timeout", timeout)
@@ -185,7 +185,9 @@ def test_a_lost_worker_ends_the_run_and_resume_continues_it(sign, tmp_path):
 
 
 @needs_proc
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "sign", [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGINT, signal.SIGTERM))]
+)
 def test_workers_do_not_outlive_the_first_process(sign, tmp_path):
     process = started(tmp_path / "a")
     os.kill(process.pid, sign)

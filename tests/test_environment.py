@@ -14,7 +14,6 @@ from fl.environment import git_commit
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed"),
-    pytest.mark.usefixtures("plain_pictures"),
 ]
 
 

@@ -15,7 +15,6 @@ import run_federated
 from fl.journal import Journal
 from tests.conftest import ROOT, SMALL, SMALL_BASELINE
 
-pytestmark = pytest.mark.usefixtures("plain_pictures")
 FULL = (errno.ENOSPC, "No space left on device")
 
 

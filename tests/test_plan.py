@@ -7,7 +7,6 @@ import shutil
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("plain_pictures")
 FLAGS = "--partition quantity --global_epoch 4 --init_lr 0.05"
 
 

@@ -14,8 +14,6 @@ import run_federated
 from fl.records import OURS
 from tests.conftest import SMALL
 
-pytestmark = pytest.mark.usefixtures("plain_pictures")
-
 
 def test_only_a_folder_with_a_config_of_ours_is_a_run(command, tmp_path):
     """A model of someone's is not overwritten because it has the name that we would give it."""

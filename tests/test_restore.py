@@ -15,7 +15,6 @@ import run_baseline
 import run_federated
 from fl import checkpoint
 
-pytestmark = pytest.mark.usefixtures("plain_pictures")
 NAN = float("nan")
 KEYS = ("identity", "round", "w", "kept", "metrics_bytes", "metrics_sha256", "wall_seconds")
 

@@ -17,10 +17,11 @@ BASELINE_FILES = FEDERATED_FILES - {"partition.png"}
 
 
 @pytest.mark.parametrize(("script", "files"), [("federated", FEDERATED_FILES), ("baseline", BASELINE_FILES)])
-def test_a_run_leaves_the_whole_folder_and_ends_with_the_two_lines(script, files, command):
+def test_a_run_leaves_the_whole_folder_and_ends_with_the_two_lines(script, files, command, real_pictures):
     done = command(script, "--target_accuracy 0.3 --target_accuracy 0.9999")
     assert done.code == 0
     assert {path.name for path in done.folder.iterdir()} == files
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in done.folder.glob("*.png"))
     assert [record["round"] for record in done.records] == [0, 1, 2, 3]
     assert all(set(record) == RECORD_KEYS for record in done.records)
     lines = done.out.splitlines()

@@ -6,8 +6,6 @@ import json
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("plain_pictures")
-
 
 def scalars(folder):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="needs tensorboard")
