@@ -6,16 +6,18 @@ A new data set or partitioner is one function and one line here; an Entry says w
 
 from fl.entry import Entry
 
-# A data set is a function of the data folder (a Path) that returns a data.dataset.Dataset.
-DATASETS = {
+# A data set is a function (data folder, flags that it reads) that returns a data.dataset.Dataset.
+DATASETS: dict[str, str | Entry] = {
     "mnist": "data.mnist:mnist",
     "fashion_mnist": "data.mnist:fashion_mnist",
+    "folder": Entry("data.folder:folder", reads=("image_size", "grey", "test_fraction", "skip_bad")),
 }
 
 # A partitioner is a function (labels, num_clients, seed, flags that it reads) that returns a Partition.
 PARTITIONS: dict[str, str | Entry] = {
     "iid": "data.partition:iid",
     "shards": Entry("data.partition:shards", reads=("shards_per_client",)),
+    "labels": Entry("data.partition:labels_only", reads=("labels_per_client",)),
     "dirichlet": Entry("data.partition:dirichlet", reads=("alpha",)),
     "quantity": Entry("data.partition:quantity", reads=("alpha",)),
 }

@@ -134,6 +134,34 @@ def dirichlet(labels: Tensor, num_clients: int, seed: int, alpha: float = 0.5) -
     )
 
 
+def labels_only(labels: Tensor, num_clients: int, seed: int, labels_per_client: int = 2) -> Partition:
+    """Each client holds examples of c labels only: client i of label i mod C and of c - 1 others, drawn at random.
+
+    Each label's examples are shuffled and shared out equally among its owners. NIID-Bench's "#C = c": Li, Diao, Chen
+    and He 2022, arXiv 2102.02079, section 4.1. Raises FlagError if a label has no owner, or an owner no example.
+    """
+    present, y = labels.unique(return_inverse=True)
+    C, c = len(present), labels_per_client
+    if c > C:
+        raise FlagError(f"--labels_per_client {c}: expected at most {C}, the number of labels")
+    with seeded(seed, "partition"):
+        own = torch.arange(num_clients) % C
+        others = torch.stack([torch.randperm(C - 1)[: c - 1] for _ in range(num_clients)])  # (K, c - 1)
+        within = torch.rand(len(y), dtype=torch.float64)
+    others += others >= own[:, None]  # of the labels other than the client's own
+    holds = torch.zeros(num_clients, C, dtype=torch.bool).scatter_(1, torch.cat([own[:, None], others], 1), True)
+    owners = torch.empty_like(y)
+    for label in range(C):
+        mine, members = holds[:, label].nonzero().flatten(), (y == label).nonzero().flatten()
+        if len(mine) == 0 or len(mine) > len(members):
+            raise FlagError(
+                f"--labels_per_client {c}: with --num_clients {num_clients}, {len(mine)} clients would share the "
+                f"{len(members)} examples of label {int(present[label])}; raise one of the two, or lower it"
+            )
+        owners[members[within[members].argsort()]] = mine[_near_equal(len(members), len(mine))]
+    return Partition.from_owners(owners, num_clients)
+
+
 def quantity(labels: Tensor, num_clients: int, seed: int, alpha: float = 0.5) -> Partition:
     """Size skew: labels iid, sizes in proportions drawn from Dirichlet(alpha), at least one example each."""
     _enough(labels, num_clients)

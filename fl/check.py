@@ -53,7 +53,8 @@ def with_matched(given: dict[str, Any], script: str) -> dict[str, Any]:
     check_names(folder, taken, script)
     config = Config(**(taken | given))
     # Such as a momentum, where the baseline is given another optimizer.
-    return {name: value for name, value in taken.items() if is_possible(name, config)} | given
+    used = {name for name in taken if is_possible(name, config) and is_asked_for(name, config)}
+    return {name: taken[name] for name in used} | given
 
 
 def latest(out_dir: str) -> str:

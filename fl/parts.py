@@ -32,7 +32,7 @@ from fl.transforms.transform import Transform
 T = TypeVar("T")
 
 MODEL = "a function (shape, classes) -> torch.nn.Module"
-DATASET = "a function (data_dir) -> data.dataset.Dataset"
+DATASET = "a function (data_dir, flags by their names) -> data.dataset.Dataset"
 PARTITION = "a function (labels, num_clients, seed, flags by their names) -> data.partition.Partition"
 RULE = "a function (models (m, P), weights (m,), config) -> model (P,)"
 AGGREGATE = f"{RULE}, or a class with add, gather and result"
@@ -41,11 +41,12 @@ TRANSFORM = "a fl.transforms.transform.Transform, or a function (config) -> Tran
 
 
 def load_data(config: Config) -> Dataset:
-    """The data set of --dataset, on the CPU. Raises DataError (exit 3)."""
+    """The data set of --dataset, on the CPU. Arguments after the first are flags. Raises DataError (exit 3)."""
     flag, value = "dataset", config.dataset
     make = _callable(flag, value, DATASET)
     with told(flag, value, DATASET):
-        data: Dataset = make(Path(config.data_dir))
+        flags = {name: getattr(config, name) for name in list(inspect.signature(make).parameters)[1:] if name in FLAGS}
+        data: Dataset = make(Path(config.data_dir), **flags)
     if is_own(flag, value):
         if not isinstance(data, Dataset):
             refuse(flag, value, f"returned {_kind(data)}; expected {DATASET}")

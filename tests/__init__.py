@@ -1,7 +1,8 @@
-"""Registers the tiny data set before anything reads the flags."""
+"""Registers the tiny data sets before anything reads the flags."""
 
 from data import DATASETS
 from fl.worker import PRELOAD
 
 DATASETS["tiny"] = "tests.tiny:tiny"
+DATASETS["tiny16"] = "tests.tiny:tiny16"
 PRELOAD.append("tests")  # so that workers know it too

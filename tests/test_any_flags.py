@@ -58,14 +58,25 @@ VALUES = {
     "model": st.sampled_from(
         ["logistic", "2nn", "cnn", "small_cnn", "gn_cnn", "fast_cnn", "vgg", "own.py:net", "own.py:patterns"]
     ),
-    "dataset": st.sampled_from(["tiny", "tiny", "own.py:patterns"]), "data_dir": st.just("/nowhere"),
-    "partition": st.sampled_from(["iid", "shards", "dirichlet", "quantity", "none", "own.py:dealt"]),
+    "dataset": st.sampled_from(["tiny", "tiny", "own.py:patterns", "folder"]), "data_dir": st.just("/nowhere"),
+    "partition": st.sampled_from(["iid", "shards", "labels", "dirichlet", "quantity", "none", "own.py:dealt"]),
+    "image_size": small, "test_fraction": rate, "labels_per_client": small,
     "shards_per_client": small, "alpha": st.sampled_from(["0.01", "0.5", "10", "0"]),
     "eval_every": small, "target_accuracy": rate, "seed": small,
     "device": st.sampled_from(["cpu", "auto", "cuda:99", "x"]),
     "name": st.sampled_from(["ok", "a/b", "."]), "checkpoint_every": small,
 }  # fmt: skip
-SWITCHES = ["keep_optimizer_state", "stop_at_target", "resume", "overwrite", "dry_run", "quiet", "tensorboard"]
+SWITCHES = [
+    "keep_optimizer_state",
+    "stop_at_target",
+    "resume",
+    "overwrite",
+    "dry_run",
+    "quiet",
+    "tensorboard",
+    "grey",
+    "skip_bad",
+]
 
 
 def test_the_strategies_know_every_flag():

@@ -1,6 +1,7 @@
 """Every flag does something, and has the default that users know."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,15 @@ WHO_ONLY_CHECKS = {
     "fl.config", "fl.command_line", "fl.check", "fl.flags", "fl.names", "fl.algorithms", "fl.aggregates",
     "fl.transforms",
 }  # fmt: skip
+
+
+def pictures(place: Path) -> Path:
+    """A folder of images, for the flags that only such data sets read."""
+    for name, colour in (("dark", 20), ("light", 220)):
+        (place / name).mkdir(parents=True)
+        for i in range(4):
+            (place / name / f"{i}.pgm").write_bytes(b"P5 8 8 255\n" + bytes([colour + i] * 64))
+    return place
 
 
 def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
@@ -59,6 +69,8 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
     assert command("federated", "--engine distributed --workers 1 --timeout 60").code == 0
     for flags in (
         "--algorithm fedprox --attack sign_flip --attackers 1.0",
+        "--partition labels --labels_per_client 1",
+        f"--dataset folder --data_dir {pictures(tmp_path / 'pictures')} --grey --skip_bad --image_size 8",
         "--algorithm fedyogi --aggregate trimmed_mean --num_select_clients 4 --trim 0.25",
         "--aggregate krum --byzantine 0 --num_select_clients 4",
     ):
@@ -80,6 +92,7 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         ("model", "logistic", "2nn"), ("partition", "iid", "shards"), ("seed", "0", "1"),
         ("shards_per_client", "1 --partition shards", "3 --partition shards"),
         ("alpha", "0.5 --partition dirichlet", "5 --partition dirichlet"),
+        ("labels_per_client", "1 --partition labels", "2 --partition labels"),
         ("alpha", "0.5 --partition quantity", "5 --partition quantity"),
     ],
 )  # fmt: skip

@@ -122,7 +122,8 @@ def test_what_cannot_be_stacked_says_why():
     assert "Dropout" in (obstacle_to_stacking(nn.Dropout(), data) or "")
     assert "several targets" in (obstacle_to_stacking(nn.Linear(3, 3), next_tokens(Path())) or "")
     for name in MODELS:
-        assert obstacle_to_stacking(task_of(config(model=name)).model, data) is None
+        task = task_of(config(model=name))
+        assert obstacle_to_stacking(task.model, task.data) is None
 
 
 @pytest.mark.parametrize("sizes", [(5, 5, 5), (1, 1, 1), (12,), (1, 4, 7)])

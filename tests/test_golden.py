@@ -26,7 +26,8 @@ SIZES = (7, 4, 1)
 
 
 def config(**flags) -> Config:
-    base = {"dataset": "tiny", "model": "2nn", "device": "cpu", "num_clients": 3, "num_select_clients": 3,
+    data = "tiny16" if flags.get("model") == "lenet" else "tiny"
+    base = {"dataset": data, "model": "2nn", "device": "cpu", "num_clients": 3, "num_select_clients": 3,
             "optimizer": "sgd", "init_lr": 0.1, "batch_size": 3, "global_epoch": 3, "local_epoch": 2}  # fmt: skip
     return resolve(base | flags)
 
@@ -197,6 +198,7 @@ def bn_net(shape, classes):
         ("logistic", 7_850),
         ("2nn", 199_210),
         ("cnn", 1_663_370),
+        ("lenet", 44_426),
         ("small_cnn", 28_938),
         ("gn_cnn", 390_858),
         ("fast_cnn", 30_074),

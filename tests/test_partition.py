@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.partition import dirichlet, iid, quantity, shards
+from data.partition import dirichlet, iid, labels_only, quantity, shards
 from fl.errors import FlagError
 
 LABELS = torch.arange(10).repeat_interleave(101)[torch.randperm(1010, generator=torch.Generator().manual_seed(0))]
@@ -18,7 +18,7 @@ def whole(partition, n):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    name=st.sampled_from(["iid", "shards", "dirichlet", "quantity"]),
+    name=st.sampled_from(["iid", "shards", "labels", "dirichlet", "quantity"]),
     n=st.integers(1, 300),
     K=st.integers(1, 40),
     alpha=st.floats(0.01, 100),
@@ -30,13 +30,14 @@ def test_every_partition_is_whole_or_names_the_flag_to_change(name, n, K, alpha,
     split = {
         "iid": lambda: iid(labels, K, seed),
         "shards": lambda: shards(labels, K, seed, per),
+        "labels": lambda: labels_only(labels, K, seed, per),
         "dirichlet": lambda: dirichlet(labels, K, seed, alpha),
         "quantity": lambda: quantity(labels, K, seed, alpha),
     }[name]
     try:
         partition = split()
     except FlagError:
-        assert n < K or (name == "shards" and K * per > n) or name == "dirichlet"
+        assert n < K or (name == "shards" and K * per > n) or name in ("dirichlet", "labels")
         return
     assert len(partition) == K
     whole(partition, n)
@@ -61,6 +62,33 @@ def test_shards_of_the_paper_hold_two_labels():
     partition = shards(labels, 100, 0, 2)
     assert partition.sizes.tolist() == [600] * 100
     assert int((partition.label_counts(labels, 10) > 0).sum(1).max()) == 2
+
+
+@pytest.mark.parametrize("c", [1, 2, 3, 10])
+def test_labels_per_client(c):
+    partition = labels_only(LABELS, 20, 0, c)
+    whole(partition, 1010)
+    counts = partition.label_counts(LABELS, 10)
+    assert ((counts > 0).sum(1) == c).all()
+    assert all(counts[i, i % 10] > 0 for i in range(20))
+    for label in range(10):  # shared equally
+        shares = counts[:, label][counts[:, label] > 0]
+        assert int(shares.max() - shares.min()) <= 1
+    assert c in (1, 10) or labels_only(LABELS, 20, 1, c).sha256() != partition.sha256()
+
+
+@pytest.mark.parametrize(
+    ("K", "c", "message"),
+    [
+        (10, 11, "--labels_per_client 11: expected at most 10, the number of labels"),
+        (3, 1, "--labels_per_client 1: with --num_clients 3, 0 clients would share the 101 examples of label 3; raise"),
+        (1009, 10, "--labels_per_client 10: with --num_clients 1009, 1009 clients would share the 101 examples of"),
+    ],
+)
+def test_labels_that_cannot_be_shared_out(K, c, message):
+    with pytest.raises(FlagError) as error:
+        labels_only(LABELS, K, 0, c)
+    assert str(error.value).startswith(message)
 
 
 def test_alpha_sets_the_skew():

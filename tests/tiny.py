@@ -24,6 +24,11 @@ def tiny(data_dir: Path, shape: tuple[int, int, int] = (1, 8, 8)) -> Dataset:
     return Dataset("tiny", split(TRAIN), split(TEST), CLASSES, mean=0.5, std=0.25, source="made up")
 
 
+def tiny16(data_dir: Path) -> Dataset:
+    """The same in 16x16 pixels, for networks that need as many."""
+    return tiny(data_dir, (1, 16, 16))
+
+
 def floats(name: str, shape: tuple[int, ...], **more: Any) -> Dataset:
     """Three patterns with normal noise."""
     generator = torch.Generator().manual_seed(2)

@@ -11,6 +11,8 @@ MODELS: dict[str, str | Entry] = {
     "gn_cnn": "fl.models.gn_cnn:gn_cnn",
     "cnn": "fl.models.mcmahan2017:cnn",
     "2nn": "fl.models.mcmahan2017:two_nn",
+    "cifar_cnn": "fl.models.mcmahan2017:cifar_cnn",
+    "lenet": "fl.models.lenet:lenet",
     "small_cnn": "fl.models.small_cnn:small_cnn",
     "logistic": "fl.models.logistic:logistic",
 }
