@@ -26,6 +26,7 @@ from fl.streams import warn
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 VERSION = 1  # of the cache; another version is decoded anew
+PARTS, STATISTICS = ("train", "test"), ("mean", "std")
 NAMED = 3  # unreadable images that a message names
 
 
@@ -122,9 +123,8 @@ def decoded(
     cache = data_dir / f".decoded-{key(data_dir, [*train, *test], len(train), size, grey, skip)}.pt"
     if cache.exists():
         try:
-            content: dict[str, Any] = checkpoint.load(cache)
-            return content
-        except RunFolderError as error:
+            return checked(checkpoint.load(cache), size, grey)
+        except (RunFolderError, ValueError) as error:
             warn(f"{cache}: is not used, and written anew ({error})")
     pixels, bad = decode([image.path for image in (*train, *test)], size, grey)
     if bad:
@@ -136,11 +136,11 @@ def decoded(
     good = torch.tensor([image.path not in left_out for image in (*train, *test)])
     labels = torch.tensor([image.label for image in (*train, *test)])
     n = len(train)
-    content = {
+    content: dict[str, Any] = {
         "train": pixels[:n][good[:n]], "train_labels": labels[:n][good[:n]],
         "test": pixels[n:][good[n:]], "test_labels": labels[n:][good[n:]],
     }  # fmt: skip
-    for part in ("train", "test"):
+    for part in PARTS:
         if len(content[part]) == 0:
             raise DataError(f"{data_dir}: none of the {part} images can be read")
     content |= statistics(content["train"])
@@ -148,6 +148,23 @@ def decoded(
         checkpoint.save(cache, content)
     except OSError as error:
         warn(f"{cache}: the decoded images cannot be kept ({reason(error)}), so the next run decodes them again")
+    return content
+
+
+def checked(content: Any, size: int, grey: bool) -> dict[str, Any]:
+    """The content of a cache. Raises ValueError if it is not what `decoded` writes, because anyone may seal a file."""
+    shape, channels = (1 if grey else 3, size, size), 1 if grey else 3
+    if not isinstance(content, dict) or set(content) != {*PARTS, *(f"{part}_labels" for part in PARTS), *STATISTICS}:
+        raise ValueError("it holds something else")
+    for part in PARTS:
+        x, y = content[part], content[f"{part}_labels"]
+        good = isinstance(x, Tensor) and isinstance(y, Tensor) and x.dtype == torch.uint8 and y.dtype == torch.int64
+        if not good or x.shape[1:] != shape or y.shape != x.shape[:1]:
+            raise ValueError(f"its {part} images are of another kind")
+    if any(
+        len(content[name]) != channels or not all(isinstance(v, float) for v in content[name]) for name in STATISTICS
+    ):
+        raise ValueError("its mean and deviation are of another kind")
     return content
 
 

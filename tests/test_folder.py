@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from data.folder import folder
+from fl import checkpoint
 from fl.errors import DataError
 
 Pillow = pytest.importorskip("PIL.Image")
@@ -92,6 +93,11 @@ def test_what_is_decoded_is_kept_until_a_file_or_a_flag_changes(place, monkeypat
         path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert load(place).train.examples[0, :, 0, 0].tolist() == [99, 0, 0]
     assert "is not used, and written anew" in capsys.readouterr().err
+    for odd in (3, {}, {"train": 1}):
+        for path in place.glob(".decoded-*.pt"):
+            checkpoint.save(path, odd)
+        assert load(place).train.examples[0, :, 0, 0].tolist() == [99, 0, 0]
+        assert "is not used, and written anew" in capsys.readouterr().err
 
 
 def test_files_that_are_no_images(place, capsys):
