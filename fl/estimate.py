@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -39,7 +40,7 @@ def seconds_a_step(x: Experiment, engine: str, workers: int) -> float:
         now = short.round_start(t, short.w, Kept(), mine)
         now = short.algorithm.prepare(executed, now, mine, Group())
         steps = 0
-        for update in executed.train(mine, now, lambda clients, now=now: short.algorithm.tell(now, clients)):  # type: ignore[misc]
+        for update in executed.train(mine, now, partial(short.algorithm.tell, now)):
             steps += sum(report.steps for report in update.reports)
         wait_for(x.device)
     return (time.perf_counter() - began) / (steps * workers)
