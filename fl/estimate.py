@@ -86,4 +86,4 @@ def rough(seconds: float) -> str:
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"about {seconds / size:.2g} {unit}"
-    return f"about {max(seconds, 1):.2g} seconds"
+    return f"about {seconds:.2g} seconds" if seconds >= 1.5 else "about 1 second"
