@@ -16,8 +16,8 @@ from fl.estimate import cut, rough
 def test_a_dry_run_says_how_long(flags, command):
     done = command("federated", f"{flags} --dry_run")
     assert done.code == 0
-    assert re.search(r"^time +about [\d.]+ (seconds?|minutes): [\d.e+-]+ ms a step, [\d.e+-]+ s an evaluation", done.out,
-                     re.MULTILINE)  # fmt: skip
+    time = r"^time +about [\d.]+ (seconds?|minutes): [\d.e+-]+ ms a step, [\d.e+-]+ s an evaluation"
+    assert re.search(time, done.out, re.MULTILINE)
     assert not done.folder.exists()
 
 
