@@ -36,8 +36,7 @@ def train(config: Config) -> None:
         if not config.quiet:
             print(describe(x, f"centralised: {x.n:,} examples in one place"))
         rounds = centralised_rounds(x, ends, folder.start, tick=bar)
-        first = folder.start.t + 1 if folder.start else 0
-        rounds = bar.over(rounds, lambda t: stream_steps(config, x.n, ends, t), first, len(ends))
+        rounds = bar.over(rounds, lambda t: stream_steps(config, x.n, ends, t), folder.first, folder.rounds)
         follow(config, folder, rounds, run_title(config, "baseline"))
 
 

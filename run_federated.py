@@ -46,8 +46,7 @@ def train(config: Config) -> None:
                 print(f"engine {engine_line(engine_name, group.size)}")
             folder.picture("partition.png", lambda path: save_partition(path, x.label_counts, partition_title(config)))
             rounds = federated_rounds(x, engine, group, folder.start)
-            first = folder.start.t + 1 if folder.start else 0
-            rounds = bar.over(rounds, lambda t: round_steps(x, t) // group.size, first, config.global_epoch)
+            rounds = bar.over(rounds, lambda t: round_steps(x, t) // group.size, folder.first, folder.rounds)
             follow(config, folder, rounds, run_title(config, "federated"))
 
 

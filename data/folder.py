@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -92,10 +91,11 @@ def images(root: Path, names: Sequence[str], classes: Sequence[str] | None = Non
     number = {name: label for label, name in enumerate(classes or names)}
     listed: list[Image] = []
     for name in names:
-        files = sorted(path for path in (root / name).iterdir() if path.suffix.lower() in SUFFIXES)
+        visible = (path for path in (root / name).iterdir() if not path.name.startswith("."))
+        files = sorted(path for path in visible if path.suffix.lower() in SUFFIXES)
         if not files:
             raise DataError(f"{root / name}: holds no images; expected files that end in {', '.join(sorted(SUFFIXES))}")
-        listed += [Image(path, number[name]) for path in files if not path.name.startswith(".")]
+        listed += [Image(path, number[name]) for path in files]
     return listed
 
 
@@ -153,18 +153,17 @@ def decoded(
 
 def checked(content: Any, size: int, grey: bool) -> dict[str, Any]:
     """The content of a cache. Raises ValueError if it is not what `decoded` writes, because anyone may seal a file."""
-    shape, channels = (1 if grey else 3, size, size), 1 if grey else 3
+    channels = 1 if grey else 3
     if not isinstance(content, dict) or set(content) != {*PARTS, *(f"{part}_labels" for part in PARTS), *STATISTICS}:
         raise ValueError("it holds something else")
     for part in PARTS:
         x, y = content[part], content[f"{part}_labels"]
         good = isinstance(x, Tensor) and isinstance(y, Tensor) and x.dtype == torch.uint8 and y.dtype == torch.int64
-        if not good or x.shape[1:] != shape or y.shape != x.shape[:1]:
+        if not good or x.shape[1:] != (channels, size, size) or y.shape != x.shape[:1]:
             raise ValueError(f"its {part} images are of another kind")
-    if any(
-        len(content[name]) != channels or not all(isinstance(v, float) for v in content[name]) for name in STATISTICS
-    ):
-        raise ValueError("its mean and deviation are of another kind")
+    for name in STATISTICS:
+        if not isinstance(content[name], list) or [type(number) for number in content[name]] != [float] * channels:
+            raise ValueError(f"its {name} is of another kind")
     return content
 
 
@@ -194,7 +193,7 @@ def decode(paths: Sequence[Path], size: int, grey: bool) -> tuple[Tensor, list[P
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without Python's lock
         shown = tqdm(
             pool.map(one, range(len(paths)), chunksize=64), total=len(paths), desc="decoding", unit="image",
-            leave=False, disable=None if sys.stderr.isatty() else True,
+            leave=False, disable=None,
         )  # fmt: skip
         readable = list(shown)
     return pixels, [path for path, good in zip(paths, readable, strict=True) if not good]

@@ -93,7 +93,7 @@ def _help(name: str) -> str:
     parts = [
         field.metadata["help"],
         f"; for --{table} {listed(readers)}" if table else "",
-        f": {kind.accepts}" if kind.accepts.startswith(("one of", "FILE")) else "",
+        f": {kind.accepts}" if kind.metavar == "NAME" else "",
         f" (default: {', '.join(defaults)})" if defaults else "",
     ]
     return "".join(parts).replace("%", "%%")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from fl.check import is_read
 from fl.config import FLAGS, Config, read_config
 from fl.errors import RunFolderError
-from fl.records import is_finished, read_metrics
+from fl.records import is_finished, newest_runs, read_metrics
 from fl.streams import warn
 
 
@@ -32,22 +32,10 @@ class Experiment(NamedTuple):
 
 def newest(place: Path, most: int) -> list[Path]:
     """The run folders in `place`, at most so many, the one that was recorded last first. Raises RunFolderError."""
-
-    def recorded(folder: Path) -> float | None:
-        """When its last round was recorded, in seconds; None if it holds no run."""
-        try:
-            return (folder / "metrics.jsonl").stat().st_mtime if (folder / "config.json").exists() else None
-        except OSError:
-            return None
-
-    try:
-        times = {folder: recorded(folder) for folder in place.iterdir()}
-    except OSError:
-        times = {}
-    known = {folder: at for folder, at in times.items() if at is not None}
-    if not known:
+    runs = newest_runs(place)[:most]
+    if not runs:
         raise RunFolderError(f"{place}/: holds no runs; make one with python3 run_federated.py, or name run folders")
-    return sorted(known, key=lambda folder: (-known[folder], folder.name))[:most]
+    return runs
 
 
 def find(patterns: Sequence[str]) -> list[Path]:

@@ -9,6 +9,8 @@ from itertools import accumulate
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from fl.records import EXPLODED
+
 Record = dict[str, Any]
 
 
@@ -130,7 +132,6 @@ class View(NamedTuple):
         return self.low <= y <= self.high
 
 
-EXPLODED = 10  # times the untrained model's loss, as on the screen of a run (fl/run.py)
 LEAST = 1e-9  # of the largest loss in view; what is below is as good as zero
 WORTH = 2.5  # round 0 is shown where the range need not grow by more than this factor
 MARGIN = 0.06

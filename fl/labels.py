@@ -33,7 +33,7 @@ DEFINING = (
 GROUPS = ("Federation", "Algorithm", "Training", "Model and data")
 ALSO, SEEN = ("precision",), ("global_epoch",)  # beside these groups; and what the axis of rounds shows
 
-Flags = dict[str, Any]
+Values = dict[str, Any]  # of flags, by name
 UNSET = object()  # the value of a flag that its owner, such as the algorithm, sets by itself
 
 
@@ -112,8 +112,7 @@ def word(name: str, value: Any) -> str:
     if name == "batch_size" and value == 0:
         value = "all"
     text = "+".join(map(plain, value)) if isinstance(value, tuple) else plain(value)
-    is_name = kind.accepts.startswith(("one of", "FILE"))
-    return SAID.get(name, "{}" if is_name else f"{name}={{}}").format(text)
+    return SAID.get(name, "{}" if kind.metavar == "NAME" else f"{name}={{}}").format(text)
 
 
 def plain(value: Any) -> str:
@@ -126,7 +125,7 @@ def shared_title(experiments: Sequence[Experiment]) -> str:
     What belongs to a name that only some of them have is said with this name: "dirichlet: alpha=0.1".
     """
     keys = [experiment.key for experiment in experiments]
-    same: Flags = {}
+    same: Values = {}
     for name in FLAGS:
         values = {key[name] for key in keys if name in key}
         if len(values) == 1:
@@ -158,7 +157,7 @@ def partition_title(config: Config) -> str:
     )
 
 
-def title(flags: Flags, scripts: Collection[str], seeds: Collection[int], of_some: Sequence[str] = ()) -> str:
+def title(flags: Values, scripts: Collection[str], seeds: Collection[int], of_some: Sequence[str] = ()) -> str:
     """ "fedavg, 2nn on mnist, shards, 2 shards a client, K=100, m=10, E=1, B=10, sgd, lr=0.1, seeds 0 to 2"."""
     names = [name for name in (*DEFINING, *FLAGS) if flags.get(name) is not None and is_said(name, flags[name])]
     said = {name: word(name, flags[name]) for name in names}

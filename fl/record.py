@@ -140,6 +140,11 @@ class RunFolder:
         return lines
 
     @property
+    def first(self) -> int:
+        """The round to begin with: 0 is the initial model."""
+        return self.start.t + 1 if self.start else 0
+
+    @property
     def wall_seconds(self) -> float:
         """Time spent in this run, over all its resumptions, up to the last checkpoint of each."""
         return self.earlier_seconds + time.perf_counter() - self.began

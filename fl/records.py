@@ -18,9 +18,13 @@ OURS = (
 
 
 def newest_runs(folder: Path) -> list[Path]:
-    """The folders in `folder` that have records, those that were last written to first."""
-    written = {path.parent: path.stat().st_mtime_ns for path in folder.glob("*/metrics.jsonl") if path.is_file()}
-    return sorted(written, key=written.__getitem__, reverse=True)
+    """The run folders in `folder`, the one that was recorded last first."""
+    recorded = {path.parent: path.stat().st_mtime_ns for path in folder.glob("*/metrics.jsonl") if path.is_file()}
+    runs = [run for run in recorded if (run / "config.json").exists()]
+    return sorted(runs, key=lambda run: (-recorded[run], run.name))
+
+
+EXPLODED = 10  # a loss so many times the untrained model's, which is near ln(classes), is no training any more
 
 
 class Field(NamedTuple):

@@ -19,13 +19,10 @@ if TYPE_CHECKING:
     from fl.recorded import Round
 
 
-EXPLODED = 10  # a loss so many times the untrained model's, which is near ln(classes), is no training any more
-
-
 def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: str) -> None:
     """Record and show every round, then sum the run up on disk and on the screen."""
     from fl.plot import save_curves
-    from fl.records import summarise
+    from fl.records import EXPLODED, summarise
 
     def say(text: str) -> None:
         if not config.quiet:
