@@ -20,15 +20,16 @@ from fl.names import entry_of
 SAID: dict[str, str] = {
     "num_clients": "K={}", "num_select_clients": "m={}", "global_epoch": "T={}", "local_epoch": "E={}",
     "batch_size": "B={}", "init_lr": "lr={}", "epoch": "{} epochs", "shards_per_client": "{} shards a client",
-    "attack": "{} attack", "attackers": "attackers={}", "stop_at_target": "stopped there", "target_accuracy": "to {}",
+    "labels_per_client": "{} labels a client", "attack": "{} attack", "attackers": "attackers={}",
+    "stop_at_target": "stopped there", "target_accuracy": "to {}",
 }  # fmt: skip
 
 # A title always has those of these that do something, in this order. Of the other flags of its groups it has those that
 # are not at their defaults.
 DEFINING = (
-    "algorithm", "model", "dataset", "partition", "shards_per_client", "alpha", "num_clients", "num_select_clients",
-    "local_epoch", "batch_size", "optimizer", "init_lr", "proximal_mu", "server_lr", "trim", "byzantine", "attack",
-    "attackers", "attack_scale",
+    "algorithm", "model", "dataset", "partition", "shards_per_client", "labels_per_client", "alpha", "num_clients",
+    "num_select_clients", "local_epoch", "batch_size", "optimizer", "init_lr", "proximal_mu", "server_lr", "trim",
+    "byzantine", "attack", "attackers", "attack_scale",
 )  # fmt: skip
 GROUPS = ("Federation", "Algorithm", "Training", "Model and data")
 ALSO, SEEN = ("precision",), ("global_epoch",)  # beside these groups; and what the axis of rounds shows
@@ -151,7 +152,7 @@ def run_title(config: Config, script: str) -> str:
 
 def partition_title(config: Config) -> str:
     """What defines a partition."""
-    names = ("dataset", "partition", "shards_per_client", "alpha", "num_clients")
+    names = ("dataset", "partition", "shards_per_client", "labels_per_client", "alpha", "num_clients")
     return ", ".join(
         [*(word(n, getattr(config, n)) for n in names if is_read(n, config, "federated")), said_seeds([config.seed])]
     )

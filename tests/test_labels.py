@@ -139,6 +139,8 @@ def test_a_title_has_what_defines_the_run(script, given, title):
 def test_the_title_of_a_partition():
     config = resolve({"partition": "dirichlet", "alpha": 0.1, "num_clients": 20, "seed": 2})
     assert partition_title(config) == "mnist, dirichlet, alpha=0.1, K=20, seed 2"
+    config = resolve({"partition": "labels", "num_clients": 20})
+    assert partition_title(config) == "mnist, labels, 2 labels a client, K=20, seed 0"
 
 
 def test_a_shared_title_has_what_all_runs_share(experiments):
