@@ -94,3 +94,9 @@ def _plain_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
         for name in ("save_curves", "save_partition"):
             monkeypatch.setattr(fl.plot, name, lambda path, *_: fl.plot.write_atomic(path, b"a picture"))
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """The table without the picture, which takes a second."""
+    monkeypatch.setattr("fl.comparison.save_comparison", lambda path, *_: path.write_text("drawn"))

@@ -1,6 +1,9 @@
-"""Run folders made by hand, so that a test of what reads them need not train."""
+"""Run folders made by hand, so that a test of what reads them need not train; and what compare.py says of them."""
 
 import json
+import re
+
+import compare
 
 
 def record(t, accuracy=0.5, loss=1.0, **changes):
@@ -21,3 +24,22 @@ def make_run(folder, seed=0, accuracy=0.8, rounds=3, **flags):
     (folder / "metrics.jsonl").write_text(lines(records))
     (folder / "summary.json").write_text(json.dumps({"rounds": rounds}))
     return folder
+
+
+def body(out):
+    """The rows of the table: all between its heading and what is said of files."""
+    lines = out.splitlines()
+    at = next((at for at, line in enumerate(lines) if line.startswith("run ")), len(lines))
+    return [line for line in lines[at + 1 :] if not line.startswith(("table in ", "curves in "))]
+
+
+def told(capsys, *words):
+    """Exit code, the rows of the table and the lines on stderr of a comparison."""
+    capsys.readouterr()
+    code = compare.run(list(map(str, words)))
+    out, err = capsys.readouterr()
+    return code, body(out), err.splitlines()
+
+
+def n_of(row):
+    return int(re.split(r"\s{2,}", row)[1])
