@@ -27,6 +27,7 @@ def train(config: Config) -> None:
     from fl.workers import group_of, torchrun_device
 
     x = federated(config, torchrun_device(config))
+    config = x.config  # with the number of clients, if the data set had to say it
     engine_name, workers = choose(x)
     if config.dry_run:
         print(federated_plan(x, engine_name, workers))

@@ -13,11 +13,13 @@ DATASETS: dict[str, str | Entry] = {
     "folder": Entry("data.folder:folder", reads=("image_size", "grey", "test_fraction", "skip_bad")),
 }
 
-# A partitioner is a function (labels, num_clients, seed, flags that it reads) that returns a Partition.
+# A partitioner is a function (labels, num_clients, seed, flags that it reads) that returns a Partition. An argument
+# `clients` is not a flag, but whose each example is. num_clients 0 stands for as many as these are.
 PARTITIONS: dict[str, str | Entry] = {
     "iid": "data.partition:iid",
     "shards": Entry("data.partition:shards", reads=("shards_per_client",)),
     "labels": Entry("data.partition:labels_only", reads=("labels_per_client",)),
     "dirichlet": Entry("data.partition:dirichlet", reads=("alpha",)),
+    "natural": Entry("data.partition:natural", defaults={"num_clients": 0}),
     "quantity": Entry("data.partition:quantity", reads=("alpha",)),
 }

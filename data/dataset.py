@@ -35,6 +35,9 @@ class Dataset:
     which is the first dimension of an example. source: where the files came from, for the records. dtype: of inputs
     that are not integers.
 
+    clients: (n,) int64 on the CPU, whose each training example is, such as a writer's or a hospital's, from 0 to K - 1;
+    None if that is not known. --partition natural goes by it.
+
     augment: inputs (N, ...) and draws (N,) int64 to inputs of the same shape. A draw is 64 random bits that belong to
     one visit of one example in training. An example's result must depend on its own draw alone, because which examples
     come together is up to the engine. Half of all visits negated is
@@ -50,6 +53,7 @@ class Dataset:
     source: str = ""
     dtype: torch.dtype = torch.float32
     augment: Augment | None = None
+    clients: Tensor | None = None
 
     @property
     def labels(self) -> Tensor:

@@ -162,6 +162,19 @@ def labels_only(labels: Tensor, num_clients: int, seed: int, labels_per_client: 
     return Partition.from_owners(owners, num_clients)
 
 
+def natural(labels: Tensor, num_clients: int, seed: int, clients: Tensor | None = None) -> Partition:
+    """Each client holds what is its own in the data set: clients (n,) int64 says whose each example is.
+
+    num_clients is 0, or as many as there are. Raises FlagError if it is another number, or if `clients` is not known.
+    """
+    if clients is None:
+        raise FlagError("--partition natural: the --dataset does not say whose its examples are; choose another one")
+    K = int(clients.max()) + 1
+    if num_clients not in (0, K):
+        raise FlagError(f"--num_clients {num_clients}: the data set has {K} clients of its own; leave the flag out")
+    return Partition.from_owners(clients, K)
+
+
 def quantity(labels: Tensor, num_clients: int, seed: int, alpha: float = 0.5) -> Partition:
     """Size skew: labels iid, sizes in proportions drawn from Dirichlet(alpha), at least one example each."""
     _enough(labels, num_clients)

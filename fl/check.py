@@ -7,10 +7,12 @@ The conditions themselves stand in the table of flags (fl/config.py) and in the 
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fl.config import DEFAULTS, FLAGS, MATCHED, NAMES, Config, names_in, read_config
+from fl.config import DEFAULTS, FLAGS, MATCHED, NAMES, Config, names_in
+from fl.config_file import read_config
 from fl.errors import FlagError, RunFolderError
 from fl.flags import listed
 from fl.names import check_names, entry_of, is_own
@@ -22,10 +24,10 @@ LATEST = "latest"  # for --match, the newest federated run
 def resolve(given: dict[str, Any], script: str = "federated") -> Config:
     """Defaults that depend on other flags, and checks that need more than one flag."""
     given = with_matched(given, script)
-    given = given | {"num_select_clients": cohort_size(given)}
     for name in NAMES:
         for value in names_in(given.get(name, DEFAULTS[name])):
             given = with_defaults(given, name, value, reads=script in FLAGS[name].metadata["reads"])
+    given = given | {"num_select_clients": cohort_size(given)}
     given = with_rate(given)
     config = Config(**given)
     check(config, given)
@@ -67,13 +69,30 @@ def latest(out_dir: str) -> str:
 
 
 def cohort_size(given: dict[str, Any]) -> int:
-    """m, which --client_fraction says as well."""
+    """m, which --client_fraction says as well; 0 if neither K nor m is known yet."""
     K, fraction = given.get("num_clients", Config.num_clients), given.get("client_fraction")
     if fraction is None:
-        return int(given.get("num_select_clients", min(Config.num_select_clients, K)))
+        return int(given.get("num_select_clients") or min(Config.num_select_clients, K))
     if "num_select_clients" in given:
         raise FlagError(f"--client_fraction {fraction:g}: --num_select_clients says the same; give one of the two")
-    return max(round(fraction * K), 1)  # round, not int: int(0.29 * 100) is 28
+    return max(round(fraction * K), 1) if K else 0  # round, not int: int(0.29 * 100) is 28
+
+
+def with_clients(config: Config, K: int) -> Config:
+    """The flags with the number of clients and of those called, which the data set may have had to say.
+
+    Raises FlagError for what so many clients do not allow.
+    """
+    if config.num_clients:
+        return config
+    given: dict[str, Any] = {"num_clients": K}
+    if config.client_fraction is not None:
+        given["client_fraction"] = config.client_fraction
+    elif config.num_select_clients:
+        given["num_select_clients"] = config.num_select_clients
+    config = replace(config, num_clients=K, num_select_clients=cohort_size(given))
+    check(config, given)
+    return config
 
 
 def with_defaults(given: dict[str, Any], name: str, value: str, reads: bool) -> dict[str, Any]:
@@ -124,7 +143,7 @@ def check_entry(config: Config, given: dict[str, Any], name: str, chosen: str) -
             raise FlagError(f"--{other} {value}: needs another --{name}")
         if needed != DEFAULTS[other] and name in given:
             raise FlagError(f"--{name} {chosen}: needs --{other} {needed}")
-    if entry.check:
+    if entry.check and config.num_clients:
         entry.check(config)
 
 

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 
 from fl.advice import advice
 from fl.check import check, readers_of, resolve
-from fl.config import DEFAULTS, FLAGS, RESUMABLE, Config, check_value, read_config
+from fl.config import DEFAULTS, FLAGS, RESUMABLE, Config, check_value
+from fl.config_file import read_config
 from fl.errors import FlagError, RunFolderError, reason
 from fl.flags import ANEW, SWITCH, listed
 from fl.names import check_names, entry_of

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fl.check import is_read
-from fl.config import FLAGS, Config, read_config
+from fl.config import FLAGS, Config
+from fl.config_file import read_config
 from fl.errors import RunFolderError
 from fl.records import is_finished, newest_runs, read_metrics
 from fl.streams import warn

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from importlib.util import find_spec
-from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
-from data import DATASETS, PARTITIONS
 from fl.aggregates import AGGREGATES
 from fl.algorithms import ALGORITHMS
-from fl.errors import DataError, FlagError, RunFolderError, reason
+from fl.errors import FlagError
 from fl.flags import (
     ANEW,
     BASELINE,
@@ -37,20 +34,19 @@ from fl.flags import (
     number,
     only_with,
 )
-from fl.models import MODELS
-from fl.strict_json import loads, read_regular
 from fl.transforms import ATTACKS, TRANSFORMS
+from fl.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Workload):
     """Every flag, resolved: what `config.json` holds. Built by `parse`, or directly in tests."""
 
     # fmt: off
-    num_clients: int = flag(8, "Federation", integer(1), "K, the number of clients", reads=FEDERATED)
+    num_clients: int = flag(8, "Federation", integer(1), "K, the number of clients; of --partition natural as many as the data set has", reads=FEDERATED)
     num_select_clients: int = flag(4, "Federation", integer(1),
         "m, clients drawn each round without replacement (at most K)", reads=FEDERATED,
-        needs=[Need("expected at most --num_clients, which is {config.num_clients}", lambda c: c.num_select_clients <= c.num_clients)])
+        needs=[Need("expected at most --num_clients, which is {config.num_clients}", lambda c: c.num_select_clients <= c.num_clients or not c.num_clients)])
     client_fraction: float | None = flag(None, "Federation", number(0, 1, "(0, 1]"),
         "C, the other way to say m: m = max(round(C K), 1)", reads=FEDERATED, experiment=False)
     global_epoch: int = flag(5, "Federation", integer(0), "T, rounds", reads=FEDERATED, resume=FREE)
@@ -87,7 +83,7 @@ class Config:
         "processes of --engine distributed; 0 is one a core, or one a GPU", reads=FEDERATED, resume=FREE,
         needs=[
             only_with("engine", "distributed", "auto"),
-            Need("expected at most --num_select_clients, which is {config.num_select_clients}; the others had no client", lambda c: c.workers <= c.num_select_clients),
+            Need("expected at most --num_select_clients, which is {config.num_select_clients}; the others had no client", lambda c: c.workers <= c.num_select_clients or not c.num_clients),
         ])
     timeout: float = flag(1800.0, "Execution", number(1, 1e6, "[1, 1e+06]"),
         "seconds after which a worker that does not answer ends the run", reads=FEDERATED, resume=FREE)
@@ -111,21 +107,6 @@ class Config:
     match: str | None = flag(None, "Baseline only", PATH,
         "run folder of a federated run, or `latest`: train for as many examples, evaluate as often, take its other flags as defaults",
         reads=BASELINE, experiment=False)
-
-    model: str = flag("fast_cnn", "Model and data", named(MODELS), "network", matched=True)
-    dataset: str = flag("mnist", "Model and data", named(DATASETS, DataError), "data set", matched=True)
-    data_dir: str = flag("data/", "Model and data", PATH,
-        "where data sets are looked for and downloaded to", matched=True, resume=FREE, experiment=False)
-    image_size: int = flag(32, "Model and data", integer(1, high=10**4), "pixels of an image's side after scaling", matched=True)
-    grey: bool = flag(False, "Model and data", SWITCH, "take images as grey, not as colour", matched=True)
-    test_fraction: float = flag(0.2, "Model and data", number(0, 1, "(0, 1)"),
-        "share of each class that is put aside for the test, where there is no test folder", matched=True)
-    skip_bad: bool = flag(False, "Model and data", SWITCH, "leave out files that cannot be read, and say which", matched=True)
-    partition: str = flag("iid", "Model and data", named(PARTITIONS), "how the training set is split over clients", reads=FEDERATED)
-    shards_per_client: int = flag(2, "Model and data", integer(1), "label-sorted shards a client", reads=FEDERATED)
-    labels_per_client: int = flag(2, "Model and data", integer(1), "c, labels that a client holds", reads=FEDERATED)
-    alpha: float = flag(0.5, "Model and data", number(1e-6, 1e6, "[1e-06, 1e+06]"),
-        "concentration; smaller is more skewed", reads=FEDERATED)
 
     eval_every: int = flag(1, "Evaluation", integer(1),
         "rounds between evaluations on the test set (the last is always evaluated)", matched=True)
@@ -165,12 +146,15 @@ class Config:
         return self.init_lr * self.lr_decay ** (t - 1)
 
 
-FLAGS = {field.name: field for field in dataclasses.fields(Config)}
+GROUPS = ("Federation", "Algorithm", "Execution", "Training", "Baseline only", "Model and data", "Evaluation", "Run")
+FLAGS = {
+    field.name: field
+    for field in sorted(dataclasses.fields(Config), key=lambda field: GROUPS.index(field.metadata["group"]))
+}
 DEFAULTS: dict[str, Any] = {name: field.default for name, field in FLAGS.items()}
 RESUMABLE = {name for name, field in FLAGS.items() if field.metadata["resume"] != SAME}
 MATCHED = [name for name, field in FLAGS.items() if field.metadata["matched"]]
 NAMES = [name for name, field in FLAGS.items() if field.metadata["kind"].table is not None]  # such as --model
-LONGEST_NAME = 4096
 
 
 def check_value(name: str, text: object) -> Any:
@@ -186,53 +170,6 @@ def check_value(name: str, text: object) -> Any:
         ) from None
     except ValueError:
         raise FlagError(f"--{name} {text}: expected {kind.accepts}") from None
-
-
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """The recorded flags of a run folder, checked like typed ones, and its script under the key "script".
-
-    What a name such as --model's stands for may be gone, or known to a later version only: fl.names.check_names tells.
-    Raises RunFolderError when there are none or they are not ours.
-    """
-    path = Path(folder) / "config.json"
-    try:
-        recorded = loads(read_regular(path))
-        if not isinstance(recorded, dict) or recorded.get("script") not in ("federated", "baseline"):
-            raise ValueError("not a run's flags")
-        unknown = sorted(set(recorded) - set(FLAGS) - {"script"})
-        if unknown:
-            raise ValueError(f"has flags that this version does not know: {', '.join(map(short, unknown[:5]))}")
-        return DEFAULTS | {k: v if k == "script" else _recorded(k, v) for k, v in recorded.items()}
-    except (OSError, ValueError, FlagError) as error:
-        raise RunFolderError(f"{path}: cannot be read ({reason(error)}); expected the folder of a run") from None
-
-
-def _recorded(name: str, value: Any) -> Any:
-    """A value of config.json, which must be what the flag's text would have become: "3" and true are no integers."""
-    field = FLAGS[name]
-    kind, many = field.metadata["kind"], field.metadata["many"]
-    if kind is SWITCH:
-        good = isinstance(value, bool)
-    elif many:
-        good = isinstance(value, list) and all(_is_typed(kind, one) for one in value)
-    else:
-        good = _is_typed(kind, value) or (value is None and field.default is None)
-    if not good:
-        accepts = "true or false" if kind is SWITCH else f"a list, each {kind.accepts}" if many else kind.accepts
-        raise FlagError(f"--{name} {short(value)}: expected {accepts}")
-    if kind is SWITCH or kind.table is not None or value is None:
-        return tuple(value) if many else value
-    return check_value(name, value)
-
-
-def _is_typed(kind: Kind, value: Any) -> bool:
-    """Whether the value, written as text, is parsed to itself; a name only has to look like one."""
-    if kind.table is not None:
-        return isinstance(value, str) and value.isprintable() and 0 < len(value) <= LONGEST_NAME
-    try:
-        return type(value) in (int, float, str) and bool(kind.parse(str(value)) == value)
-    except ValueError:
-        return False
 
 
 def names_in(value: Any) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from data.dataset import Dataset
 from data.partition import Partition
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
+from fl.check import with_clients
 from fl.client import state_of
 from fl.config import Config
 from fl.device import choose_device, keep_freed_memory, make_deterministic
@@ -96,6 +97,7 @@ def federated(config: Config, device: torch.device | None = None) -> Experiment:
     """
     data, model, device = prepare(config, device)
     partition = split(config, data)
+    config = with_clients(config, len(partition))
     x = Experiment(config, data, poisoned(data, partition, config), model, device, partition)
     _ = x.algorithm, x.aggregate, x.transforms  # if one of the user's own fails, it does so before a run begins
     return x

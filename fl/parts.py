@@ -97,10 +97,10 @@ def split(config: Config, data: Dataset) -> Partition:
     with told(flag, value, PARTITION):
         names = list(inspect.signature(partitioner).parameters)
     for name in names[3:]:
-        if name not in FLAGS:
+        if name not in FLAGS and name != "clients":
             refuse(flag, value, f"its argument {name} is no flag; expected {PARTITION}")
     labels = data.labels
-    flags = {name: getattr(config, name) for name in names[3:]}
+    flags = {name: data.clients if name == "clients" else getattr(config, name) for name in names[3:]}
     with told(flag, value, PARTITION):
         partition: Partition = partitioner(labels, config.num_clients, config.seed, **flags)
     if is_own(flag, value):
@@ -109,7 +109,7 @@ def split(config: Config, data: Dataset) -> Partition:
         with told(flag, value, PARTITION):
             sizes, owned = partition.sizes.tolist(), partition.indices.sort().values
             whole = torch.equal(owned, torch.arange(len(labels)))
-        if len(sizes) != config.num_clients or min(sizes) < 1:
+        if len(sizes) != (config.num_clients or len(sizes)) or min(sizes, default=0) < 1:
             made = f"made {len(sizes)} clients of {min(sizes, default=0)} or more examples"
             refuse(flag, value, f"{made}; expected --num_clients {config.num_clients} of 1 or more")
         if not whole:

@@ -17,14 +17,15 @@ import torch
 
 from fl import checkpoint
 from fl.client_files import ClientFiles
-from fl.config import Config, identity, read_config
+from fl.config import Config, identity
+from fl.config_file import read_config
 from fl.environment import changes, check_facts, environment, read_environment, resumed, warning
 from fl.errors import FlagError, RunFolderError, reason
 from fl.experiment import Experiment
 from fl.files import clear_stale, locked, temporary_names, write_atomic
 from fl.journal import Journal
 from fl.recorded import Round
-from fl.records import OURS, parse_record, summarise
+from fl.records import OURS, parse_lines, summarise
 from fl.restore import restore
 from fl.streams import warn
 from fl.strict_json import read_regular
@@ -230,17 +231,6 @@ def check_folder(path: Path, config: Config) -> None:
                 f"--run_dir {path}: holds files that are not a run's, such as {entry.name}, and no config.json; "
                 "choose another folder"
             )
-
-
-def parse_lines(path: Path, lines: bytes, t: int) -> list[dict[str, Any]]:
-    """The records of the rounds 0 to t in these lines of `path`. Raises RunFolderError if they are not that."""
-    try:
-        records = [parse_record(line, number) for number, line in enumerate(lines.splitlines())]
-        if len(records) != t + 1 or records[0]["test_accuracy"] is None:
-            raise ValueError(f"expected the rounds 0 to {t}, the first of them evaluated")
-    except ValueError as error:
-        raise RunFolderError(f"{path}: cannot be read ({error}); restore it from a copy") from None
-    return records
 
 
 def finite(record: dict[str, Any]) -> dict[str, Any]:

@@ -111,6 +111,17 @@ def parse_record(line: bytes, t: int) -> dict[str, Any]:
     return record
 
 
+def parse_lines(path: Path, lines: bytes, t: int) -> list[dict[str, Any]]:
+    """The records of the rounds 0 to t in these lines of `path`. Raises RunFolderError if they are not that."""
+    try:
+        records = [parse_record(line, number) for number, line in enumerate(lines.splitlines())]
+        if len(records) != t + 1 or records[0]["test_accuracy"] is None:
+            raise ValueError(f"expected the rounds 0 to {t}, the first of them evaluated")
+    except ValueError as error:
+        raise RunFolderError(f"{path}: cannot be read ({error}); restore it from a copy") from None
+    return records
+
+
 def is_finished(folder: Path, records: Sequence[dict[str, Any]]) -> bool:
     """Whether the run's summary speaks of the last of these records."""
     try:

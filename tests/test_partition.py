@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.partition import dirichlet, iid, labels_only, quantity, shards
+from data.partition import dirichlet, iid, labels_only, natural, quantity, shards
 from fl.errors import FlagError
 
 LABELS = torch.arange(10).repeat_interleave(101)[torch.randperm(1010, generator=torch.Generator().manual_seed(0))]
@@ -132,3 +132,19 @@ def test_label_counts():
     counts = partition.label_counts(LABELS, 10)
     for k, part in enumerate(partition):
         assert counts[k].tolist() == torch.bincount(LABELS[part], minlength=10).tolist()
+
+
+def test_natural_clients_hold_their_own():
+    owners = torch.arange(len(LABELS)) % 7
+    partition = natural(LABELS, 0, seed=3, clients=owners)
+    assert len(partition) == 7
+    for k, part in enumerate(partition):
+        assert set(owners[part].tolist()) == {k}
+    assert natural(LABELS, 7, seed=4, clients=owners).sha256() == partition.sha256()
+
+
+def test_natural_clients_are_as_many_as_the_data_set_says():
+    with pytest.raises(FlagError, match="--num_clients 5: the data set has 3 clients of its own"):
+        natural(LABELS, 5, 0, clients=torch.arange(len(LABELS)) % 3)
+    with pytest.raises(FlagError, match="--partition natural: the --dataset does not say"):
+        natural(LABELS, 0, 0)

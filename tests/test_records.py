@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from fl.config import read_config
+from fl.config_file import read_config
 from fl.errors import RunFolderError
 from fl.records import is_finished, read_metrics, read_records
 from tests.folders import lines, make_run, record
