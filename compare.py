@@ -153,7 +153,7 @@ def compare(argv: Sequence[str] | None) -> None:
     )
     with writing("--out", outs["--out"]):
         save_comparison(outs["--out"], records, sheet)
-    same = [axis for axis in AXES if axis not in axes]
+    same = [axis for axis in AXES if axis not in axes and is_spent(axis, records)]
     print(f"curves in {outs['--out']}" + ("" if words.axes or not same else f" (without {', '.join(same)}: the same)"))
 
 
@@ -161,10 +161,16 @@ def axes_of(asked: Sequence[str] | None, records: dict[str, list[list[Record]]])
     """The axes of the picture. Raises FlagError for one on which there is nothing to draw."""
     if not asked:
         return tuple(telling(list(records.values())))
-    if "bytes" in asked and not any(AXES["bytes"](run)[-1] for runs in records.values() for run in runs):
-        others = ", ".join(axis for axis in AXES if axis != "bytes")
-        raise FlagError(f"--axes bytes: none of these runs sent anything; expected {others}")
+    for axis, nothing in (("bytes", "sent anything"), ("simulated", "has simulated time")):
+        if axis in asked and not is_spent(axis, records):
+            others = ", ".join(other for other in AXES if is_spent(other, records))
+            raise FlagError(f"--axes {axis}: none of these runs {nothing}; expected {others}")
     return tuple(dict.fromkeys(asked))
+
+
+def is_spent(axis: str, records: dict[str, list[list[Record]]]) -> bool:
+    """Whether any of the runs gets anywhere on the axis."""
+    return any(AXES[axis](run)[-1] > 0 for runs in records.values() for run in runs)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

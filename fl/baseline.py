@@ -31,7 +31,7 @@ def centralised(x: Experiment, ends: Sequence[int], begun: Begun, tick: Callable
     if begun.kept.server:
         optimizer.load_state_dict(begun.kept.server["optimizer"])
     for t in range(begun.t + 1, len(ends) + 1):
-        now = x.round_start(t, begun.w, begun.kept, [])
+        now = x.round_start(t, begun.w, begun.kept)
         for parameters in optimizer.param_groups:
             parameters["lr"] = c.lr(t)
         seed_training(x.device, c.seed, t, 0)  # for dropout, as in the sequential engine

@@ -64,9 +64,9 @@ def minibatches(indices: Tensor, passes: Iterable[Batch], B: int) -> Iterator[Ba
         yield from map(Batch, indices[order].split(size), repeat(None) if draws is None else draws.split(size))
 
 
-def steps_of(config: Config, n_k: int) -> int:
-    """Local steps of a client with n_k examples in a round: E ceil(n_k / B)."""
-    return config.local_epoch * -(-n_k // (config.batch_size or n_k))
+def steps_of(config: Config, n_k: int, E: int | None = None) -> int:
+    """Local steps of a client with n_k examples in a round: E ceil(n_k / B), where E is --local_epoch if not given."""
+    return (E or config.local_epoch) * -(-n_k // (config.batch_size or n_k))
 
 
 def train(

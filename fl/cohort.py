@@ -2,21 +2,148 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from data.partition import Partition
-from fl.config import Config
-from fl.rng import select_clients
+from fl.conditions import has_speeds
+from fl.config import DEFAULTS, Config
+from fl.devices import HOUR, STATES, comes_and_goes, devices_of, eligible, fate_of, has_clock, most_eligible
+from fl.errors import FlagError
+from fl.rng import derive, select_clients
+
+MOST_HOURS = 24  # that a server waits for m eligible clients
+EVENTS = ("decline_rate", "dropout_rate", "straggler_rate", "over_select", "min_reports", "round_deadline")
 
 
 class Cohort(NamedTuple):
-    """called: S_t, ascending. reporting: those of them who send an update; the others do not train."""
+    """Clients by what becomes of them, ascending. Nobody trains but those who report.
 
-    called: list[int]
-    reporting: list[int]
+    called: S_t, and with --over_select more. reporting: those whose updates arrive in time. declined: took no part.
+    dropped: vanished after they had got the model. late: would have reported when the round was over.
+    epochs: of those who train for fewer than E. seconds: simulated, from the end of the round before; None where
+    nothing takes time. abandoned: too few reported, and the model stays as it is.
+    """
+
+    called: Sequence[int] = ()
+    reporting: Sequence[int] = ()
+    declined: Sequence[int] = ()
+    dropped: Sequence[int] = ()
+    late: Sequence[int] = ()
+    epochs: Mapping[int, int] = {}
+    seconds: float | None = None
+    abandoned: bool = False
+
+    @property
+    def got_the_model(self) -> int:
+        return len(self.called) - len(self.declined)
+
+    def record(self) -> dict[str, Any]:
+        """The keys of metrics.jsonl that it adds: those that say something."""
+        named = {"declined": self.declined, "dropped": self.dropped, "late": self.late}
+        line: dict[str, Any] = {key: list(clients) for key, clients in named.items() if clients}
+        if line or self.abandoned:
+            line = {"called": list(self.called), **line}
+        if self.abandoned:
+            line["abandoned"] = True
+        return line if self.seconds is None else line | {"simulated_seconds": self.seconds}
 
 
-def cohort(config: Config, partition: Partition, t: int) -> Cohort:
-    """S_t of Algorithm 1: m clients, uniform without replacement, all of whom report."""
-    S_t = select_clients(config.seed, t, len(partition), config.num_select_clients)
-    return Cohort(S_t, S_t)
+NOBODY = Cohort()
+
+
+def cohort(config: Config, partition: Partition, t: int, clock: float, transfer: tuple[int, int]) -> Cohort:
+    """S_t of Algorithm 1, m clients drawn uniformly without replacement, and who of them reports.
+
+    The round is over with the m-th report, at the deadline, or when nobody is left to wait for. clock: simulated
+    seconds at which the round before was over. transfer: bytes of the model to a client, and of the update from it.
+    """
+    K, m = len(partition), config.num_select_clients
+    wanted, waited = min(math.ceil(config.over_select * m), K), 0.0
+    if comes_and_goes(config):
+        S_t, waited = called_when_eligible(config, t, clock, m, wanted)
+    else:
+        S_t = select_clients(config.seed, t, K, wanted)
+    if not is_eventful(config):
+        return Cohort(S_t, S_t, seconds=waited if has_clock(config) else None)
+
+    fates = {k: fate_of(config, t, k) for k in S_t}
+    sizes = dict(zip(S_t, partition.sizes_of(S_t), strict=True))
+    epochs, needed = {}, {}
+    for k, fate in fates.items():
+        if fate.is_slow and config.straggler_epochs:
+            epochs[k] = config.straggler_epochs
+        work = epochs.get(k, config.local_epoch) * sizes[k] * (config.straggler_slowdown if fate.is_slow else 1.0)
+        needed[k] = seconds_needed(config, k, work, transfer)
+    declined = [k for k in S_t if fates[k].declines]
+    dropped = [k for k in S_t if fates[k].vanishes is not None and not fates[k].declines]
+    staying = sorted(set(S_t) - {*declined, *dropped}, key=lambda k: (needed[k], fates[k].turn))
+    deadline = math.inf if config.round_deadline is None else config.round_deadline
+    reporting = [k for k in staying[:m] if needed[k] <= deadline]
+    if len(reporting) == m:
+        lasted = needed[reporting[-1]]
+    elif config.round_deadline is not None:
+        lasted = deadline
+    else:
+        lasted = max(
+            [needed[k] for k in staying] + [(fates[k].vanishes or 0) * needed[k] for k in dropped], default=0.0
+        )
+    abandoned = len(reporting) < config.min_reports
+    return Cohort(
+        S_t,
+        [] if abandoned else sorted(reporting),
+        declined,
+        dropped,
+        late=sorted(set(staying) - set(reporting)),
+        epochs={k: E for k, E in epochs.items() if k in reporting},
+        seconds=waited + lasted if has_clock(config) else None,
+        abandoned=abandoned,
+    )
+
+
+def is_eventful(config: Config) -> bool:
+    """Whether a called client may do anything but report, or take time for it."""
+    return has_speeds(config) or any(getattr(config, name) != DEFAULTS[name] for name in EVENTS)
+
+
+def called_when_eligible(config: Config, t: int, clock: float, m: int, wanted: int) -> tuple[list[int], float]:
+    """Up to `wanted` clients drawn from those who can be called, and the seconds that the server waited for m of them.
+
+    It looks once an hour. After a day without m eligible clients it calls those who are there.
+    """
+    for hours in range(MOST_HOURS + 1):
+        there = eligible(config, clock + hours * HOUR).nonzero().flatten().tolist()
+        if len(there) >= m:
+            break
+    drawn = random.Random(derive(config.seed, "cohort", t)).sample(there, min(wanted, len(there)))
+    return sorted(drawn), hours * HOUR
+
+
+def seconds_needed(config: Config, k: int, examples: float, transfer: tuple[int, int]) -> float:
+    """How long client k takes to get the model, to train on so many examples, and to send its update."""
+    devices, (down, up) = devices_of(config), transfer
+    return (
+        down / float(devices.down_bytes_per_second[k])
+        + examples / float(devices.examples_per_second[k])
+        + up / float(devices.up_bytes_per_second[k])
+    )
+
+
+def check_cohorts(config: Config, partition: Partition, transfer: tuple[int, int]) -> None:
+    """Raise FlagError if no round can be expected to have the reports that it needs."""
+    if comes_and_goes(config) and (most := most_eligible(config)) < config.min_reports:
+        raise FlagError(
+            f"--min_reports {config.min_reports}: {most:.2g} of the {len(partition)} clients are eligible at the best "
+            f"hour; raise {', '.join(f'--{state}' for state in STATES)} or --num_clients"
+        )
+    if config.round_deadline is not None:
+        E, clients = config.straggler_epochs or config.local_epoch, range(len(partition))
+        sizes = partition.sizes.tolist()
+        needed = sorted(seconds_needed(config, k, E * sizes[k], transfer) for k in clients)
+        if needed[config.min_reports - 1] > config.round_deadline:
+            raise FlagError(
+                f"--round_deadline {config.round_deadline:g}: the fastest {config.min_reports} clients need "
+                f"{needed[config.min_reports - 1]:.3g} seconds; allow more"
+            )

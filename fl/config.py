@@ -12,6 +12,7 @@ from typing import Any
 
 from fl.aggregates import AGGREGATES
 from fl.algorithms import ALGORITHMS
+from fl.conditions import Conditions
 from fl.errors import FlagError
 from fl.flags import (
     ANEW,
@@ -39,7 +40,7 @@ from fl.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Workload):
+class Config(Workload, Conditions):
     """Every flag, resolved: what `config.json` holds. Built by `parse`, or directly in tests."""
 
     # fmt: off
@@ -146,7 +147,10 @@ class Config(Workload):
         return self.init_lr * self.lr_decay ** (t - 1)
 
 
-GROUPS = ("Federation", "Algorithm", "Execution", "Training", "Baseline only", "Model and data", "Evaluation", "Run")
+GROUPS = (
+    "Federation", "Algorithm", "Devices and links", "Execution", "Training", "Baseline only", "Model and data",
+    "Evaluation", "Run",
+)  # fmt: skip
 FLAGS = {
     field.name: field
     for field in sorted(dataclasses.fields(Config), key=lambda field: GROUPS.index(field.metadata["group"]))

@@ -32,7 +32,7 @@ class Curve:
 
 
 def _cumulative(*keys: str) -> Callable[[Sequence[Record]], list[float]]:
-    return lambda records: list(accumulate(float(sum(record[key] for key in keys)) for record in records))
+    return lambda records: list(accumulate(float(sum(record.get(key, 0) for key in keys)) for record in records))
 
 
 # By the words of --axes: what has been spent by the end of each round.
@@ -41,6 +41,7 @@ AXES: dict[str, Callable[[Sequence[Record]], list[float]]] = {
     "examples": _cumulative("examples"),
     "bytes": _cumulative("downlink_bytes", "uplink_bytes"),
     "seconds": _cumulative("round_seconds"),
+    "simulated": _cumulative("simulated_seconds"),
 }
 METRICS = ("test_accuracy", "test_loss", "train_loss")
 BANDS = ("std", "range")

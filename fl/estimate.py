@@ -12,7 +12,7 @@ import torch
 from data.partition import Partition
 from fl.baseline import stream
 from fl.client import make_optimizer, train
-from fl.cohort import cohort
+from fl.cohort import Cohort
 from fl.engines import make_engine
 from fl.evaluate import evaluate
 from fl.experiment import Experiment
@@ -31,13 +31,13 @@ def seconds_a_step(x: Experiment, engine: str, workers: int) -> float:
     if has_one_thread(x.config, workers):
         torch.set_num_threads(1)
     c = replace(x.config, local_epoch=1)
-    clients = cohort(c, x.partition, 1).reporting
+    clients = x.cohort(1).reporting or [0]
     mine = clients[: -(-len(clients) // workers)]
     short = replace(x, config=c, partition=cut(x.partition, mine, STEPS_TIMED * c.batch_size or len(x.data.train)))
     executed = make_engine(engine, short)
     for t in (1, 2):
         began = time.perf_counter()
-        now = short.round_start(t, short.w, Kept(), mine)
+        now = short.round_start(t, short.w, Kept(), Cohort(mine, mine))
         now = short.algorithm.prepare(executed, now, mine, Group())
         steps = 0
         for update in executed.train(mine, now, partial(short.algorithm.tell, now)):

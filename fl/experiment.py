@@ -16,8 +16,10 @@ from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
 from fl.check import with_clients
 from fl.client import state_of
+from fl.cohort import NOBODY, Cohort, check_cohorts, cohort
 from fl.config import Config
 from fl.device import choose_device, keep_freed_memory, make_deterministic
+from fl.devices import has_clock
 from fl.parts import aggregate_of, algorithm_of, build_model, load_data, split, transforms_of
 from fl.state import Kept, RoundStart, State
 from fl.transforms.attack import poisoned
@@ -85,9 +87,34 @@ class Experiment:
         """What the run trains on, as hashes."""
         return {"data_sha256": self.clean.sha256(), "partition_sha256": self.partition.sha256()}
 
-    def round_start(self, t: int, w: State, kept: Kept, clients: Sequence[int]) -> RoundStart:
-        sizes = dict(zip(clients, self.partition.sizes_of(clients), strict=True))
-        return RoundStart(self.config, t, w, kept, self.trained, self.n, sizes)
+    @cached_property
+    def transfer_bytes(self) -> tuple[int, int]:
+        """What each client of a round gets, and sends."""
+        down, up = (vectors * self.model_bytes for vectors in self.algorithm.transfers)
+        for transform in self.transforms:
+            if transform.bytes:
+                up = transform.bytes(self.w)
+        return down, up
+
+    @cached_property
+    def clocks(self) -> list[float]:
+        """Simulated seconds at which the rounds 0, 1, ... were over, as far as they are known."""
+        return [0.0]
+
+    def cohort(self, t: int) -> Cohort:
+        """Who is called to round t, and who reports. Where time passes, the rounds before it are gone through first."""
+
+        def at(t: int, clock: float) -> Cohort:
+            return cohort(self.config, self.partition, t, clock, self.transfer_bytes)
+
+        if has_clock(self.config):
+            for earlier in range(len(self.clocks), t):
+                self.clocks.append(self.clocks[-1] + (at(earlier, self.clocks[-1]).seconds or 0.0))
+        return at(t, self.clocks[t - 1] if has_clock(self.config) else 0.0)
+
+    def round_start(self, t: int, w: State, kept: Kept, S_t: Cohort = NOBODY) -> RoundStart:
+        sizes = dict(zip(S_t.reporting, self.partition.sizes_of(S_t.reporting), strict=True))
+        return RoundStart(self.config, t, w, kept, self.trained, self.n, sizes, cohort=S_t)
 
 
 def federated(config: Config, device: torch.device | None = None) -> Experiment:
@@ -99,6 +126,7 @@ def federated(config: Config, device: torch.device | None = None) -> Experiment:
     partition = split(config, data)
     config = with_clients(config, len(partition))
     x = Experiment(config, data, poisoned(data, partition, config), model, device, partition)
+    check_cohorts(config, partition, x.transfer_bytes)
     _ = x.algorithm, x.aggregate, x.transforms  # if one of the user's own fails, it does so before a run begins
     return x
 

@@ -81,6 +81,19 @@ def file_and_name(text: str) -> tuple[str, str]:
     return file, name
 
 
+def pair(text: str) -> tuple[float, float]:
+    """Two probabilities: "0.9,0.2". Raises ValueError."""
+    first, second = map(float, text.split(","))
+    if not (0 <= first <= 1 and 0 <= second <= 1):
+        raise ValueError
+    return first, second
+
+
+def _pair(text: str) -> str:
+    first, second = pair(text)
+    return f"{first!r},{second!r}".replace(".0,", ",").removesuffix(".0")
+
+
 def _device(text: str) -> str:
     kind, _, index = text.partition(":")
     if text in ("auto", "cpu", "mps") or (kind == "cuda" and (text == "cuda" or index.isdecimal())):
@@ -104,6 +117,7 @@ MOST = 3.4e38  # above it a rate or a scale has no float32
 SWITCH = Kind(lambda text: True, "no value", "")
 PATH = Kind(_text, "a path", "DIR")
 DEVICE = Kind(_device, "auto, cpu, cuda, cuda:INDEX or mps", "DEVICE")
+NIGHT_AND_DAY = Kind(_pair, "two probabilities with a comma between them, such as 0.9,0.2", "P,P")
 WORD = Kind(_word, "letters, digits, '.', '_' and '-', at most 100", "WORD")
 
 FEDERATED, BASELINE = ("federated",), ("baseline",)  # the scripts that a flag does something in

@@ -18,6 +18,7 @@ UNITS = {
     "examples": ("examples processed", ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))),
     "bytes": ("sent", ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))),
     "seconds": ("training time", ((3600, "hours"), (60, "minutes"), (1, "seconds"))),
+    "simulated": ("simulated time", ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))),
 }
 
 

@@ -7,13 +7,11 @@ from itertools import accumulate
 from pathlib import Path
 
 from fl.client import steps_of
-from fl.cohort import cohort
 from fl.config import Config
 from fl.environment import read_environment
 from fl.errors import RunFolderError
 from fl.estimate import rough, seconds_a_central_step, seconds_a_step, seconds_an_evaluation
 from fl.experiment import Experiment
-from fl.recorded import traffic
 from fl.records import is_finished, read_records
 from fl.streams import warn
 
@@ -23,8 +21,9 @@ MOST_ROUNDS_COUNTED = 1000
 
 def round_steps(x: Experiment, t: int) -> int:
     """Gradient steps of all the clients of round t."""
-    S_t = cohort(x.config, x.partition, t)
-    return sum(steps_of(x.config, n_k) for n_k in x.partition.sizes_of(S_t.reporting))
+    S_t = x.cohort(t)
+    sizes = zip(S_t.reporting, x.partition.sizes_of(S_t.reporting), strict=True)
+    return sum(steps_of(x.config, n_k, S_t.epochs.get(k)) for k, n_k in sizes)
 
 
 def matched_examples(config: Config) -> list[int] | None:
@@ -84,7 +83,7 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
     n = int(sizes.sum())
     u = E * n / (K * B) if B else float(E)
     exact = min(T, MOST_ROUNDS_COUNTED)
-    down, up = traffic(x)
+    down, up = x.transfer_bytes
     steps = sum(round_steps(x, t) for t in range(1, exact + 1)) * T // max(exact, 1)
     counts = x.label_counts
     lines = [

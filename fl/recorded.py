@@ -63,7 +63,7 @@ def recorded(
 ) -> Generator[Round]:
     """The same rounds with their records; evaluated where it is due, and in the last round."""
     if begun.fresh:
-        now = x.round_start(0, begun.w, begun.kept, [])
+        now = x.round_start(0, begun.w, begun.kept)
         nothing = Trained(now, begun.w, begun.kept, Got(begun.w, [], {}, begun.kept))
         yield record(x, nothing, 0.0, last, group)
     with closing(rounds):
@@ -83,7 +83,7 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
         load_state(x.model, done.w)
         accuracy, loss = evaluate(x.model, x.data, group)
     examples = sum(report.examples for report in reports)
-    down, up = traffic(x)
+    down, up = x.transfer_bytes
     line: dict[str, Any] = {
         "round": now.t,
         "test_accuracy": accuracy,
@@ -92,23 +92,14 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
         "clients": [report.client for report in reports if report.client in now.sizes],
         "examples": examples,
         "local_steps": sum(report.steps for report in reports),
-        "downlink_bytes": len(now.sizes) * down,
+        "downlink_bytes": now.cohort.got_the_model * down,
         "uplink_bytes": len(now.sizes) * up,
         "round_seconds": round_seconds,
         "evaluate_seconds": time.perf_counter() - began,
-    }
+    } | now.cohort.record()
     if done.got.rejected:
         line["rejected"] = done.got.rejected
     return Round(now.t, line, done.w, done.kept)
-
-
-def traffic(x: Experiment) -> tuple[int, int]:
-    """Bytes that each client of a round gets, and sends."""
-    down, up = (vectors * x.model_bytes for vectors in x.algorithm.transfers)
-    for transform in x.transforms:
-        if transform.bytes:
-            up = transform.bytes(x.w)
-    return down, up
 
 
 def check_finite(x: Experiment, done: Trained) -> None:
@@ -116,7 +107,7 @@ def check_finite(x: Experiment, done: Trained) -> None:
 
     Attackers have their hands in the model: where they spoil all updates, the round leaves it as it was.
     """
-    nothing_left = not done.got.reports and attack(x.config) is None
+    nothing_left = not done.got.reports and not done.now.cohort.abandoned and attack(x.config) is None
     whole = [v.sum(dtype=accumulator_dtype(v.device)) for v in done.w.values() if v.is_floating_point()]
     if nothing_left or not math.isfinite(sum(whole)):
         raise diverged(done.now.t, x.config)

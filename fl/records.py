@@ -48,6 +48,7 @@ FIELDS = {
     "examples": COUNT, "local_steps": COUNT, "downlink_bytes": COUNT, "uplink_bytes": COUNT,
     "round_seconds": SECONDS, "evaluate_seconds": SECONDS,
 }  # fmt: skip
+OPTIONAL = {"simulated_seconds": SECONDS, "abandoned": Field(lambda value: value is True, "true")}
 RECORD_KEYS = set(FIELDS)  # features add keys, of which a reader need not know
 
 
@@ -99,10 +100,11 @@ def parse_record(line: bytes, t: int) -> dict[str, Any]:
         record = loads(line)
         if not isinstance(record, dict):
             raise ValueError("not a record")
-        for key, field in FIELDS.items():
+        for key in FIELDS:
             if key not in record:
                 raise ValueError(f"has no {key}")
-            if not field.holds(record[key]):
+        for key, field in (FIELDS | OPTIONAL).items():
+            if key in record and not field.holds(record[key]):
                 raise ValueError(f"{key} is {short(record[key])}, expected {field.accepts}")
         if record["round"] != t:
             raise ValueError(f"is of round {record['round']}, expected {t}")
@@ -132,7 +134,7 @@ def is_finished(folder: Path, records: Sequence[dict[str, Any]]) -> bool:
 
 
 def summarise(records: Sequence[dict[str, Any]], targets: Sequence[float]) -> dict[str, Any]:
-    """Last and best results and the rounds to each target."""
+    """Last and best results, the rounds to each target, and what was spent where that is simulated."""
     evaluated = [record for record in records if record["test_accuracy"] is not None]
     return {
         "test_accuracy": evaluated[-1]["test_accuracy"],
@@ -140,7 +142,17 @@ def summarise(records: Sequence[dict[str, Any]], targets: Sequence[float]) -> di
         "best_test_accuracy": max(record["test_accuracy"] for record in evaluated),
         "rounds": records[-1]["round"],
         "rounds_to_target": {repr(target): rounds_to_target(records, target) for target in targets},
-    }
+    } | totals(records)
+
+
+def totals(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of a run whose devices are simulated: time, traffic, and rounds that were abandoned; else nothing."""
+    if not any(key in record for record in records for key in ("called", "simulated_seconds")):
+        return {}
+    sums = {key: sum(record[key] for record in records) for key in ("downlink_bytes", "uplink_bytes")}
+    if any("simulated_seconds" in record for record in records):
+        sums["simulated_seconds"] = math.fsum(record.get("simulated_seconds", 0.0) for record in records)
+    return sums | {"abandoned_rounds": sum("abandoned" in record for record in records)}
 
 
 def rounds_to_target(records: Sequence[dict[str, Any]], target: float) -> float | None:

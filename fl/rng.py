@@ -74,6 +74,12 @@ def visit_draws(seed: int, streams: Sequence[tuple[int, int]], n: int, device: t
     return _splitmix64([derive(seed, "augment", *stream) for stream in streams], n, device)
 
 
+def uniforms(seed: int, purpose: str, *key: int, n: int) -> Tensor:
+    """(n,) float64 on the CPU, uniform in [0, 1): one for each client, say."""
+    bits = _splitmix64([derive(seed, purpose, *key)], n, torch.device("cpu"))[0]
+    return (bits >> 11).bitwise_and_(2**53 - 1).double() * 2.0**-53
+
+
 def _splitmix64(starts: Sequence[int], n: int, device: torch.device) -> Tensor:
     """The first n outputs of splitmix64 (Steele, Lea and Flood 2014) for each start: (len(starts), n) int64."""
     z = send(starts, torch.int64, device)[:, None] + _weyl(n, device)  # wraps modulo 2^64

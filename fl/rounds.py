@@ -10,7 +10,6 @@ from collections.abc import Generator
 from functools import partial
 
 from fl.aggregates.total import Total
-from fl.cohort import cohort
 from fl.engines.engine import Engine
 from fl.experiment import Experiment
 from fl.group import Group
@@ -21,10 +20,11 @@ def federated_averaging(x: Experiment, engine: Engine, group: Group, begun: Begu
     """The rounds after `begun`. Every rank goes through all of them, and trains its share of the clients."""
     algorithm, (done, w, kept, _) = x.algorithm, begun
     for t in group.rounds(done + 1, x.config.global_epoch):
-        S_t = cohort(x.config, x.partition, t)
-        now = x.round_start(t, w, kept, S_t.reporting)
+        S_t = x.cohort(t)
+        now = x.round_start(t, w, kept, S_t)
         mine = group.share(now.sizes)
-        now = algorithm.prepare(engine, now, mine, group)
+        if S_t.reporting:
+            now = algorithm.prepare(engine, now, mine, group)
         total = Total(now, x.aggregate(now), algorithm.keep_models)
         for update in engine.train(mine, now, partial(algorithm.tell, now)):
             for transform in x.transforms:

@@ -97,6 +97,7 @@ def round_line(record: dict[str, Any], last: int) -> str:
         f"train loss {shown(record['train_loss'], '.4f')}" if record["examples"] else "",
         f"{record['round_seconds'] + record['evaluate_seconds']:.1f} s",
         f"{rejected} rejected" if rejected else "",
+        "abandoned" if "abandoned" in record else "",
         f"{clients} client{'s' * (clients > 1)}" if clients else "",
     ]
     line = ""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fl.cohort import NOBODY, Cohort
 from fl.config import Config
 
 State = dict[str, Tensor]  # a state_dict: parameters and buffers by name
@@ -142,8 +143,8 @@ class RoundStart:
     """A round before its clients train.
 
     w: w_t. trained: its parameters' names; the others are buffers, which no algorithm moves otherwise than FedAvg.
-    n: examples of all K clients together. sizes: n_k of the round's clients. gradient: of the loss over their
-    examples at w_t, by parameter, if the algorithm asks for it.
+    n: examples of all K clients together. sizes: n_k of the clients that train. gradient: of the loss over their
+    examples at w_t, by parameter, if the algorithm asks for it. cohort: these clients, and the others that were called.
     """
 
     config: Config
@@ -154,6 +155,11 @@ class RoundStart:
     n: int
     sizes: dict[int, int]
     gradient: State | None = None
+    cohort: Cohort = NOBODY
+
+    def epochs_of(self, k: int) -> int:
+        """E of client k, which may be stopped before it has done all of --local_epoch."""
+        return self.cohort.epochs.get(k, self.config.local_epoch)
 
     @property
     def parameters(self) -> State:

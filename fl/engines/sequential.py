@@ -37,7 +37,7 @@ class Sequential:
         c, t = self.config, now.t
         indices = self.partition[k].to(self.device)
         first = (t - 1) * c.local_epoch
-        passes = (one_pass(self.data, c.seed, k, e, len(indices)) for e in range(first, first + c.local_epoch))
+        passes = (one_pass(self.data, c.seed, k, e, len(indices)) for e in range(first, first + now.epochs_of(k)))
         batches = minibatches(indices, passes, c.batch_size)
 
         own_start = {name: stack[0] for name, stack in (told.start or {}).items()}

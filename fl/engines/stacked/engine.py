@@ -81,7 +81,8 @@ class Stacked:
         """
         alike: dict[int, list[Member]] = {}
         for k, (start, n_k) in zip(clients, self.partition.spans_of(clients), strict=True):
-            alike.setdefault(min(self.config.batch_size or n_k, n_k), []).append(Member(k, start, n_k))
+            member = Member(k, start, n_k, now.epochs_of(k))
+            alike.setdefault(min(self.config.batch_size or n_k, n_k), []).append(member)
         for members in alike.values():
             for first in range(0, len(members), self.stack_size):
                 # Inference mode makes every view and call cheaper, because autograd does not watch; torch.func needs
@@ -92,8 +93,9 @@ class Stacked:
 
     @torch.no_grad()
     def train_stack(self, members: Sequence[Member], now: RoundStart, tell: Tell) -> Update:
-        ordered = sorted(members, key=lambda one: -one.n_k)  # those with most steps first
-        steps = [steps_of(self.config, one.n_k) for one in ordered]
+        # Those with most steps first.
+        ordered = sorted(members, key=lambda one: (-steps_of(self.config, one.n_k, one.E), -one.n_k))
+        steps = [steps_of(self.config, one.n_k, one.E) for one in ordered]
         positions, weights, draws = schedule(self.config, now.t, ordered, self.data)  # (S, steps, B) each
         rows = self.indices[positions]
         S, _, B = rows.shape
@@ -117,8 +119,8 @@ class Stacked:
             back = send([place[one.k] for one in members], torch.int64, self.device)
             w_k, losses = {name: tensor[back] for name, tensor in w_k.items()}, loss[back]
         reports = [
-            Report(k, n_k, k_loss, self.config.local_epoch * n_k, steps_of(self.config, n_k))
-            for (k, _, n_k), k_loss in zip(members, one_by_one(losses), strict=True)
+            Report(k, n_k, k_loss, E * n_k, steps_of(self.config, n_k, E))
+            for (k, _, n_k, E), k_loss in zip(members, one_by_one(losses), strict=True)
         ]
         return Update(reports, w_k)
 

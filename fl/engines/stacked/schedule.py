@@ -19,11 +19,12 @@ from fl.rng import shuffles, visit_draws
 
 
 class Member(NamedTuple):
-    """Client k of a stack, whose examples are the n_k of Partition.indices from `start` on."""
+    """Client k of a stack, whose examples are the n_k of Partition.indices from `start` on, and its epochs."""
 
     k: int
     start: int
     n_k: int
+    E: int
 
 
 class Schedule(NamedTuple):
@@ -41,28 +42,27 @@ class Schedule(NamedTuple):
 def schedule(config: Config, t: int, members: Sequence[Member], data: Dataset) -> Schedule:
     """The steps of round t.
 
-    members: those with more examples first. Clients that are done before the others have rows of padding only.
+    members: those with more steps first. Clients that are done before the others have rows of padding only.
     """
-    E, device = config.local_epoch, data.train.targets.device
-    largest = members[0].n_k
-    B = min(config.batch_size or largest, largest)
-    most = steps_of(config, largest)
+    before, device = (t - 1) * config.local_epoch, data.train.targets.device
+    B = min(config.batch_size or members[0].n_k, members[0].n_k)
+    most = steps_of(config, members[0].n_k, members[0].E)
 
-    def in_steps(visits: Tensor, n: int) -> Tensor:
+    def in_steps(visits: Tensor, n: int, E: int) -> Tensor:
         """(streams, n), E streams a client, to (clients, most, B), padded with zeros."""
         visits = visits if n % B == 0 else F.pad(visits, (0, -n % B))
-        steps = steps_of(config, n)
+        steps = steps_of(config, n, E)
         visits = visits.view(-1, steps, B)
         return visits if steps == most else F.pad(visits, (0, 0, 0, most - steps))
 
     rows, weights, draws = [], [], []
-    for n, same in groupby(members, key=lambda one: one.n_k):
-        streams = [(k, e, start) for k, start, _ in same for e in range((t - 1) * E, t * E)]
+    for (n, E), same in groupby(members, key=lambda one: (one.n_k, one.E)):
+        streams = [(one.k, e, one.start) for one in same for e in range(before, before + E)]
         starts = send([start for _, _, start in streams], torch.int64, device)
         visited = [(k, e) for k, e, _ in streams]
-        rows.append(in_steps(shuffles(config.seed, visited, n, device).add_(starts.unsqueeze(1)), n))
+        rows.append(in_steps(shuffles(config.seed, visited, n, device).add_(starts.unsqueeze(1)), n, E))
         if data.augment:
-            draws.append(in_steps(visit_draws(config.seed, visited, n, device), n))
+            draws.append(in_steps(visit_draws(config.seed, visited, n, device), n, E))
         each = weights_of(n, B, E, data.dtype, device)
         each = each if len(each) == most else F.pad(each, (0, 0, 0, most - len(each)))
         weights.append(each.expand(len(rows[-1]), most, B))
