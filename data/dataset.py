@@ -70,6 +70,16 @@ class Dataset:
         train, test = (Split(s.examples.to(device), s.targets.to(device)) for s in (self.train, self.test))
         return replace(self, train=train, test=test, dtype=dtype)
 
+    def only(self, rows: Tensor) -> Dataset:
+        """The same with these training examples, (n,) int64 on the CPU. Mean and std stay as they are.
+
+        Clients of whose examples none is left are no clients any more, and the others are numbered anew.
+        """
+        here = rows.to(self.train.targets.device)
+        train = Split(self.train.examples[here], self.train.targets[here])
+        clients = None if self.clients is None else self.clients[rows].unique(return_inverse=True)[1]
+        return replace(self, train=train, clients=clients)
+
     def sha256(self) -> str:
         """Over the examples and targets of both splits, so that a resumed run trains on what it began with."""
         digest = hashlib.sha256()

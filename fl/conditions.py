@@ -30,6 +30,10 @@ class Conditions:
     """When clients can be called, what becomes of those that are, and how long everything takes."""
 
     # fmt: off
+    proxy_fraction: float = flag(0.0, "Federation", number(0, 1, "[0, 1)"),
+        "share of the training examples that the server keeps for itself, to train the first model on", reads=FEDERATED)
+    proxy_epochs: int = flag(1, "Federation", integer(1), "passes over them before the first round", reads=FEDERATED,
+        needs=[Need("needs a --proxy_fraction", lambda c: c.proxy_fraction > 0)])
     charging: str = flag("1,1", GROUP, NIGHT_AND_DAY, "probability that a device is charging, by night and by day", reads=FEDERATED)
     unmetered: str = flag("1,1", GROUP, NIGHT_AND_DAY, "probability that its network is free of charge, by night and by day", reads=FEDERATED)
     idle: str = flag("1,1", GROUP, NIGHT_AND_DAY, "probability that nobody uses it, by night and by day", reads=FEDERATED)

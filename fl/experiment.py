@@ -21,6 +21,7 @@ from fl.config import Config
 from fl.device import choose_device, keep_freed_memory, make_deterministic
 from fl.devices import has_clock
 from fl.parts import aggregate_of, algorithm_of, build_model, load_data, split, transforms_of
+from fl.proxy import set_aside
 from fl.state import Kept, RoundStart, State
 from fl.transforms.attack import poisoned
 from fl.transforms.transform import Transform
@@ -31,7 +32,7 @@ class Experiment:
     """data: what the clients train on, attackers' labels included; clean: without them. Both on `device`.
 
     model: the one resident network, holding w_0 at first. partition: of the training examples; centralised training
-    is that of one client with all of them.
+    is that of one client with all of them. proxy: what the server has for itself.
     """
 
     config: Config
@@ -40,6 +41,7 @@ class Experiment:
     model: nn.Module
     device: torch.device
     partition: Partition
+    proxy: Dataset | None = None
 
     @property
     def w(self) -> State:
@@ -123,9 +125,12 @@ def federated(config: Config, device: torch.device | None = None) -> Experiment:
     Raises FlagError (exit 2) and DataError (exit 3).
     """
     data, model, device = prepare(config, device)
+    proxy = None
+    if config.proxy_fraction:
+        data, proxy = set_aside(data, config.proxy_fraction, config.seed)
     partition = split(config, data)
     config = with_clients(config, len(partition))
-    x = Experiment(config, data, poisoned(data, partition, config), model, device, partition)
+    x = Experiment(config, data, poisoned(data, partition, config), model, device, partition, proxy)
     check_cohorts(config, partition, x.transfer_bytes)
     _ = x.algorithm, x.aggregate, x.transforms  # if one of the user's own fails, it does so before a run begins
     return x

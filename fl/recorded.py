@@ -18,6 +18,7 @@ from fl.errors import DivergedError
 from fl.evaluate import evaluate
 from fl.experiment import Experiment
 from fl.group import Group
+from fl.proxy import pretrained
 from fl.rounds import federated_averaging
 from fl.state import Begun, Got, Kept, State, Trained
 from fl.transforms.attack import attack
@@ -49,7 +50,11 @@ def federated_rounds(
 
 def everywhere(x: Experiment, group: Group, start: Round | None) -> Begun:
     """Where rank 0 goes on, at every rank."""
-    begun = Begun(start.t, start.w, start.kept) if start else Begun(0, x.w, Kept(), fresh=True)
+    if start:
+        begun = Begun(start.t, start.w, start.kept)
+    else:
+        w = pretrained(x.model, x.proxy, x.config) if x.proxy and group.rank == 0 else x.w
+        begun = Begun(0, w, Kept(), fresh=True)
     if group.size > 1:
         t, fresh, kept = group.content_from(0, (begun.t, begun.fresh, [begun.kept.server, begun.kept.clients]))
         w = {name: group.from_first(tensor.contiguous()) for name, tensor in begun.w.items()}

@@ -112,8 +112,9 @@ def round_line(record: dict[str, Any], last: int) -> str:
 def describe(x: Experiment, extra: str) -> str:
     """One line on what is trained, on what and where."""
     data = x.data
+    proxy = f", and {len(x.proxy.train):,} that the server has" if x.proxy else ""
     return (
-        f"{data.name}: {len(data.train):,} training and {len(data.test):,} test examples, from {data.source}\n"
+        f"{data.name}: {len(data.train):,} training and {len(data.test):,} test examples{proxy}, from {data.source}\n"
         f"{extra}\n"
         f"model of {x.parameters:,} parameters ({x.model_bytes:,} bytes) on {x.device}"
     )

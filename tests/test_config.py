@@ -73,7 +73,8 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         f"--dataset folder --data_dir {pictures(tmp_path / 'pictures')} --grey --skip_bad --image_size 8",
         "--algorithm fedyogi --aggregate trimmed_mean --num_select_clients 4 --trim 0.25",
         "--aggregate krum --byzantine 0 --num_select_clients 4",
-        "--straggler_rate 0.5 --straggler_epochs 1 --straggler_slowdown 2 --examples_per_second 9 --speed_spread 0",
+        "--proxy_fraction 0.2 --proxy_epochs 2 --straggler_rate 0.5 --straggler_epochs 1 --straggler_slowdown 2 "
+        "--examples_per_second 9 --speed_spread 0",
     ):
         assert command("federated", flags).code == 0
     argv = ["--match", str(tmp_path / "a"), "--run_dir", str(tmp_path / "b")]
@@ -95,6 +96,7 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         ("alpha", "0.5 --partition dirichlet", "5 --partition dirichlet"),
         ("labels_per_client", "1 --partition labels", "2 --partition labels"),
         ("alpha", "0.5 --partition quantity", "5 --partition quantity"),
+        ("proxy_fraction", "0", "0.2"), ("proxy_epochs", "1 --proxy_fraction 0.2", "2 --proxy_fraction 0.2"),
         ("dropout_rate", "0", "0.5"), ("decline_rate", "0", "0.5"), ("over_select", "1", "2"), ("idle", "1,1", "1,0.3"),
         ("charging", "1,1", "1,0.3"), ("unmetered", "1,1", "1,0"),
         ("min_reports", "1 --dropout_rate 0.5 --global_epoch 9", "2 --dropout_rate 0.5 --global_epoch 9"),
