@@ -198,10 +198,13 @@ def _stepped(x: Experiment) -> dict[str, Any]:
 
 
 def _kept_after_a_round(x: Experiment) -> Kept:
-    """What the algorithm keeps after a round of client 0, on the CPU."""
+    """What the algorithm and the transforms keep after a round of client 0, on the CPU."""
     w = {name: tensor.cpu() for name, tensor in x.w.items()}
     now = RoundStart(x.config, 1, w, Kept(), x.trained, 1, {0: 1})
     report = Report(client=0, n_k=1, loss=0.0, examples=1, steps=1)
     models = {name: tensor.unsqueeze(0) for name, tensor in w.items()}
     _, kept = x.algorithm.server(now, Got(w, [report], {}, Kept(), models))
+    for transform in x.transforms:
+        more = transform.keeps(w)
+        kept = kept.with_server(**more.server).with_clients(more.clients)
     return kept

@@ -32,7 +32,7 @@ def federated_averaging(x: Experiment, engine: Engine, group: Group, begun: Begu
             total.add(update, algorithm.weights(now, update.reports))
         got = total.gather(group)
         for transform in reversed(x.transforms):
-            got = got.with_mean(transform.server(now, got.mean))
+            got = transform.undo(now, got)
         if got.reports:
             w, kept = algorithm.server(now, got)
         yield Trained(now, w, kept, got)

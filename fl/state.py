@@ -19,6 +19,7 @@ class Report(NamedTuple):
     """What client k tells of its training.
 
     loss: sum over the examples it processed, each before its step; () on the device until the round is over.
+    clipped: 1 if a transform has shortened its update, else 0.
     """
 
     client: int
@@ -26,6 +27,7 @@ class Report(NamedTuple):
     loss: Tensor | float
     examples: int
     steps: int
+    clipped: float = 0.0
 
 
 class Update(NamedTuple):

@@ -77,27 +77,27 @@ class Total:
         )
 
     def table(self) -> Tensor:
-        """(m, 7) float64: a row a client of the round; zeros for those of other ranks."""
-        rows = {k: [0.0] * 7 for k in self.now.sizes}
+        """(m, 8) float64: a row a client of the round; zeros for those of other ranks."""
+        rows = {k: [0.0] * COLUMNS for k in self.now.sizes}
         for r in self.reports:
             k, loss = r.client, float(r.loss)
-            rows[k] = [loss, r.n_k, r.examples, r.steps, self.weights[k], float(k in self.kept), 0.0]
+            rows[k] = [loss, r.n_k, r.examples, r.steps, self.weights[k], float(k in self.kept), 0.0, r.clipped]
         for k, reason in self.rejected.items():
             rows[k][REASON] = 1.0 + REASONS.index(reason)
-        return torch.tensor([*rows.values()], dtype=torch.float64)
+        return torch.tensor([*rows.values()], dtype=torch.float64).view(-1, COLUMNS)
 
     def read_table(self, table: Tensor) -> None:
         """The reverse, of the tables of all ranks added up."""
         self.reports, self.rejected = [], {}
         for k, row in zip(self.now.sizes, table.tolist(), strict=True):
-            loss, n_k, examples, steps, self.weights[k], _, reason = row
+            loss, n_k, examples, steps, self.weights[k], _, reason, clipped = row
             if reason:
                 self.rejected[k] = REASONS[int(reason) - 1]
             else:
-                self.reports.append(Report(k, int(n_k), loss, int(examples), int(steps)))
+                self.reports.append(Report(k, int(n_k), loss, int(examples), int(steps), clipped))
 
 
-KEPT, REASON = 5, 6  # columns of the table
+KEPT, REASON, COLUMNS = 5, 6, 8  # of the table
 
 
 def examine(update: Update, now: RoundStart) -> list[str | None]:

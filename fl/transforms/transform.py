@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from fl.state import RoundStart, State, Update
+from fl.state import Got, Kept, RoundStart, State, Update
 
 
 def same_update(now: RoundStart, update: Update) -> Update:
@@ -16,14 +17,36 @@ def same_model(now: RoundStart, mean: State) -> State:
     return mean
 
 
+def same_round(now: RoundStart, got: Got) -> Got:
+    return got
+
+
+def nothing_kept(w: State) -> Kept:
+    return Kept()
+
+
+def nothing_to_record(now: RoundStart, got: Got) -> dict[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Transform:
     """client(now, update): what S clients send instead; the tensors of the update may be changed in place.
 
-    server(now, mean): what the server makes of the mean, in the reverse order of the transforms.
+    server(now, mean): what the server makes of the mean, in the reverse order of the transforms. finish(now, got): the
+    same for what needs more than the mean, such as the number of reports, or keeps something on the server.
     bytes(state): of a client's upload, where they are not those of the plain model.
+    keeps(state): what it keeps, with values of the right shapes: the server's, and client 0's. record(now, got): keys
+    for the round's line in metrics.jsonl.
     """
 
     client: Callable[[RoundStart, Update], Update] = same_update
     server: Callable[[RoundStart, State], State] = same_model
     bytes: Callable[[State], int] | None = None
+    finish: Callable[[RoundStart, Got], Got] = same_round
+    keeps: Callable[[State], Kept] = nothing_kept
+    record: Callable[[RoundStart, Got], dict[str, Any]] = nothing_to_record
+
+    def undo(self, now: RoundStart, got: Got) -> Got:
+        """What the server does before it uses the mean."""
+        return self.finish(now, got.with_mean(self.server(now, got.mean)))
