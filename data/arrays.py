@@ -25,7 +25,7 @@ SHAPES = "a mapping with x and y, and maybe x_test, y_test and clients, or a tup
 
 
 def from_arrays(name: str, made: Mapping[str, Any] | Sequence[Any], test_fraction: float, seed: int) -> Dataset:
-    """The data set of NumPy arrays or tensors. name: what to call it in errors.
+    """The data set of NumPy arrays or tensors. name: of the function that returned them, as --dataset has it.
 
     Inputs (n, ...) keep their shape. Bytes stay bytes, which the data set scales to [0, 1]; floats become float32, and
     other integers int64, such as tokens. Labels are integers from 0, (n,) or (n, T). Clients (n,) are integers or
@@ -57,8 +57,8 @@ def from_arrays(name: str, made: Mapping[str, Any] | Sequence[Any], test_fractio
         if classes < 2:
             raise ValueError("y: all labels are 0; expected two classes or more")
     except ValueError as error:
-        raise DataError(f"{name}: {error}") from None
-    return Dataset("arrays", train, test, classes, source=name, clients=clients)
+        raise DataError(f"--dataset {name}: {error}") from None
+    return Dataset(name, train, test, classes, source="arrays", clients=clients)
 
 
 def keyed(made: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:

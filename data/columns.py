@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -92,10 +93,10 @@ Columns = dict[str, Numbers | Texts]
 def parsed(cells: Sequence[str]) -> np.ndarray:
     """(n,) float64: NaN for what is missing, infinity for what is no number."""
     if "_" not in "".join(cells):  # which Python would pass over: 1_0 is 10 to it
-        try:
+        with suppress(ValueError):
             return np.fromiter(map(float, cells), np.float64, len(cells))
-        except ValueError:
-            pass
+        with suppress(ValueError):
+            return np.fromiter([np.nan if cell in MISSING else float(cell) for cell in cells], np.float64, len(cells))
     return np.fromiter(map(number, cells), np.float64, len(cells))
 
 
@@ -111,9 +112,16 @@ def number(cell: str) -> float:
 
 def header(path: Path) -> tuple[str, list[str]]:
     """The delimiter, which is the one that cuts the first row into most columns, and the names of the columns."""
-    rows = {delimiter: next(rows_of(path, delimiter), []) for delimiter in DELIMITERS}
-    delimiter = max(DELIMITERS, key=lambda one: len(rows[one]))
-    return delimiter, [name.strip() for name in rows[delimiter]]
+    rows: dict[str, list[str]] = {}
+    for delimiter in DELIMITERS:
+        try:
+            rows[delimiter] = [name.strip() for name in next(rows_of(path, delimiter), [])]
+        except DataError as error:  # quotes that stand beside another delimiter
+            refused = error
+    if not rows:
+        raise refused
+    best = max(rows, key=lambda delimiter: len(rows[delimiter]))
+    return best, rows[best]
 
 
 def read(path: Path, delimiter: str, names: Sequence[str], texts: Collection[str], unread: Collection[str]) -> Columns:

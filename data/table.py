@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from data.arrays import put_aside
-from data.columns import HEADER, MOST, Columns, Numbers, Texts, header, read
+from data.columns import HEADER, MOST, Columns, Numbers, Texts, header, parsed, read
 from data.dataset import Dataset, Split
 from fl.errors import DataError, FlagError, reason
 
@@ -42,6 +42,8 @@ def table(
         columns = read(data_dir, delimiter, names, texts, unread)
     except OSError as error:
         raise DataError(f"--data_dir {data_dir}: cannot be read ({reason(error)})") from None
+    if not any(column.parts for column in columns.values()):
+        raise DataError(f"{data_dir}: has a header and no rows; expected some")
     too_many = {name: column for name, column in columns.items() if isinstance(column, Texts) and column.too_many}
     if too_many:
         some = "; ".join(f"{name} (such as {column.texts[0]!r})" for name, column in list(too_many.items())[:SHOWN])
@@ -90,6 +92,9 @@ def check_names(path: Path, names: Sequence[str], label: str | None, client: str
     """Raises DataError for a header that is none, and FlagError for flags that name no column."""
     if not any(names):
         raise DataError(f"{path}: is empty; expected a row with the names of columns, and rows of values")
+    if "" in names:
+        number = names.index("") + 1
+        raise DataError(f"{path}: column {number} has no name; give it one, and leave it out if it counts the rows")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{path}: two columns are called {twice!r}; give each a name of its own")
@@ -109,20 +114,20 @@ def check_names(path: Path, names: Sequence[str], label: str | None, client: str
 
 
 def numbered(path: Path, flag: str, name: str, columns: Columns) -> tuple[np.ndarray, list[str]]:
-    """(n,) int64: the place of each row's value among all values of the column, and these: in order of size if all are
-    integers, or else of the alphabet. Raises DataError for a row without a value, and for a table without rows.
+    """(n,) int64: the place of each row's value among all values of the column, and these values in their order.
+
+    That is the order of size if all are numbers, or else the alphabet's. Raises DataError for a row without a value.
     """
     column = columns[name]
     assert isinstance(column, Texts)
-    if not column.parts:
-        raise DataError(f"{path}: has a header and no rows; expected some")
     codes, texts = column.codes, column.texts
     missing = np.flatnonzero(codes < 0)
     if len(missing):
         row = int(missing[0]) + 1 + HEADER
         raise DataError(f"{path}: row {row}: no value in column {name}, the --{flag} ({len(missing)} such rows)")
-    by_size = all(text.lstrip("+-").isdecimal() for text in texts)
-    order = sorted(range(len(texts)), key=lambda i: (int(texts[i]) if by_size else 0, texts[i]))
+    sizes = parsed(texts)
+    by_size = bool(np.isfinite(sizes).all())
+    order = sorted(range(len(texts)), key=lambda i: (sizes[i] if by_size else 0, texts[i]))
     place = np.empty(len(texts), np.int64)
     place[order] = np.arange(len(texts))
     return place[codes], [texts[i] for i in order]

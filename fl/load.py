@@ -24,7 +24,7 @@ def load_data(config: Config) -> Dataset:
     with told(flag, value, DATASET):
         made: Any = make(Path(config.data_dir), **flags_of(make, config, after=1))
         if is_own(flag, value) and isinstance(made, Mapping | tuple):
-            made = from_arrays(f"--dataset {value}", made, config.test_fraction, config.seed)
+            made = from_arrays(value, made, config.test_fraction, config.seed)
     data: Dataset = made
     if is_own(flag, value):
         if not isinstance(data, Dataset):
