@@ -70,7 +70,7 @@ def keyed(made: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
     else:
         raise ValueError(f"returned a tuple of {len(made)}; expected {SHAPES}")
     for key in arrays.keys() - KEYS:
-        near = difflib.get_close_matches(key, KEYS, n=1)
+        near = difflib.get_close_matches(key.lower(), KEYS, n=1)
         raise ValueError(f"returned {key!r}" + (f"; did you mean {near[0]}?" if near else f"; expected {SHAPES}"))
     for key, other in (("x", "y"), ("y", "x"), ("x_test", "y_test"), ("y_test", "x_test")):
         if key not in arrays and (key in ("x", "y") or other in arrays):
@@ -88,7 +88,8 @@ def tensor_of(value: Any, key: str) -> Tensor:
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = array.astype(np.int64)
     if array.dtype.kind == "f" and array.dtype != np.float32:
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):  # an infinity is found later
+            array = array.astype(np.float32)
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
@@ -113,7 +114,7 @@ def labels_of(value: Any, key: str) -> Tensor:
     """(n,) or (n, T) int64 from 0 on. Raises ValueError for what is none."""
     y = tensor_of(value, key)
     if y.is_floating_point() or y.is_complex():
-        raise ValueError(f"{key}: labels have the dtype {y.dtype}; expected integers from 0 to classes - 1")
+        raise ValueError(f"{key}: labels are no integers; expected integers from 0 to classes - 1")
     if y.dim() not in (1, 2):
         raise ValueError(f"{key}: has the shape {tuple(y.shape)}; expected (examples,)")
     if y.numel() and int(y.min()) < 0:
@@ -132,9 +133,7 @@ def clients_of(value: Any, n: int) -> Tensor:
 
 def checked(x: Tensor, y: Tensor, of_x: str, of_y: str) -> None:
     if len(x) != len(y) or len(x) == 0 or x.numel() == 0:
-        raise ValueError(
-            f"{of_x} has the shape {tuple(x.shape)}, and {of_y} {len(y)} labels; expected as many, and some"
-        )
+        raise ValueError(f"{of_x} has the shape {tuple(x.shape)}, {of_y} {len(y)} labels; expected as many, and some")
 
 
 def compared(train: Split, test: Split) -> None:
