@@ -86,6 +86,11 @@ class Texts:
     def too_many(self) -> bool:
         return self.most is not None and len(self.known) > self.most
 
+    @property
+    def is_name(self) -> bool:
+        """Whether it tells rows apart rather than groups them: too many texts, or more than half as many as rows."""
+        return self.too_many or (self.most is not None and 2 * len(self.known) > sum(map(len, self.parts)))
+
 
 Columns = dict[str, Numbers | Texts]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,23 +42,9 @@ def table(
         columns = read(data_dir, delimiter, names, texts, unread)
     except OSError as error:
         raise DataError(f"--data_dir {data_dir}: cannot be read ({reason(error)})") from None
-    if not any(column.parts for column in columns.values()):
-        raise DataError(f"{data_dir}: has a header and no rows; expected some")
-    too_many = {name: column for name, column in columns.items() if isinstance(column, Texts) and column.too_many}
-    if too_many:
-        some = "; ".join(f"{name} (such as {column.texts[0]!r})" for name, column in list(too_many.items())[:SHOWN])
-        out = written(too_many)
-        raise DataError(f"{data_dir}: columns of more than {MOST:,} texts: {some}; leave them out with --drop {out}")
-    y, classes = numbered(data_dir, "label", label, columns)
-    alone = np.flatnonzero(np.bincount(y) == 1)
-    if len(alone):
-        row = int(np.flatnonzero(y == alone[0])[0]) + 1 + HEADER
-        which = f"row {row} alone has {classes[alone[0]]!r} in column {label}"
-        raise DataError(f"{data_dir}: {which} ({len(alone)} such values); expected two rows or more of each class")
-    if len(classes) < 2:
-        raise DataError(f"{data_dir}: column {label} holds {classes[0]!r} alone; expected two classes or more")
+    check_columns(data_dir, columns)
+    targets, classes = classes_of(data_dir, label, columns)
     whose = None if client is None else torch.from_numpy(numbered(data_dir, "client", client, columns)[0])
-    targets = torch.from_numpy(y)
     train, test = put_aside(targets, test_fraction, seed, whose)
     if len(test) == 0:
         raise DataError(f"{data_dir}: no row can be put aside for the test, for each client of {client} has one alone")
@@ -71,10 +57,34 @@ def table(
         "csv",
         Split(examples[0], targets[train]),
         Split(examples[1], targets[test]),
-        classes=len(classes),
+        classes=classes,
         source=str(data_dir),
         clients=None if whose is None else whose[train],
     )
+
+
+def check_columns(path: Path, columns: Columns) -> None:
+    """Raises DataError for a table without rows, and for columns of names or the like."""
+    if not any(column.parts for column in columns.values()):
+        raise DataError(f"{path}: has a header and no rows; expected some")
+    of_names = {name: column for name, column in columns.items() if isinstance(column, Texts) and column.is_name}
+    if of_names:
+        some = "; ".join(f"{name} (such as {column.texts[0]!r})" for name, column in list(of_names.items())[:SHOWN])
+        limit = f"more than {MOST:,} texts, or more than half as many as rows"
+        raise DataError(f"{path}: columns of {limit}: {some}; leave them out with --drop {written(of_names)}")
+
+
+def classes_of(path: Path, label: str, columns: Columns) -> tuple[Tensor, int]:
+    """(n,) int64: the class of each row, and the number of classes. Raises DataError for what cannot be learnt."""
+    y, values = numbered(path, "label", label, columns)
+    if len(values) < 2:
+        raise DataError(f"{path}: column {label} holds {values[0]!r} alone; expected two classes or more")
+    alone = np.flatnonzero(np.bincount(y) == 1)
+    if len(alone):
+        row = int(np.flatnonzero(y == alone[0])[0]) + 1 + HEADER
+        which = f"row {row} alone has {values[alone[0]]!r} in column {label}"
+        raise DataError(f"{path}: {which} ({len(alone)} such values); expected two rows or more of each class")
+    return torch.from_numpy(y), len(values)
 
 
 def dropped(drop: str | None) -> list[str]:
@@ -82,7 +92,7 @@ def dropped(drop: str | None) -> list[str]:
     return [] if drop is None else [name.strip() for name in next(csv.reader([drop], skipinitialspace=True))]
 
 
-def written(names: Sequence[str] | Columns | dict[str, Texts]) -> str:
+def written(names: Iterable[str]) -> str:
     """What --drop takes for these columns."""
     words = ",".join(f'"{name}"' if "," in name else name for name in names)
     return f"'{words}'" if set(words) & set(' "();&|<>*?$') else words
@@ -95,6 +105,9 @@ def check_names(path: Path, names: Sequence[str], label: str | None, client: str
     if "" in names:
         number = names.index("") + 1
         raise DataError(f"{path}: column {number} has no name; give it one, and leave it out if it counts the rows")
+    odd = next((name for name in names if not name.isprintable()), None)
+    if odd is not None:
+        raise DataError(f"{path}: a column is called {odd[:40]!r}; expected words")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise DataError(f"{path}: two columns are called {twice!r}; give each a name of its own")

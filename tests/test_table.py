@@ -156,6 +156,7 @@ def test_files_that_are_read_in_parts(load, monkeypatch):
         ({"lines": [HEADER, *rows(4), "", *rows(4)]}, "row 6: has 0 values; the header has 4 columns"),
         ({"lines": ["age,sex,age,ill", *rows()]}, "two columns are called 'age'"),
         ({"lines": ["age,,site,ill", *rows()]}, "column 2 has no name"),
+        ({"text": bytes(100)}, "a column is called '" + r"\x00" * 40 + "'; expected words"),
         ({"lines": ["x,ill", "1,no", "2,no"]}, "column ill holds 'no' alone; expected two classes or more"),
         ({"lines": [HEADER, *rows(), "9,f,a,maybe"]}, "row 14 alone has 'maybe' in column ill"),
         ({"lines": [HEADER, *rows(), "9,f,a,?"]}, "row 14: no value in column ill, the --label (1 such rows)"),
@@ -198,12 +199,14 @@ def test_columns_that_there_are_not(flags, message, load):
     assert message in str(error.value)
 
 
-def test_names_and_numbers_of_patients_are_refused_with_what_to_drop(load):
-    lines = ['who,"address, or so",ill', *(f"n{i},a {i},{i % 2}" for i in range(MOST + 1))]
+@pytest.mark.parametrize("count", [20, MOST + 1])
+def test_names_and_numbers_of_patients_are_refused_with_what_to_drop(count, load):
+    lines = ['who,"address, or so",x,ill']
+    lines += [f"n{i if count > MOST or i > 7 else ''},a {i % (MOST + 1)},{i},{i % 2}" for i in range(count * 2)]
     with pytest.raises(DataError) as error:
         load(lines)
+    assert "who (such as 'n" in str(error.value)
     assert str(error.value).endswith("leave them out with --drop 'who,\"address, or so\"'")
-    lines = ['who,"address, or so",x,ill', *(f"n{i},a {i},{i},{i % 2}" for i in range(MOST + 1))]
     assert load(lines, drop='who,"address, or so"').shape == (1,)
 
 
@@ -231,7 +234,9 @@ def test_a_run_over_the_sites_of_a_table_resumes_to_the_same_bits_and_is_matched
     assert other.code == 2
     assert other.err.startswith("run_federated.py: --model small_cnn: ValueError: ")
     assert other.err.endswith("expected another --model for examples of shape (3,)\n")
-    assert command("federated", f"--dataset csv --data_dir {tmp_path / 'table.csv'}").code == 2
+    alone = command("federated", f"--dataset csv --data_dir {tmp_path / 'table.csv'} --label ill --partition natural")
+    assert alone.code == 2
+    assert alone.err.endswith("or give --client if it is a table\n")
 
 
 def test_the_model_of_a_table_is_a_perceptron_unless_another_is_named():
