@@ -11,6 +11,9 @@ DATASETS: dict[str, str | Entry] = {
     "mnist": "data.mnist:mnist",
     "fashion_mnist": "data.mnist:fashion_mnist",
     "folder": Entry("data.folder:folder", reads=("image_size", "grey", "test_fraction", "skip_bad")),
+    "csv": Entry(
+        "data.table:table", reads=("label", "client", "drop", "test_fraction"), defaults={"model": "mlp"}
+    ),  # other networks are for images
 }
 
 # A partitioner is a function (labels, num_clients, seed, flags that it reads) that returns a Partition. An argument

@@ -168,7 +168,10 @@ def natural(labels: Tensor, num_clients: int, seed: int, clients: Tensor | None 
     num_clients is 0, or as many as there are. Raises FlagError if it is another number, or if `clients` is not known.
     """
     if clients is None:
-        raise FlagError("--partition natural: the --dataset does not say whose its examples are; choose another one")
+        raise FlagError(
+            "--partition natural: the --dataset does not say whose its examples are; choose another one, or give "
+            "--client if it is a table"
+        )
     K = int(clients.max()) + 1
     if num_clients not in (0, K):
         raise FlagError(f"--num_clients {num_clients}: the data set has {K} clients of its own; leave the flag out")

@@ -18,7 +18,8 @@ from fl.check import with_clients
 from fl.client import state_of
 from fl.config import Config
 from fl.device import choose_device, keep_freed_memory, make_deterministic
-from fl.parts import aggregate_of, algorithm_of, build_model, load_data, split, transforms_of
+from fl.load import load_data
+from fl.parts import aggregate_of, algorithm_of, build_model, split, transforms_of
 from fl.state import Kept, RoundStart, State
 from fl.transforms.attack import poisoned
 from fl.transforms.transform import Transform

@@ -100,9 +100,18 @@ def _word(text: str) -> str:
     return text
 
 
+def _units(text: str) -> str:
+    widths = [int(word) for word in text.split(",")]
+    if not all(0 < width <= 10**6 for width in widths):
+        raise ValueError
+    return ",".join(map(str, widths))
+
+
 MOST = 3.4e38  # above it a rate or a scale has no float32
 SWITCH = Kind(lambda text: True, "no value", "")
 PATH = Kind(_text, "a path", "DIR")
+COLUMN = Kind(_text, "a column's name", "COLUMN")
+UNITS = Kind(_units, "integers from 1 to 1,000,000 with commas between them", "N,N")
 DEVICE = Kind(_device, "auto, cpu, cuda, cuda:INDEX or mps", "DEVICE")
 WORD = Kind(_word, "letters, digits, '.', '_' and '-', at most 100", "WORD")
 

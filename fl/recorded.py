@@ -83,7 +83,7 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
         load_state(x.model, done.w)
         accuracy, loss = evaluate(x.model, x.data, group)
     examples = sum(report.examples for report in reports)
-    down, up = traffic(x)
+    down, up = traffic(x) if now.sizes else (0, 0)  # a baseline has no use for an --algorithm
     line: dict[str, Any] = {
         "round": now.t,
         "test_accuracy": accuracy,

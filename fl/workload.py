@@ -6,7 +6,7 @@ import dataclasses
 
 from data import DATASETS, PARTITIONS
 from fl.errors import DataError
-from fl.flags import FEDERATED, FREE, PATH, SWITCH, flag, integer, named, number
+from fl.flags import COLUMN, FEDERATED, FREE, PATH, SWITCH, UNITS, flag, integer, named, number
 from fl.models import MODELS
 
 
@@ -16,13 +16,17 @@ class Workload:
 
     # fmt: off
     model: str = flag("fast_cnn", "Model and data", named(MODELS), "network", matched=True)
+    hidden: str = flag("64,64", "Model and data", UNITS, "units of the hidden layers, from the input on", matched=True)
     dataset: str = flag("mnist", "Model and data", named(DATASETS, DataError), "data set", matched=True)
     data_dir: str = flag("data/", "Model and data", PATH,
-        "where data sets are looked for and downloaded to", matched=True, resume=FREE, experiment=False)
+        "where data sets are looked for and downloaded to; of --dataset csv the file", matched=True, resume=FREE, experiment=False)
+    label: str | None = flag(None, "Model and data", COLUMN, "the column to predict", matched=True)
+    client: str | None = flag(None, "Model and data", COLUMN, "the column that says whose each row is, for --partition natural", matched=True)
+    drop: str | None = flag(None, "Model and data", COLUMN, "columns to leave out, with commas between them", matched=True)
     image_size: int = flag(32, "Model and data", integer(1, high=10**4), "pixels of an image's side after scaling", matched=True)
     grey: bool = flag(False, "Model and data", SWITCH, "take images as grey, not as colour", matched=True)
     test_fraction: float = flag(0.2, "Model and data", number(0, 1, "(0, 1)"),
-        "share of each class that is put aside for the test, where there is no test folder", matched=True)
+        "share of each class that is put aside for the test, where no test data is given", matched=True)
     skip_bad: bool = flag(False, "Model and data", SWITCH, "leave out files that cannot be read, and say which", matched=True)
     partition: str = flag("iid", "Model and data", named(PARTITIONS), "how the training set is split over clients", reads=FEDERATED)
     shards_per_client: int = flag(2, "Model and data", integer(1), "label-sorted shards a client", reads=FEDERATED)

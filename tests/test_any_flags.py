@@ -56,9 +56,11 @@ VALUES = {
     "optimizer": st.sampled_from(["adam", "sgd", "lbfgs"]), "momentum": rate, "weight_decay": rate,
     "epoch": st.integers(0, 2).map(str), "match": st.just("/nowhere"),
     "model": st.sampled_from(
-        ["logistic", "2nn", "cnn", "small_cnn", "gn_cnn", "fast_cnn", "vgg", "own.py:net", "own.py:patterns"]
+        ["logistic", "2nn", "mlp", "small_cnn", "gn_cnn", "fast_cnn", "cnn", "vgg", "own.py:net", "own.py:patterns"]
     ),
     "dataset": st.sampled_from(["tiny", "tiny", "own.py:patterns", "folder"]), "data_dir": st.just("/nowhere"),
+    "hidden": st.sampled_from(["5", "64,3", "0", "3,", "a"]), "label": st.sampled_from(["a", "é"]),
+    "client": st.just("a"), "drop": st.just("a,b"),
     "partition": st.sampled_from(["iid", "shards", "labels", "dirichlet", "quantity", "none", "own.py:dealt"]),
     "image_size": small, "test_fraction": rate, "labels_per_client": small,
     "shards_per_client": small, "alpha": st.sampled_from(["0.01", "0.5", "10", "0"]),

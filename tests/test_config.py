@@ -35,6 +35,12 @@ def pictures(place: Path) -> Path:
     return place
 
 
+def a_table(place: Path) -> Path:
+    """A table with a column for each of the flags that name one."""
+    place.write_text("height,colour,site,number\n" + "".join(f"{i % 7},{i % 2},{i % 3},{i}\n" for i in range(30)))
+    return place
+
+
 def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
     """Record which fields the code reads that does not itself make a Config, over runs that use every flag."""
     read = set()
@@ -71,6 +77,8 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         "--algorithm fedprox --attack sign_flip --attackers 1.0",
         "--partition labels --labels_per_client 1",
         f"--dataset folder --data_dir {pictures(tmp_path / 'pictures')} --grey --skip_bad --image_size 8",
+        f"--dataset csv --data_dir {a_table(tmp_path / 'table.csv')} --label colour --client site --drop number",
+        "--model mlp --hidden 4",
         "--algorithm fedyogi --aggregate trimmed_mean --num_select_clients 4 --trim 0.25",
         "--aggregate krum --byzantine 0 --num_select_clients 4",
     ):
@@ -94,6 +102,7 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         ("alpha", "0.5 --partition dirichlet", "5 --partition dirichlet"),
         ("labels_per_client", "1 --partition labels", "2 --partition labels"),
         ("alpha", "0.5 --partition quantity", "5 --partition quantity"),
+        ("hidden", "5 --model mlp", "5,5 --model mlp"),
     ],
 )  # fmt: skip
 def test_a_training_flag_changes_the_model(flag, one, other, command):

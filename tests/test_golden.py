@@ -202,6 +202,7 @@ def bn_net(shape, classes):
         ("small_cnn", 28_938),
         ("gn_cnn", 390_858),
         ("fast_cnn", 30_074),
+        ("mlp", 784 * 64 + 64 + 64 * 64 + 64 + 64 * 10 + 10),
     ],
 )
 def test_parameter_counts(model, parameters):

@@ -156,3 +156,9 @@ def test_an_error_of_ours_in_a_file_of_ones_own_is_passed_on(own, command):
     own.write_text("from fl.errors import FlagError\ndef p(labels, K, seed):\n    raise FlagError('--alpha: no')")
     done = command("federated", "--partition own.py:p")
     assert (done.code, done.err) == (2, "run_federated.py: --alpha: no\n")
+
+
+def test_a_baseline_does_not_look_at_an_algorithm(own, command):
+    done = command("baseline", "--algorithm own.py:net")
+    assert done.code == 0, done.err
+    assert "warning: --algorithm: does nothing in run_baseline.py" in done.err
