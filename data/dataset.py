@@ -13,18 +13,28 @@ from torch import Tensor
 
 from fl.errors import DataError
 
+IGNORED = -100  # a target that counts in no loss and no accuracy; F.cross_entropy's ignore_index
+
 Augment = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Split:
-    """examples (n, ...): bytes (uint8), floats, or other integers such as tokens. targets (n,) or (n, T) int64."""
+    """examples (n, ...): bytes (uint8), floats, or other integers, which are tokens. targets (n,) or (n, T) int64.
+
+    Of the T targets of an example all but the first may be IGNORED, such as those that fill up a short sequence.
+    """
 
     examples: Tensor
     targets: Tensor
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @cached_property
+    def counted(self) -> int:
+        """How many targets count."""
+        return int((self.targets != IGNORED).sum())
 
 
 @dataclass(frozen=True)
@@ -59,6 +69,12 @@ class Dataset:
     def labels(self) -> Tensor:
         """(n,) on the CPU: by which the training examples are split over clients; of several targets the first."""
         return self.train.targets.view(len(self.train), -1)[:, 0].cpu()
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether inputs are integers, for an embedding, and not numbers."""
+        dtype = self.train.examples.dtype
+        return not (dtype == torch.uint8 or dtype.is_floating_point)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,7 +114,7 @@ class Dataset:
 
     def normalise(self, examples: Tensor) -> Tensor:
         """(..., *shape) to (x - mean) / std, x being a byte / 255 or a float. Other integers pass through unchanged."""
-        if not (examples.dtype == torch.uint8 or examples.is_floating_point()):
+        if self.has_tokens:
             return examples
         scale, shift = self._scale_and_shift
         x = examples.to(self.dtype)

@@ -103,6 +103,7 @@ def _word(text: str) -> str:
 MOST = 3.4e38  # above it a rate or a scale has no float32
 SWITCH = Kind(lambda text: True, "no value", "")
 PATH = Kind(_text, "a path", "DIR")
+FILE = Kind(_text, "a file", "FILE")
 DEVICE = Kind(_device, "auto, cpu, cuda, cuda:INDEX or mps", "DEVICE")
 WORD = Kind(_word, "letters, digits, '.', '_' and '-', at most 100", "WORD")
 

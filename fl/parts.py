@@ -17,12 +17,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from data.dataset import Dataset
+from data.dataset import IGNORED, Dataset
 from data.partition import Partition
 from fl.aggregates.robust import Robust
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
 from fl.config import FLAGS, Config
+from fl.flags import listed
+from fl.models import MODELS
 from fl.names import entry_of, is_own, named, refuse, told
 from fl.rng import seeded
 from fl.state import Kept, RoundStart, State, Told, Update
@@ -54,7 +56,10 @@ def load_data(config: Config) -> Dataset:
             x, y = part.examples, part.targets
             if len(x) != len(y) or len(y) == 0:
                 refuse(flag, value, f"{name} has {len(x)} examples and {len(y)} targets; expected as many, and some")
-            if y.dtype != torch.int64 or int(y.min()) < 0 or int(y.max()) >= data.classes:
+            counts = (y >= 0) & (y < data.classes)
+            if y.dim() > 1:
+                counts[:, 1:] |= y[:, 1:] == IGNORED
+            if y.dtype != torch.int64 or not counts.all():
                 refuse(flag, value, f"{name} has other targets than int64 from 0 to classes - 1 = {data.classes - 1}")
     return data
 
@@ -67,6 +72,10 @@ def build_model(config: Config, data: Dataset) -> nn.Module:
     flag, value = "model", config.model
     build = _callable(flag, value, MODEL)
     own = is_own(flag, value) or is_own("dataset", config.dataset)  # one of ours may not fit the user's data
+    if not is_own(flag, value) and entry_of(flag, value).tokens != data.has_tokens:
+        reads = [name for name in MODELS if entry_of(flag, name).tokens == data.has_tokens]
+        kind = "tokens" if data.has_tokens else "numbers"
+        refuse(flag, value, f"--dataset {config.dataset} gives {kind}; choose {listed(reads)}, or a model of your own")
     with seeded(config.seed, "model"):
         with told(flag, value, MODEL, own):
             model: nn.Module = build(data.shape, data.classes)
