@@ -20,7 +20,7 @@ Augment = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Split:
-    """examples (n, ...): bytes (uint8), floats, or other integers, which are tokens. targets (n,) or (n, T) int64.
+    """examples (n, ...): bytes (uint8), floats, or other integers such as tokens. targets (n,) or (n, T) int64.
 
     Of the T targets of an example all but the first may be IGNORED, such as those that fill up a short sequence.
     """
@@ -71,12 +71,6 @@ class Dataset:
         return self.train.targets.view(len(self.train), -1)[:, 0].cpu()
 
     @property
-    def has_tokens(self) -> bool:
-        """Whether inputs are integers, for an embedding, and not numbers."""
-        dtype = self.train.examples.dtype
-        return not (dtype == torch.uint8 or dtype.is_floating_point)
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """Of one example; (C, H, W) of an image."""
         return tuple(self.train.examples.shape[1:])
@@ -114,7 +108,7 @@ class Dataset:
 
     def normalise(self, examples: Tensor) -> Tensor:
         """(..., *shape) to (x - mean) / std, x being a byte / 255 or a float. Other integers pass through unchanged."""
-        if self.has_tokens:
+        if not (examples.dtype == torch.uint8 or examples.is_floating_point()):
             return examples
         scale, shift = self._scale_and_shift
         x = examples.to(self.dtype)

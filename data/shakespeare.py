@@ -34,7 +34,7 @@ def shakespeare(data_dir: Path, text: str | None = None) -> Dataset:
 
     text: another play, in place of the one that is found in `data_dir` or fetched. Raises DataError.
     """
-    content, source = known_text(data_dir) if text is None else own_text(text)
+    content, source = known_text(data_dir) if text is None else own_text(f"--text {text}", Path(text))
     train, test = [], []
     for lines in roles(content, source).values():
         cut = min(max(int(TRAIN_SHARE * len(lines)), 1), len(lines) - 1)
@@ -58,13 +58,13 @@ def known_text(data_dir: Path) -> tuple[str, str]:
     return files["input.txt"].decode(), source
 
 
-def own_text(file: str) -> tuple[str, str]:
+def own_text(said: str, file: Path) -> tuple[str, str]:
     try:
-        return Path(file).read_bytes().decode("utf-8-sig"), file
+        return file.read_bytes().decode("utf-8-sig"), said
     except OSError as error:
-        raise DataError(f"--text {file}: cannot be read ({reason(error)})") from None
+        raise DataError(f"{said}: cannot be read ({reason(error)})") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"--text {file}: is not UTF-8 (at byte {error.start}); convert it to UTF-8") from None
+        raise DataError(f"{said}: is not UTF-8 (at byte {error.start}); convert it to UTF-8") from None
 
 
 def roles(content: str, source: str) -> dict[str, list[str]]:

@@ -127,6 +127,7 @@ def check(config: Config, given: dict[str, Any]) -> None:
     for name in NAMES:
         for value in names_in(getattr(config, name)):
             check_entry(config, given, name, value)
+    check_inputs(config)
 
 
 def check_entry(config: Config, given: dict[str, Any], name: str, chosen: str) -> None:
@@ -145,6 +146,17 @@ def check_entry(config: Config, given: dict[str, Any], name: str, chosen: str) -
             raise FlagError(f"--{name} {chosen}: needs --{other} {needed}")
     if entry.check and config.num_clients:
         entry.check(config)
+
+
+def check_inputs(config: Config) -> None:
+    """Refuse a model of ours for a data set of ours whose inputs it cannot read."""
+    if is_own("model", config.model) or is_own("dataset", config.dataset):
+        return
+    tokens = entry_of("dataset", config.dataset).tokens
+    if entry_of("model", config.model).tokens != tokens:
+        fit = [name for name in FLAGS["model"].metadata["kind"].table if entry_of("model", name).tokens == tokens]
+        inputs = f"--dataset {config.dataset} has {'tokens, such as characters' if tokens else 'no tokens'}"
+        raise FlagError(f"--model {config.model}: {inputs}; choose {listed([*fit, 'FILE.py:NAME'])}")
 
 
 def is_read(name: str, config: Config, script: str) -> bool:

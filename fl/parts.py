@@ -23,8 +23,6 @@ from fl.aggregates.robust import Robust
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
 from fl.config import FLAGS, Config
-from fl.flags import listed
-from fl.models import MODELS
 from fl.names import entry_of, is_own, named, refuse, told
 from fl.rng import seeded
 from fl.state import Kept, RoundStart, State, Told, Update
@@ -72,10 +70,6 @@ def build_model(config: Config, data: Dataset) -> nn.Module:
     flag, value = "model", config.model
     build = _callable(flag, value, MODEL)
     own = is_own(flag, value) or is_own("dataset", config.dataset)  # one of ours may not fit the user's data
-    if not is_own(flag, value) and entry_of(flag, value).tokens != data.has_tokens:
-        reads = [name for name in MODELS if entry_of(flag, name).tokens == data.has_tokens]
-        kind = "tokens" if data.has_tokens else "numbers"
-        refuse(flag, value, f"--dataset {config.dataset} gives {kind}; choose {listed(reads)}, or a model of your own")
     with seeded(config.seed, "model"):
         with told(flag, value, MODEL, own):
             model: nn.Module = build(data.shape, data.classes)

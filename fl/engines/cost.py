@@ -10,7 +10,8 @@ def multiply_adds(model: nn.Module, x: Tensor) -> int:
     """Multiplications, each with its addition, of the forward pass of x (1, ...), the input of one example.
 
     Each output of a linear layer or of a convolution is the product of one row of its weights with as many inputs.
-    A recurrent layer multiplies by all its weights at each position. Other layers are not counted, since they do little beside these. A training step takes about three times as many.
+    A recurrent layer multiplies by all its weights at each position. Other layers are not counted, since they do little
+    beside these. A training step takes about three times as many.
     """
     counted: list[int] = []
 
