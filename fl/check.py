@@ -154,9 +154,10 @@ def check_inputs(config: Config) -> None:
         return
     tokens = entry_of("dataset", config.dataset).tokens
     if entry_of("model", config.model).tokens != tokens:
-        fit = [name for name in FLAGS["model"].metadata["kind"].table if entry_of("model", name).tokens == tokens]
-        inputs = f"--dataset {config.dataset} has {'tokens, such as characters' if tokens else 'no tokens'}"
-        raise FlagError(f"--model {config.model}: {inputs}; choose {listed([*fit, 'FILE.py:NAME'])}")
+        other = "model" if tokens else "dataset"  # of which fewer fit
+        fit = [name for name in FLAGS[other].metadata["kind"].table if entry_of(other, name).tokens]
+        reads = f"cannot read the tokens of --dataset {config.dataset}" if tokens else "reads nothing but tokens"
+        raise FlagError(f"--model {config.model}: {reads}; choose --{other} {listed([*fit, 'FILE.py:NAME'])}")
 
 
 def is_read(name: str, config: Config, script: str) -> bool:

@@ -56,9 +56,12 @@ VALUES = {
     "optimizer": st.sampled_from(["adam", "sgd", "lbfgs"]), "momentum": rate, "weight_decay": rate,
     "epoch": st.integers(0, 2).map(str), "match": st.just("/nowhere"),
     "model": st.sampled_from(
-        ["logistic", "2nn", "cnn", "small_cnn", "gn_cnn", "fast_cnn", "vgg", "own.py:net", "own.py:patterns"]
+        ["logistic", "2nn", "cnn", "small_cnn", "gn_cnn", "fast_cnn", "char_lstm", "vgg", "own.py:net",
+         "own.py:patterns"]
     ),
-    "dataset": st.sampled_from(["tiny", "tiny", "own.py:patterns", "folder"]), "data_dir": st.just("/nowhere"),
+    "dataset": st.sampled_from(["tiny", "tiny", "own.py:patterns", "folder", "shakespeare"]),
+    "data_dir": st.just("/nowhere"),
+    "text": st.just("/nowhere"),
     "partition": st.sampled_from(["iid", "shards", "labels", "dirichlet", "quantity", "none", "own.py:dealt"]),
     "image_size": small, "test_fraction": rate, "labels_per_client": small,
     "shards_per_client": small, "alpha": st.sampled_from(["0.01", "0.5", "10", "0"]),
