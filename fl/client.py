@@ -80,7 +80,8 @@ def train(
     """One step w <- w - eta grad l(w; b) for each batch b of training examples, and a tick.
 
     correction: what an algorithm other than FedAvg does to the gradient.
-    Returns the summed loss () on the device, the examples processed and the steps taken.
+    Returns the summed loss () on the device, the examples processed and the steps taken. Of several targets an example,
+    those that count weigh alike within a batch, and the batch weighs as many examples as it has.
     """
     model.train()
     device = data.train.targets.device
