@@ -19,6 +19,7 @@ from torch import nn
 import data.shakespeare as source
 from data.dataset import IGNORED
 from data.shakespeare import UNROLL, shakespeare
+from fl.check import resolve
 from fl.client import gradient_sum
 from fl.engines.cost import multiply_adds
 from fl.engines.sequential import Sequential
@@ -249,6 +250,19 @@ def test_a_run_of_either_script(on_a_play):
     refused = on_a_play(flags="--engine stacked")
     assert "--engine stacked: char_lstm has several targets an example" in refused.err
     assert on_a_play("baseline", "--epoch 1").code == 0
+
+
+def test_a_baseline_matches_a_run_on_a_play(on_a_play, command):
+    alone = on_a_play(flags="--global_epoch 1")
+    central = command("baseline", f"--match {alone.folder}")
+    assert central.code == 0
+    assert central.records[1]["examples"] == alone.records[1]["examples"]
+    assert json.loads((central.folder / "config.json").read_text())["text"].endswith("play.txt")
+
+
+def test_the_data_set_brings_its_model_and_the_model_its_rate():
+    chosen = resolve({"dataset": "shakespeare", "optimizer": "sgd"})
+    assert (chosen.model, chosen.init_lr) == ("char_lstm", 3.0)
 
 
 @pytest.mark.slow
