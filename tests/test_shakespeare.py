@@ -312,3 +312,26 @@ def test_flags_that_do_not_fit_are_one_line(flags, message, capsys, tmp_path):
     assert code == (3 if "nowhere" in flags else 2)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+OWN = """
+import torch
+from data.dataset import Dataset, Split
+
+def load(data_dir, at=1):
+    x = torch.arange(12).view(4, 3) % 5
+    y = x.clone()
+    y[1, at:] = -100
+    return Dataset("own", Split(x, y), Split(x, y), 5)
+
+def bad(data_dir):
+    return load(data_dir, 0)
+"""
+
+
+def test_targets_of_ones_own_may_be_ignored_but_for_the_first(command, tmp_path):
+    (tmp_path / "own_tokens.py").write_text(OWN)
+    for name, code in (("load", 0), ("bad", 3)):
+        done = command("federated", f"--dataset {tmp_path}/own_tokens.py:{name} --model char_lstm --num_clients 2")
+        assert done.code == code
+    assert "train has other targets than int64 from 0 to classes - 1 = 4" in done.err
