@@ -10,6 +10,7 @@ from fl.entry import Entry
 DATASETS: dict[str, str | Entry] = {
     "mnist": "data.mnist:mnist",
     "fashion_mnist": "data.mnist:fashion_mnist",
+    "shakespeare": Entry("data.shakespeare:shakespeare", reads=("text",), defaults={"model": "char_lstm"}, tokens=True),
     "folder": Entry("data.folder:folder", reads=("image_size", "grey", "test_fraction", "skip_bad")),
     "csv": Entry(
         "data.table:table", reads=("label", "client", "drop", "test_fraction"), defaults={"model": "mlp"}

@@ -13,18 +13,28 @@ from torch import Tensor
 
 from fl.errors import DataError
 
+IGNORED = -100  # a target that counts in no loss and no accuracy; F.cross_entropy's ignore_index
+
 Augment = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Split:
-    """examples (n, ...): bytes (uint8), floats, or other integers such as tokens. targets (n,) or (n, T) int64."""
+    """examples (n, ...): bytes (uint8), floats, or other integers such as tokens. targets (n,) or (n, T) int64.
+
+    Of the T targets of an example all but the first may be IGNORED, such as those that fill up a short sequence.
+    """
 
     examples: Tensor
     targets: Tensor
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @cached_property
+    def counted(self) -> int:
+        """How many targets count."""
+        return int((self.targets != IGNORED).sum())
 
 
 @dataclass(frozen=True)

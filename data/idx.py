@@ -41,10 +41,7 @@ class SourceError(Exception):
 
 def load(name: str, idx_set: IdxSet, data_dir: Path) -> Dataset:
     """The data set, from the files in `data_dir` or the first source that serves it. Raises DataError."""
-    folder = data_dir / idx_set.folder / "raw"
-    files, source = _read_present(idx_set, folder), f"files in {folder}"
-    if len(files) < len(idx_set.sha256):
-        files, source = _fetch(idx_set, folder)
+    files, source = find_or_fetch(idx_set, data_dir / idx_set.folder / "raw")
     images_train, labels_train, images_test, labels_test = (_parse(files[file]) for file in idx_set.sha256)
     return Dataset(
         name,
@@ -55,6 +52,14 @@ def load(name: str, idx_set: IdxSet, data_dir: Path) -> Dataset:
         std=idx_set.std,
         source=source,
     )
+
+
+def find_or_fetch(idx_set: IdxSet, folder: Path) -> tuple[Files, str]:
+    """The verified files, and where they came from: from `folder`, or fetched into it. Raises DataError."""
+    files = _read_present(idx_set, folder)
+    if len(files) == len(idx_set.sha256):
+        return files, f"files in {folder}"
+    return _fetch(idx_set, folder)
 
 
 def _parse(content: bytes) -> Tensor:

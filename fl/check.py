@@ -127,6 +127,7 @@ def check(config: Config, given: dict[str, Any]) -> None:
     for name in NAMES:
         for value in names_in(getattr(config, name)):
             check_entry(config, given, name, value)
+    check_inputs(config)
 
 
 def check_entry(config: Config, given: dict[str, Any], name: str, chosen: str) -> None:
@@ -145,6 +146,18 @@ def check_entry(config: Config, given: dict[str, Any], name: str, chosen: str) -
             raise FlagError(f"--{name} {chosen}: needs --{other} {needed}")
     if entry.check and config.num_clients:
         entry.check(config)
+
+
+def check_inputs(config: Config) -> None:
+    """Refuse a model of ours for a data set of ours whose inputs it cannot read."""
+    if is_own("model", config.model) or is_own("dataset", config.dataset):
+        return
+    tokens = entry_of("dataset", config.dataset).tokens
+    if entry_of("model", config.model).tokens != tokens:
+        other = "model" if tokens else "dataset"  # of which fewer fit
+        fit = [name for name in FLAGS[other].metadata["kind"].table if entry_of(other, name).tokens]
+        reads = f"cannot read the tokens of --dataset {config.dataset}" if tokens else "reads nothing but tokens"
+        raise FlagError(f"--model {config.model}: {reads}; choose --{other} {listed([*fit, 'FILE.py:NAME'])}")
 
 
 def is_read(name: str, config: Config, script: str) -> bool:

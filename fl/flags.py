@@ -112,6 +112,7 @@ SWITCH = Kind(lambda text: True, "no value", "")
 PATH = Kind(_text, "a path", "DIR")
 COLUMN = Kind(_text, "a column's name", "COLUMN")
 UNITS = Kind(_units, "integers from 1 to 1,000,000 with commas between them", "N,N")
+FILE = Kind(_text, "a file", "FILE")
 DEVICE = Kind(_device, "auto, cpu, cuda, cuda:INDEX or mps", "DEVICE")
 WORD = Kind(_word, "letters, digits, '.', '_' and '-', at most 100", "WORD")
 

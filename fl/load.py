@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from data.arrays import SHAPES, from_arrays
-from data.dataset import Dataset
+from data.dataset import IGNORED, Dataset
 from fl.config import Config
 from fl.names import is_own, refuse, told
 from fl.parts import callable_of, flags_of, kind_of
@@ -33,6 +33,9 @@ def load_data(config: Config) -> Dataset:
             x, y = part.examples, part.targets
             if len(x) != len(y) or len(y) == 0:
                 refuse(flag, value, f"{name} has {len(x)} examples and {len(y)} targets; expected as many, and some")
-            if y.dtype != torch.int64 or int(y.min()) < 0 or int(y.max()) >= data.classes:
+            counts = (y >= 0) & (y < data.classes)
+            if y.dim() > 1:
+                counts[:, 1:] |= y[:, 1:] == IGNORED
+            if y.dtype != torch.int64 or not counts.all():
                 refuse(flag, value, f"{name} has other targets than int64 from 0 to classes - 1 = {data.classes - 1}")
     return data

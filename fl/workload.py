@@ -6,7 +6,7 @@ import dataclasses
 
 from data import DATASETS, PARTITIONS
 from fl.errors import DataError
-from fl.flags import COLUMN, FEDERATED, FREE, PATH, SWITCH, UNITS, flag, integer, named, number
+from fl.flags import COLUMN, FEDERATED, FILE, FREE, PATH, SWITCH, UNITS, flag, integer, named, number
 from fl.models import MODELS
 
 
@@ -28,6 +28,8 @@ class Workload:
     test_fraction: float = flag(0.2, "Model and data", number(0, 1, "(0, 1)"),
         "share of each class that is put aside for the test, where no test data is given", matched=True)
     skip_bad: bool = flag(False, "Model and data", SWITCH, "leave out files that cannot be read, and say which", matched=True)
+    text: str | None = flag(None, "Model and data", FILE,
+        "play in place of the known text: NAME: on a line of its own, after an empty one, then the lines of that role", matched=True, resume=FREE)
     partition: str = flag("iid", "Model and data", named(PARTITIONS), "how the training set is split over clients", reads=FEDERATED)
     shards_per_client: int = flag(2, "Model and data", integer(1), "label-sorted shards a client", reads=FEDERATED)
     labels_per_client: int = flag(2, "Model and data", integer(1), "c, labels that a client holds", reads=FEDERATED)

@@ -40,13 +40,13 @@ def test_few_clients_lower_the_default_cohort():
 
 def test_what_resumed_matched_and_compared_runs_make_of_flags():
     assert {
-        "global_epoch", "epoch", "target_accuracy", "stop_at_target", "device", "data_dir",
+        "global_epoch", "epoch", "target_accuracy", "stop_at_target", "device", "data_dir", "text",
         "workers", "timeout", "run_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet", "tensorboard",
     } == RESUMABLE  # fmt: skip
     assert {
         "batch_size", "init_lr", "lr_decay", "optimizer", "momentum", "weight_decay",
         "precision", "model", "dataset", "data_dir", "eval_every", "target_accuracy", "seed",
-        "image_size", "grey", "test_fraction", "skip_bad", "hidden", "label", "client", "drop",
+        "image_size", "grey", "test_fraction", "skip_bad", "hidden", "label", "client", "drop", "text",
     } == set(MATCHED)  # fmt: skip
     assert {name for name in FLAGS if not counts(name, DEFAULTS | {"stop_at_target": True})} == {
         "seed", "name", "run_dir", "out_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",

@@ -8,6 +8,7 @@ import pytest
 from fl.command_line import parse
 from fl.config import FLAGS, Config
 from fl.errors import RunnerError
+from tests.plays import play
 
 
 def test_the_eight_fixed_flags_and_their_defaults():
@@ -79,6 +80,7 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         f"--dataset folder --data_dir {pictures(tmp_path / 'pictures')} --grey --skip_bad --image_size 8",
         f"--dataset csv --data_dir {a_table(tmp_path / 'table.csv')} --label colour --client site --drop number",
         "--model mlp --hidden 4",
+        f"--dataset shakespeare --text {play(tmp_path)} --model char_lstm --partition natural --num_clients 3",
         "--algorithm fedyogi --aggregate trimmed_mean --num_select_clients 4 --trim 0.25",
         "--aggregate krum --byzantine 0 --num_select_clients 4",
     ):
