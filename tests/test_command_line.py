@@ -42,6 +42,8 @@ def federated(words: str) -> Config:
         ("--zzz", "--zzz: no such flag; --help lists them all"),
         ("runs/x", "runs/x: a value without a flag; every setting is --flag value"),
         ("--seed", "--seed: no value given; expected one argument"),
+        ("--seed=--", "--seed --: expected an integer >= 0"),
+        ("--target_accuracy=--", "--target_accuracy --: expected a number in (0, 1]"),
         ("--momentum 0.9", "--momentum 0.9: needs --optimizer sgd"),
         ("--alpha 0.5", "--alpha 0.5: needs --partition dirichlet or quantity"),
         ("--shards_per_client 2", "--shards_per_client 2: needs --partition shards"),
