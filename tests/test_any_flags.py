@@ -83,6 +83,15 @@ SWITCHES = [
 ]
 
 
+# What some flags need; most of the time they come with it, because else nearly all lines would be refused.
+PARTNERS = {
+    "attackers": "attack=sign_flip", "attack_scale": "attack=scaled", "momentum": "optimizer=sgd",
+    "proximal_mu": "algorithm=fedprox", "server_lr": "algorithm=fedadam", "trim": "aggregate=trimmed_mean",
+    "labels_per_client": "partition=labels", "shards_per_client": "partition=shards", "alpha": "partition=dirichlet",
+    "hidden": "model=mlp",
+}  # fmt: skip
+
+
 def test_the_strategies_know_every_flag():
     assert set(VALUES) | set(SWITCHES) | {"out_dir", "run_dir"} == set(FLAGS)
 
@@ -95,6 +104,8 @@ def command_lines(draw):
             words += [f"--{name}"]
         else:
             value = draw(VALUES[name] if draw(st.integers(0, 11)) else st.sampled_from(ODD))
+            if name in PARTNERS and draw(st.integers(0, 4)):
+                words += [f"--{PARTNERS[name]}"]
             words += [f"--{name}={value}"] if draw(st.booleans()) else [f"--{name}", value]
     if not draw(st.integers(0, 9)):
         words.insert(draw(st.integers(0, len(words))), draw(st.sampled_from([*ODD, "--nonsense", "-x", "word"])))
