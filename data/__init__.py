@@ -10,6 +10,8 @@ from fl.entry import Entry
 DATASETS: dict[str, str | Entry] = {
     "mnist": "data.mnist:mnist",
     "fashion_mnist": "data.mnist:fashion_mnist",
+    "cifar10": "data.cifar:cifar10",
+    "cifar100": "data.cifar:cifar100",
     "folder": Entry("data.folder:folder", reads=("image_size", "grey", "test_fraction", "skip_bad")),
 }
 
