@@ -1,4 +1,4 @@
-"""Data sets and partitioners by name; downloads land beside this file too, by default.
+"""Data sets, augmentations and partitioners by name; downloads land beside this file too, by default.
 
 The names stand here without their modules, so that reading the flags imports no torch.
 A new data set or partitioner is one function and one line here; an Entry says what it asks of other flags.
@@ -13,6 +13,13 @@ DATASETS: dict[str, str | Entry] = {
     "cifar10": "data.cifar:cifar10",
     "cifar100": "data.cifar:cifar100",
     "folder": Entry("data.folder:folder", reads=("image_size", "grey", "test_fraction", "skip_bad")),
+}
+
+# An augmentation is a function (Dataset) that returns the data set with it.
+AUGMENTS: dict[str, str | Entry] = {
+    "none": "data.augment:none",
+    "crop_flip": "data.augment:crop_flip",
+    "mcmahan2017": Entry("data.augment:mcmahan2017", fixes={"normalise": "unit"}, meaning="a whitening of each image"),
 }
 
 # A partitioner is a function (labels, num_clients, seed, flags that it reads) that returns a Partition. An argument

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from data.augment import normalised
 from data.dataset import Dataset
 from data.partition import Partition
 from fl.aggregates.robust import Robust
@@ -41,7 +42,7 @@ TRANSFORM = "a fl.transforms.transform.Transform, or a function (config) -> Tran
 
 
 def load_data(config: Config) -> Dataset:
-    """The data set of --dataset, on the CPU. Arguments after the first are flags. Raises DataError (exit 3)."""
+    """The data set of --dataset, --augment and --normalise, on the CPU. Raises DataError (exit 3) and FlagError."""
     flag, value = "dataset", config.dataset
     make = _callable(flag, value, DATASET)
     with told(flag, value, DATASET):
@@ -56,7 +57,7 @@ def load_data(config: Config) -> Dataset:
                 refuse(flag, value, f"{name} has {len(x)} examples and {len(y)} targets; expected as many, and some")
             if y.dtype != torch.int64 or int(y.min()) < 0 or int(y.max()) >= data.classes:
                 refuse(flag, value, f"{name} has other targets than int64 from 0 to classes - 1 = {data.classes - 1}")
-    return data
+    return normalised(named("augment", config.augment)(data), config.normalise)
 
 
 def build_model(config: Config, data: Dataset) -> nn.Module:

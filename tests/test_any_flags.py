@@ -60,6 +60,8 @@ VALUES = {
     ),
     "dataset": st.sampled_from(["tiny", "tiny", "own.py:patterns", "folder"]), "data_dir": st.just("/nowhere"),
     "partition": st.sampled_from(["iid", "shards", "labels", "dirichlet", "quantity", "none", "own.py:dealt"]),
+    "normalise": st.sampled_from(["standard", "unit", "x"]),
+    "augment": st.sampled_from(["none", "crop_flip", "mcmahan2017", "x"]),
     "image_size": small, "test_fraction": rate, "labels_per_client": small,
     "shards_per_client": small, "alpha": st.sampled_from(["0.01", "0.5", "10", "0"]),
     "eval_every": small, "target_accuracy": rate, "seed": small,
