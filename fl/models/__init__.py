@@ -13,6 +13,7 @@ MODELS: dict[str, str | Entry] = {
     "2nn": "fl.models.mcmahan2017:two_nn",
     "cifar_cnn": "fl.models.mcmahan2017:cifar_cnn",
     "lenet": "fl.models.lenet:lenet",
+    "resnet18_gn": "fl.models.resnet18_gn:resnet18_gn",
     "small_cnn": "fl.models.small_cnn:small_cnn",
     "logistic": "fl.models.logistic:logistic",
 }
