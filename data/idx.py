@@ -32,10 +32,7 @@ class IdxSet:
 
 def load(name: str, idx_set: IdxSet, data_dir: Path) -> Dataset:
     """The data set, from the files in `data_dir` or the first source that serves it. Raises DataError."""
-    folder = data_dir / idx_set.folder / "raw"
-    sources = [(label, lambda serve=serve: serve(idx_set)) for label, serve in idx_set.sources]
-    wanted = Wanted(idx_set.folder, data_dir, folder, idx_set.sha256, sources, " (raw or .gz)")
-    files, source = found_or_fetched(wanted, lambda: _read_present(idx_set, folder))
+    files, source = find_or_fetch(idx_set, data_dir / idx_set.folder / "raw")
     images_train, labels_train, images_test, labels_test = (_parse(files[file]) for file in idx_set.sha256)
     return Dataset(
         name,
@@ -46,6 +43,13 @@ def load(name: str, idx_set: IdxSet, data_dir: Path) -> Dataset:
         std=idx_set.std,
         source=source,
     )
+
+
+def find_or_fetch(idx_set: IdxSet, folder: Path) -> tuple[Files, str]:
+    """The verified files, and where they came from: from `folder`, or fetched into it. Raises DataError."""
+    sources = [(label, lambda serve=serve: serve(idx_set)) for label, serve in idx_set.sources]
+    wanted = Wanted(idx_set.folder, folder.parents[1], folder, idx_set.sha256, sources, " (raw or .gz)")
+    return found_or_fetched(wanted, lambda: _read_present(idx_set, folder))
 
 
 def _parse(content: bytes) -> Tensor:

@@ -17,7 +17,7 @@ from fl.engines.stacked.engine import side_by_side
 from fl.experiment import federated
 from fl.models import MODELS
 from tests.rounds import run_rounds
-from tests.test_golden import begin, close, config, ragged, task_of
+from tests.test_golden import OF_IMAGES, begin, close, config, ragged, task_of
 from tests.tiny import next_tokens, tiny
 
 OPTIMIZERS = {
@@ -55,7 +55,7 @@ def both(c, stack_size=0, partition=None, engine=Stacked):
 
 
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
-@pytest.mark.parametrize("model", list(MODELS))
+@pytest.mark.parametrize("model", OF_IMAGES)
 def test_stacked_equals_sequential(model, optimizer):
     assert hand_made(config(model=model))
     both(config(model=model, global_epoch=3, **OPTIMIZERS[optimizer]), stack_size=3)
@@ -94,7 +94,7 @@ def odd_net(shape, classes):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("model", list(MODELS))
+@pytest.mark.parametrize("model", OF_IMAGES)
 def test_bf16_is_as_near_to_exact_as_autocast(model):
     """How far the weights of a round are from those in float64, by either engine with bf16, over three seeds."""
 

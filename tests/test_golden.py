@@ -23,6 +23,7 @@ from fl.state import Kept, RoundStart, State
 from tests.rounds import run_rounds
 
 SIZES = (7, 4, 1)
+OF_IMAGES = [name for name in MODELS if name != "resnet18_gn"]  # which is large, and tested in tests/test_resnet.py
 
 
 def config(**flags) -> Config:
@@ -130,7 +131,7 @@ def by_hand(c: Config, task: Experiment, partition: Partition):
     return w
 
 
-@pytest.mark.parametrize("model", list(MODELS))
+@pytest.mark.parametrize("model", OF_IMAGES)
 @pytest.mark.parametrize("m", [1, 2, 3])
 def test_ragged_clients_equal_algorithm_1_by_hand(m, model):
     c = config(num_select_clients=m, global_epoch=2, lr_decay=0.5, model=model, init_lr=0.05)

@@ -2,7 +2,7 @@
 
 Each GroupNorm (Wu and He 2018, arXiv 1803.08494) has two groups, as in Reddi et al. 2021 (arXiv 2003.00295), who follow
 Hsieh et al. 2020 (arXiv 1910.00189): clients with different labels spoil the running statistics of BatchNorm. The first
-convolution is 3x3 without stride and no pooling follows it, because an image of 32x32 would be 8x8 after the original's.
+convolution is 3x3 without stride and no pooling follows it, because the original's would leave 8x8 of 32x32.
 """
 
 from torch import nn
