@@ -21,11 +21,13 @@ from fl.errors import DataError, reason
 class Cifar:
     """Where one of the two comes from, and what it must be.
 
-    archive: the file's name in the data folder, as torchvision.datasets has it. sha256: of the archive. folder: within
-    the archive, and beside it once torchvision has unpacked it. train, test: names of the files within. labels: the
-    key of the labels in these. members_sha256: of the files within, by their names; empty if they are not known.
+    title: what messages call it. archive: the file's name in the data folder, as torchvision.datasets has it. sha256:
+    of the archive. folder: within the archive, and beside it once torchvision has unpacked it. train, test: names of
+    the files within. labels: the key of the labels in these. members_sha256: of the files within, by their names; empty
+    if they are not known.
     """
 
+    title: str
     archive: str
     url: str
     sha256: str
@@ -54,9 +56,8 @@ def cifar100(data_dir: Path) -> Dataset:
 
 def load(name: str, kind: Cifar, data_dir: Path) -> Dataset:
     """The data set, from the unpacked folder or the archive in `data_dir`, or else fetched. Raises DataError."""
-    wanted = Wanted(
-        kind.folder, data_dir, data_dir, {kind.archive: kind.sha256}, [(kind.url, lambda: _served(kind))]
-    )  # fmt: skip
+    sources = [(kind.url, lambda: _served(kind))]
+    wanted = Wanted(kind.title, data_dir, data_dir, {kind.archive: kind.sha256}, sources)
     try:
         if members := _unpacked(kind, data_dir):
             source = f"files in {data_dir / kind.folder}"
@@ -104,6 +105,7 @@ def _split(kind: Cifar, files: Sequence[bytes]) -> Split:
 
 # fmt: off
 CIFAR10 = Cifar(
+    title="CIFAR-10",
     archive="cifar-10-python.tar.gz",
     url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
     sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
@@ -124,6 +126,7 @@ CIFAR10 = Cifar(
     },
 )
 CIFAR100 = Cifar(  # is read from its archive only, because only an MD5 of the files within is published
+    title="CIFAR-100",
     archive="cifar-100-python.tar.gz",
     url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
     sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",

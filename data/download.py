@@ -125,5 +125,5 @@ def _first_source(wanted: Wanted) -> tuple[Files, str]:
             tried.append(f"{label} ({reason(error)[:160]})")
     raise DataError(
         f"{wanted.title}: nothing could serve it. Tried: {'; '.join(tried)}. "
-        f"Put {', '.join(wanted.sha256)}{wanted.forms} into {wanted.folder}, or name their folder with --data_dir"
+        f"Put {', '.join(wanted.sha256)}{wanted.forms} into {wanted.folder}, or name another folder with --data_dir"
     )

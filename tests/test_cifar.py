@@ -100,7 +100,7 @@ def test_without_it_one_line_says_what_was_tried_and_what_to_do(small, tmp_path)
         load(tmp_path / "new")
     text = str(error.value)
     assert f"Tried: files in {tmp_path / 'new'} (not all there); {kind.url} (" in text
-    assert text.endswith(f"Put {kind.archive} into {tmp_path / 'new'}, or name their folder with --data_dir")
+    assert text.endswith(f"Put {kind.archive} into {tmp_path / 'new'}, or name another folder with --data_dir")
     assert len(text.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
@@ -149,7 +149,7 @@ def test_it_is_fetched_verified_and_kept(small, tmp_path, monkeypatch, server, c
     capsys.readouterr()
     assert load(place).source == kind.url
     told = capsys.readouterr().err.splitlines()
-    assert f"data: fetching {kind.folder} from {kind.url} ..." in told
+    assert f"data: fetching {kind.title} from {kind.url} ..." in told
     assert [path.name for path in place.iterdir()] == [kind.archive]
     (mirror / kind.archive).unlink()
     is_right(load(place), kind, rows)
