@@ -1,4 +1,4 @@
-"""Data sets and partitioners by name; downloads land beside this file too, by default.
+"""Data sets, augmentations and partitioners by name; downloads land beside this file too, by default.
 
 The names stand here without their modules, so that reading the flags imports no torch.
 A new data set or partitioner is one function and one line here; an Entry says what it asks of other flags.
@@ -11,10 +11,19 @@ DATASETS: dict[str, str | Entry] = {
     "mnist": "data.mnist:mnist",
     "fashion_mnist": "data.mnist:fashion_mnist",
     "shakespeare": Entry("data.shakespeare:shakespeare", reads=("text",), defaults={"model": "char_lstm"}, tokens=True),
+    "cifar10": "data.cifar:cifar10",
+    "cifar100": "data.cifar:cifar100",
     "folder": Entry("data.folder:folder", reads=("image_size", "grey", "test_fraction", "skip_bad")),
     "csv": Entry(
         "data.table:table", reads=("label", "client", "drop", "test_fraction"), defaults={"model": "mlp"}
     ),  # other networks are for images
+}
+
+# An augmentation is a function (Dataset) that returns the data set with it.
+AUGMENTS: dict[str, str | Entry] = {
+    "none": "data.augment:none",
+    "crop_flip": "data.augment:crop_flip",
+    "mcmahan2017": Entry("data.augment:mcmahan2017", fixes={"normalise": "unit"}, meaning="a whitening of each image"),
 }
 
 # A partitioner is a function (labels, num_clients, seed, flags that it reads) that returns a Partition. An argument

@@ -5,21 +5,19 @@ The task of McMahan et al. 2017 (arXiv 1602.05629), section 3, on a smaller text
 
 from __future__ import annotations
 
-import http.client
-import urllib.request
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from data.dataset import IGNORED, Dataset, Split
-from data.idx import Files, IdxSet, SourceError, find_or_fetch
+from data.download import Wanted, found_or_fetched, from_url, lying_in
 from fl.errors import DataError, reason
 
 UNROLL = 80
+FILE = "input.txt"
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-DOWNLOAD_TIMEOUT_SECONDS = 20
 
 
 def shakespeare(data_dir: Path, text: str | None = None) -> Dataset:
@@ -53,8 +51,10 @@ def shakespeare(data_dir: Path, text: str | None = None) -> Dataset:
 
 def known_text(data_dir: Path) -> tuple[str, str]:
     """The public text, out of Shakespeare/raw/input.txt in `data_dir` or fetched into it, and where it came from."""
-    files, source = find_or_fetch(SHAKESPEARE, data_dir / SHAKESPEARE.folder / "raw")
-    return files["input.txt"].decode(), source
+    folder, sha256 = data_dir / "Shakespeare" / "raw", {FILE: SHA256}
+    wanted = Wanted("Shakespeare", data_dir, folder, sha256, [(URL, lambda: {FILE: from_url(URL)})])
+    files, source = found_or_fetched(wanted, lambda: lying_in(folder, sha256))
+    return files[FILE].decode(), source
 
 
 def own_text(said: str, file: Path) -> tuple[str, str]:
@@ -109,14 +109,3 @@ def cut_up(parts: list[Tensor], characters: Tensor) -> Split:
         x[: len(part) - 1] = tokens[:-1]
         y[: len(part) - 1] = tokens[1:]
     return Split(inputs.view(-1, UNROLL), targets.view(-1, UNROLL))
-
-
-def _from_web(wanted: IdxSet) -> Files:
-    try:
-        with urllib.request.urlopen(URL, timeout=DOWNLOAD_TIMEOUT_SECONDS) as answer:
-            return {"input.txt": answer.read()}
-    except http.client.HTTPException as error:
-        raise SourceError(f"{type(error).__name__}: {reason(error)}") from error
-
-
-SHAKESPEARE = IdxSet("Shakespeare", {"input.txt": SHA256}, mean=0.0, std=1.0, sources=((URL, _from_web),))

@@ -27,7 +27,7 @@ def parse(argv: Sequence[str], script: str, description: str) -> Config:
     words, rest = _parser(f"run_{script}.py", description).parse_known_args(_attach(_expand(argv)))
     if rest:
         raise FlagError(_unknown(rest[0]))
-    given = {name: check_value(name, text) for name, text in vars(words).items()}
+    given = {name: check_value(name, _said(text)) for name, text in vars(words).items()}
     if given.get("resume") and "run_dir" in given and (Path(given["run_dir"]) / "config.json").exists():
         return _resumed(given, script)
     config = resolve(given, script)
@@ -53,6 +53,13 @@ def _resumed(given: dict[str, Any], script: str) -> Config:
     config = Config(**(recorded | given | anew))
     check(config, given)
     return config
+
+
+def _said(text: Any) -> Any:
+    """The text of a flag, or the texts of a repeatable one. argparse of Python 3.11 makes [] of the value `--`."""
+    if text == []:
+        return "--"
+    return [_said(one) for one in text] if isinstance(text, list) else text
 
 
 class _Parser(argparse.ArgumentParser):

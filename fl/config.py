@@ -160,8 +160,6 @@ NAMES = [name for name, field in FLAGS.items() if field.metadata["kind"].table i
 def check_value(name: str, text: object) -> Any:
     """The value of a flag's text, or of a list of texts. Raises FlagError, or DataError for a data set's file."""
     kind: Kind = FLAGS[name].metadata["kind"]
-    if text == []:
-        text = "--"  # argparse of Python 3.11 takes this value away
     if isinstance(text, list):
         return FLAGS[name].metadata["many"]([check_value(name, one) for one in text])
     try:

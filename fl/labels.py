@@ -21,7 +21,7 @@ SAID: dict[str, str] = {
     "num_clients": "K={}", "num_select_clients": "m={}", "global_epoch": "T={}", "local_epoch": "E={}",
     "batch_size": "B={}", "init_lr": "lr={}", "epoch": "{} epochs", "shards_per_client": "{} shards a client",
     "labels_per_client": "{} labels a client", "attack": "{} attack", "attackers": "attackers={}",
-    "stop_at_target": "stopped there", "target_accuracy": "to {}",
+    "normalise": "normalise={}", "augment": "augment={}", "stop_at_target": "stopped there", "target_accuracy": "to {}",
 }  # fmt: skip
 
 # A title always has those of these that do something, in this order. Of the other flags of its groups it has those that

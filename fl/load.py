@@ -9,16 +9,20 @@ from typing import Any
 import torch
 
 from data.arrays import SHAPES, from_arrays
+from data.augment import normalised
 from data.dataset import IGNORED, Dataset
 from fl.config import Config
-from fl.names import is_own, refuse, told
+from fl.names import is_own, named, refuse, told
 from fl.parts import callable_of, flags_of, kind_of
 
 DATASET = f"a function (data_dir, flags by their names) that returns a data.dataset.Dataset, {SHAPES}"
 
 
 def load_data(config: Config) -> Dataset:
-    """The data set of --dataset, on the CPU. Arguments after the first are flags. Raises DataError (exit 3)."""
+    """The data set of --dataset, --augment and --normalise, on the CPU. Raises DataError (exit 3) and FlagError.
+
+    Arguments of its function after the first are flags.
+    """
     flag, value = "dataset", config.dataset
     make = callable_of(flag, value, DATASET)
     with told(flag, value, DATASET):
@@ -38,4 +42,4 @@ def load_data(config: Config) -> Dataset:
                 counts[:, 1:] |= y[:, 1:] == IGNORED
             if y.dtype != torch.int64 or not counts.all():
                 refuse(flag, value, f"{name} has other targets than int64 from 0 to classes - 1 = {data.classes - 1}")
-    return data
+    return normalised(named("augment", config.augment)(data), config.normalise)

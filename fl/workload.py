@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from data import DATASETS, PARTITIONS
+from data import AUGMENTS, DATASETS, PARTITIONS
 from fl.errors import DataError
-from fl.flags import COLUMN, FEDERATED, FILE, FREE, PATH, SWITCH, UNITS, flag, integer, named, number
+from fl.flags import COLUMN, FEDERATED, FILE, FREE, PATH, SWITCH, UNITS, choice, flag, integer, named, number
 from fl.models import MODELS
 
 
@@ -23,6 +23,10 @@ class Workload:
     label: str | None = flag(None, "Model and data", COLUMN, "the column to predict", matched=True)
     client: str | None = flag(None, "Model and data", COLUMN, "the column that says whose each row is, for --partition natural", matched=True)
     drop: str | None = flag(None, "Model and data", COLUMN, "columns to leave out, with commas between them", matched=True)
+    normalise: str = flag("standard", "Model and data", choice(["standard", "unit"]),
+        "what is made of bytes: mean 0 and deviation 1 (standard), or numbers in [0, 1] (unit)", matched=True)
+    augment: str = flag("none", "Model and data", choice(AUGMENTS),
+        "how training images are changed at every visit: cropped and flipped, or as in the 2017 paper", matched=True)
     image_size: int = flag(32, "Model and data", integer(1, high=10**4), "pixels of an image's side after scaling", matched=True)
     grey: bool = flag(False, "Model and data", SWITCH, "take images as grey, not as colour", matched=True)
     test_fraction: float = flag(0.2, "Model and data", number(0, 1, "(0, 1)"),

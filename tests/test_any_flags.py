@@ -64,6 +64,8 @@ VALUES = {
     "hidden": st.sampled_from(["5", "64,3", "0", "3,", "a"]), "label": st.sampled_from(["a", "é"]),
     "client": st.just("a"), "drop": st.just("a,b"),
     "partition": st.sampled_from(["iid", "shards", "labels", "dirichlet", "quantity", "none", "own.py:dealt"]),
+    "normalise": st.sampled_from(["standard", "unit", "x"]),
+    "augment": st.sampled_from(["none", "crop_flip", "mcmahan2017", "x"]),
     "image_size": small, "test_fraction": rate, "labels_per_client": small,
     "shards_per_client": small, "alpha": st.sampled_from(["0.01", "0.5", "10", "0"]),
     "eval_every": small, "target_accuracy": rate, "seed": small,

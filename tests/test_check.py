@@ -46,7 +46,8 @@ def test_what_resumed_matched_and_compared_runs_make_of_flags():
     assert {
         "batch_size", "init_lr", "lr_decay", "optimizer", "momentum", "weight_decay",
         "precision", "model", "dataset", "data_dir", "eval_every", "target_accuracy", "seed",
-        "image_size", "grey", "test_fraction", "skip_bad", "hidden", "label", "client", "drop", "text",
+        "image_size", "grey", "test_fraction", "skip_bad", "hidden", "label", "client", "drop", "text", "normalise",
+        "augment",
     } == set(MATCHED)  # fmt: skip
     assert {name for name in FLAGS if not counts(name, DEFAULTS | {"stop_at_target": True})} == {
         "seed", "name", "run_dir", "out_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",

@@ -103,6 +103,7 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         ("shards_per_client", "1 --partition shards", "3 --partition shards"),
         ("alpha", "0.5 --partition dirichlet", "5 --partition dirichlet"),
         ("labels_per_client", "1 --partition labels", "2 --partition labels"),
+        ("normalise", "standard", "unit"), ("augment", "none", "crop_flip"),
         ("alpha", "0.5 --partition quantity", "5 --partition quantity"),
         ("hidden", "5 --model mlp", "5,5 --model mlp"),
     ],
@@ -116,7 +117,7 @@ def test_a_training_flag_changes_the_model(flag, one, other, command):
     [
         ("epoch", "3", "2"), ("batch_size", "5", "0"), ("seed", "0", "1"), ("init_lr", "0.1", "0.05"),
         ("lr_decay", "1", "0.5"), ("optimizer", "sgd", "adam"), ("momentum", "0", "0.9"), ("weight_decay", "0", "0.1"),
-        ("model", "logistic", "2nn"),
+        ("model", "logistic", "2nn"), ("normalise", "standard", "unit"), ("augment", "none", "crop_flip"),
     ],
 )  # fmt: skip
 def test_a_training_flag_changes_the_baseline(flag, one, other, command):

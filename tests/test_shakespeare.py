@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 from contextlib import contextmanager
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -123,8 +122,7 @@ def server(content: bytes):
 @pytest.fixture
 def small(monkeypatch):
     """The play in place of the known text."""
-    sha256 = {"input.txt": hashlib.sha256(TEXT.encode()).hexdigest()}
-    monkeypatch.setattr(source, "SHAKESPEARE", replace(source.SHAKESPEARE, sha256=sha256))
+    monkeypatch.setattr(source, "SHA256", hashlib.sha256(TEXT.encode()).hexdigest())
 
 
 def test_the_known_text_is_fetched_once_and_verified(tmp_path, monkeypatch, small, capsys):
@@ -140,12 +138,12 @@ def test_the_known_text_is_fetched_once_and_verified(tmp_path, monkeypatch, smal
 
 
 @pytest.mark.parametrize(
-    ("content", "why"), [(TEXT[:-2].encode(), "IncompleteRead"), (b"x" * len(TEXT), "another SHA")]
+    ("content", "why"), [(TEXT[:-2].encode(), "(IncompleteRead|it ended after)"), (b"x" * len(TEXT), "another SHA")]
 )
 def test_a_server_that_sends_something_else_leaves_nothing(content, why, tmp_path, monkeypatch, small):
     with server(content) as url:
         monkeypatch.setattr(source, "URL", url)
-        with pytest.raises(DataError, match=f"{why}.*Put input.txt .* into .*Shakespeare/raw, or name"):
+        with pytest.raises(DataError, match=f"{why}.*Put input.txt into .*Shakespeare/raw, or name"):
             shakespeare(tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -16,6 +16,7 @@ MODELS: dict[str, str | Entry] = {
     "cifar_cnn": "fl.models.mcmahan2017:cifar_cnn",
     "lenet": "fl.models.lenet:lenet",
     "char_lstm": Entry("fl.models.char_lstm:char_lstm", tokens=True, sgd_lr=3.0),
+    "resnet18_gn": "fl.models.resnet18_gn:resnet18_gn",
     "small_cnn": "fl.models.small_cnn:small_cnn",
     "logistic": "fl.models.logistic:logistic",
     "mlp": Entry("fl.models.mlp:mlp", reads=("hidden",)),

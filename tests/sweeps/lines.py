@@ -31,6 +31,7 @@ VALUES: dict[str, list[Any]] = {
     "weight_decay": [0, 1e-3, 1e30], "hidden": ["1", "5", "70,3"], "dataset": ["tiny", "ragged_tokens"],
     "model": ["logistic", "2nn", "small_cnn", "gn_cnn", "fast_cnn", "mlp", "char_lstm"],
     "partition": ["iid", "shards", "labels", "dirichlet", "quantity"], "labels_per_client": [1, 2, 5],
+    "normalise": ["standard", "unit"], "augment": ["none", "crop_flip", "mcmahan2017"],
     "shards_per_client": [1, 2, 3], "alpha": [0.01, 0.5, 1e6],
     "eval_every": [1, 2, 5], "target_accuracy": [0.3, 0.99], "seed": [0, 1, 2**62], "checkpoint_every": [1, 2, 7],
 }  # fmt: skip
