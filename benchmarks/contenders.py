@@ -20,12 +20,18 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
+# A folder of CIFAR-10's images, train/<class>/* and test/<class>/*; without one, pixels of the same shape are made up.
+CIFAR = os.environ.get("BENCHMARK_CIFAR", "")
+IMAGES = {"dataset": "folder", "data_dir": CIFAR} if CIFAR else {"dataset": "benchmarks/made_up.py:cifar"}
+
 WORKLOADS: dict[str, dict[str, Any]] = {
     "cnn": {"model": "cnn", "num_clients": 100, "num_select_clients": 10},
     "2nn": {"model": "2nn", "num_clients": 100, "num_select_clients": 10},
     "logistic": {"model": "logistic", "num_clients": 1000, "num_select_clients": 10},
     "default": {"model": "fast_cnn", "batch_size": 100, "local_epoch": 5, "optimizer": "adam", "init_lr": 5e-5},
     "gn_cnn": {"model": "gn_cnn", "batch_size": 100, "local_epoch": 5, "optimizer": "adam", "init_lr": 5e-5},
+    "lenet": IMAGES | {"model": "lenet", "num_clients": 100, "num_select_clients": 10, "batch_size": 50},
+    "cifar_cnn": IMAGES | {"model": "cifar_cnn", "num_clients": 100, "num_select_clients": 10, "batch_size": 50},
 }
 COMMON = {"local_epoch": 1, "batch_size": 10, "optimizer": "sgd", "init_lr": 0.05, "global_epoch": 10**6,
           "eval_every": 10**9, "device": os.environ.get("BENCHMARK_DEVICE", "cpu")}  # fmt: skip

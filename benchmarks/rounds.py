@@ -22,8 +22,8 @@ from typing import Any
 
 from benchmarks.contenders import ALGORITHMS, CONTENDERS, ON_GPU, WORKLOADS
 
-TURNS = {"cnn": 5, "2nn": 5, "logistic": 5, "default": 2, "gn_cnn": 2}
-BURST = {"cnn": 1, "2nn": 10, "logistic": 50, "default": 1, "gn_cnn": 1}  # rounds a turn
+TURNS = {"cnn": 5, "2nn": 5, "logistic": 5, "default": 2, "gn_cnn": 2, "lenet": 5, "cifar_cnn": 3}
+BURST = {"cnn": 1, "2nn": 10, "logistic": 50, "default": 1, "gn_cnn": 1, "lenet": 5, "cifar_cnn": 1}  # rounds a turn
 OURS = ("sequential", "stacked", "distributed")
 CNN_FLOP = 56.1e6  # of the paper's CNN, an example, forward and backward
 
