@@ -22,8 +22,20 @@ from typing import Any
 
 from benchmarks.contenders import ALGORITHMS, CONTENDERS, ON_GPU, WORKLOADS
 
-TURNS = {"cnn": 5, "2nn": 5, "logistic": 5, "default": 2, "gn_cnn": 2, "lenet": 5, "cifar_cnn": 3}
-BURST = {"cnn": 1, "2nn": 10, "logistic": 50, "default": 1, "gn_cnn": 1, "lenet": 5, "cifar_cnn": 1}  # rounds a turn
+TURNS = {"cnn": 5, "2nn": 5, "logistic": 5, "default": 2, "gn_cnn": 2, "lenet": 5, "cifar_cnn": 3,
+         "char_lstm": 3, "blazefl": 1, "flute": 5}  # fmt: skip
+BURST = {
+    "cnn": 1,
+    "2nn": 10,
+    "logistic": 50,
+    "default": 1,
+    "gn_cnn": 1,
+    "lenet": 5,
+    "cifar_cnn": 1,
+    "char_lstm": 1,
+    "blazefl": 1,
+    "flute": 20,
+}  # rounds a turn; fmt: skip
 OURS = ("sequential", "stacked", "distributed")
 CNN_FLOP = 56.1e6  # of the paper's CNN, an example, forward and backward
 
