@@ -36,7 +36,8 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "lenet": IMAGES | {"model": "lenet", "num_clients": 100, "num_select_clients": 10, "batch_size": 50},
     "cifar_cnn": IMAGES | {"model": "cifar_cnn", "num_clients": 100, "num_select_clients": 10, "batch_size": 50},
     "char_lstm": TEXT | {"model": "char_lstm", "num_clients": 100, "num_select_clients": 10, "init_lr": 1.0},
-    # The jobs of benchmarks/rivals.py.
+}
+JOBS: dict[str, dict[str, Any]] = {  # of benchmarks/rivals.py
     "blazefl": IMAGES
     | {
         "model": "lenet",
@@ -48,6 +49,7 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     },
     "flute": {"model": "logistic", "num_clients": 1000, "num_select_clients": 10, "batch_size": 10, "init_lr": 0.03},
 }
+WORKLOADS |= JOBS
 COMMON = {"local_epoch": 1, "batch_size": 10, "optimizer": "sgd", "init_lr": 0.05, "global_epoch": 10**6,
           "eval_every": 10**9, "device": os.environ.get("BENCHMARK_DEVICE", "cpu")}  # fmt: skip
 ON_GPU = COMMON["device"].startswith("cuda")
