@@ -89,7 +89,7 @@ def best_convolution_rate(channels: int, out: int, side: int, padding: int) -> f
 
     best = 0.0
     threads_before = torch.get_num_threads()
-    for threads in {1, threads_before}:
+    for threads in {1, os.cpu_count() or 1}:
         torch.set_num_threads(threads)
         for B in (10, 50, 100, 200):
             x = torch.randn(B, channels, side, side).to(memory_format=torch.channels_last).requires_grad_()
