@@ -19,7 +19,10 @@ PARTITIONS: dict[str, str | Entry] = {
     "iid": "data.partition:iid",
     "shards": Entry("data.partition:shards", reads=("shards_per_client",)),
     "labels": Entry("data.partition:labels_only", reads=("labels_per_client",)),
-    "dirichlet": Entry("data.partition:dirichlet", reads=("alpha",)),
+    "dirichlet": Entry("data.partition:dirichlet", reads=("alpha", "min_examples")),
+    "dirichlet_balanced": Entry(
+        "data.niid_bench:dirichlet_balanced", reads=("alpha", "min_examples"), defaults={"min_examples": 10}
+    ),
     "natural": Entry("data.partition:natural", defaults={"num_clients": 0}),
-    "quantity": Entry("data.partition:quantity", reads=("alpha",)),
+    "quantity": Entry("data.partition:quantity", reads=("alpha", "min_examples")),
 }

@@ -20,7 +20,8 @@ from fl.names import entry_of
 SAID: dict[str, str] = {
     "num_clients": "K={}", "num_select_clients": "m={}", "global_epoch": "T={}", "local_epoch": "E={}",
     "batch_size": "B={}", "init_lr": "lr={}", "epoch": "{} epochs", "shards_per_client": "{} shards a client",
-    "labels_per_client": "{} labels a client", "attack": "{} attack", "attackers": "attackers={}",
+    "labels_per_client": "{} labels a client", "min_examples": "{} examples at least",
+    "attack": "{} attack", "attackers": "attackers={}",
     "stop_at_target": "stopped there", "target_accuracy": "to {}",
 }  # fmt: skip
 
@@ -152,10 +153,11 @@ def run_title(config: Config, script: str) -> str:
 
 def partition_title(config: Config) -> str:
     """What defines a partition."""
-    names = ("dataset", "partition", "shards_per_client", "labels_per_client", "alpha", "num_clients")
-    return ", ".join(
-        [*(word(n, getattr(config, n)) for n in names if is_read(n, config, "federated")), said_seeds([config.seed])]
-    )
+    names = (
+        "dataset", "partition", "shards_per_client", "labels_per_client", "alpha", "min_examples", "num_clients"
+    )  # fmt: skip
+    values = {n: getattr(config, n) for n in names if is_read(n, config, "federated")}
+    return ", ".join([*(word(n, v) for n, v in values.items() if is_said(n, v)), said_seeds([config.seed])])
 
 
 def title(flags: Values, scripts: Collection[str], seeds: Collection[int], of_some: Sequence[str] = ()) -> str:

@@ -29,4 +29,5 @@ class Workload:
     labels_per_client: int = flag(2, "Model and data", integer(1), "c, labels that a client holds", reads=FEDERATED)
     alpha: float = flag(0.5, "Model and data", number(1e-6, 1e6, "[1e-06, 1e+06]"),
         "concentration; smaller is more skewed", reads=FEDERATED)
+    min_examples: int = flag(1, "Model and data", integer(1), "least number of examples of a client", reads=FEDERATED)
     # fmt: on

@@ -59,8 +59,9 @@ VALUES = {
         ["logistic", "2nn", "cnn", "small_cnn", "gn_cnn", "fast_cnn", "vgg", "own.py:net", "own.py:patterns"]
     ),
     "dataset": st.sampled_from(["tiny", "tiny", "own.py:patterns", "folder"]), "data_dir": st.just("/nowhere"),
-    "partition": st.sampled_from(["iid", "shards", "labels", "dirichlet", "quantity", "none", "own.py:dealt"]),
-    "image_size": small, "test_fraction": rate, "labels_per_client": small,
+    "partition": st.sampled_from(["iid", "shards", "labels", "dirichlet", "dirichlet_balanced", "quantity",
+                                   "none", "own.py:dealt"]),
+    "image_size": small, "test_fraction": rate, "labels_per_client": small, "min_examples": small,
     "shards_per_client": small, "alpha": st.sampled_from(["0.01", "0.5", "10", "0"]),
     "eval_every": small, "target_accuracy": rate, "seed": small,
     "device": st.sampled_from(["cpu", "auto", "cuda:99", "x"]),

@@ -124,7 +124,7 @@ def test_a_new_name_brings_its_own_defaults(new):
 
 
 def test_flags_that_belong_to_names():
-    assert readers_of("alpha") == ("partition", ["dirichlet", "quantity"])
+    assert readers_of("alpha") == ("partition", ["dirichlet", "dirichlet_balanced", "quantity"])
     assert readers_of("proximal_mu") == ("algorithm", ["fedprox"])
     assert readers_of("attack_scale") == ("attack", ["sign_flip", "gaussian", "scaled"])
     assert readers_of("init_lr") == (None, [])
