@@ -84,16 +84,16 @@ def _unknown(word: str) -> str:
 def _help(name: str) -> str:
     """The flag's line in --help: whose flag it is, what it accepts, and its defaults."""
     field, kind = FLAGS[name], FLAGS[name].metadata["kind"]
-    table, readers = readers_of(name)
+    tables = readers_of(name)
     defaults = [f"{DEFAULTS[name]:g}" if isinstance(DEFAULTS[name], float) else f"{DEFAULTS[name]}"]
     if DEFAULTS[name] is None or DEFAULTS[name] is False or DEFAULTS[name] == ():
         defaults = []
-    if table:
+    for table, readers in tables.items():
         own = {one: entry_of(table, one).defaults for one in readers}
         defaults += [f"{own[one][name]:g} for {one}" for one in readers if name in own[one]]
     parts = [
         field.metadata["help"],
-        f"; for --{table} {listed(readers)}" if table else "",
+        *(f"; for --{table} {listed(readers)}" for table, readers in tables.items()),
         f": {kind.accepts}" if kind.metavar == "NAME" else "",
         f" (default: {', '.join(defaults)})" if defaults else "",
     ]

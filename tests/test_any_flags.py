@@ -58,10 +58,11 @@ VALUES = {
     "model": st.sampled_from(
         ["logistic", "2nn", "cnn", "small_cnn", "gn_cnn", "fast_cnn", "vgg", "own.py:net", "own.py:patterns"]
     ),
-    "dataset": st.sampled_from(["tiny", "tiny", "own.py:patterns", "folder"]), "data_dir": st.just("/nowhere"),
+    "dataset": st.sampled_from(["tiny", "tiny", "own.py:patterns", "folder", "synthetic_iid"]),
+    "data_dir": st.just("/nowhere"),
     "partition": st.sampled_from(["iid", "shards", "labels", "dirichlet", "dirichlet_balanced", "quantity",
                                    "none", "own.py:dealt"]),
-    "image_size": small, "test_fraction": rate, "labels_per_client": small, "min_examples": small,
+    "image_size": small, "test_fraction": rate, "labels_per_client": small, "min_examples": small, "beta": rate,
     "shards_per_client": small, "alpha": st.sampled_from(["0.01", "0.5", "10", "0"]),
     "eval_every": small, "target_accuracy": rate, "seed": small,
     "device": st.sampled_from(["cpu", "auto", "cuda:99", "x"]),

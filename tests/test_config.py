@@ -70,6 +70,7 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
     for flags in (
         "--algorithm fedprox --attack sign_flip --attackers 1.0",
         "--partition labels --labels_per_client 1",
+        "--dataset synthetic --beta 0",
         f"--dataset folder --data_dir {pictures(tmp_path / 'pictures')} --grey --skip_bad --image_size 8",
         "--algorithm fedyogi --aggregate trimmed_mean --num_select_clients 4 --trim 0.25",
         "--aggregate krum --byzantine 0 --num_select_clients 4",
