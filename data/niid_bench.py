@@ -5,10 +5,14 @@ Li, Diao, Chen and He 2022, Federated Learning on Non-IID Data Silos, arXiv 2102
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from data.dataset import Dataset, Split
 from data.partition import DIRICHLET_DRAWS, Partition, dirichlet_logits, drawn_in_vain, enough
+from fl.errors import FlagError
 from fl.rng import seeded
 
 
@@ -39,3 +43,27 @@ def dirichlet_balanced(
         if int(sizes.min()) >= min_examples:
             return Partition.from_owners(owners, num_clients)
     raise drawn_in_vain(num_clients, alpha, min_examples)
+
+
+def noisy(data: Dataset, partition: Partition, sigma: float, seed: int) -> Dataset:
+    """The data set with noise in what the clients train on: of variance sigma k / K for client k of K, section 4.2.
+
+    It is added to examples as they are before mean and deviation are taken off, where bytes count as numbers in [0, 1]:
+    so does the published code, though it draws anew at every visit of an example, and takes sigma k / (K - 1), counted
+    from 0, for the deviation. Here an example keeps its noise, and this comes from the CPU, so that every engine and
+    device sees the same. Examples become floats, four times as large as bytes. Raises FlagError for tokens.
+    """
+    if not sigma:
+        return data
+    x, test = data.train.examples, data.test.examples
+    if x.dtype == torch.uint8:
+        x, test = x / 255, test / 255
+    elif x.is_floating_point():
+        x = x.clone()
+    else:
+        raise FlagError(f"--feature_noise {sigma:g}: --dataset {data.name} has words, not numbers; leave the flag out")
+    for k, rows in enumerate(partition):
+        with seeded(seed, "feature_noise", k):
+            noise = torch.randn(len(rows), *data.shape)
+        x[rows.to(x.device)] += (noise * (sigma * (k + 1) / len(partition)) ** 0.5).to(x)
+    return replace(data, train=Split(x, data.train.targets), test=Split(test, data.test.targets))

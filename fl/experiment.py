@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from data.dataset import Dataset
+from data.niid_bench import noisy
 from data.partition import Partition
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
@@ -26,7 +27,7 @@ from fl.transforms.transform import Transform
 
 @dataclass(frozen=True)
 class Experiment:
-    """data: what the clients train on, attackers' labels included; clean: without them. Both on `device`.
+    """data: what the clients train on, with noise and attackers' labels; clean: without them. Both on `device`.
 
     model: the one resident network, holding w_0 at first. partition: of the training examples; centralised training
     is that of one client with all of them.
@@ -98,7 +99,8 @@ def federated(config: Config, device: torch.device | None = None) -> Experiment:
     data, model, device = prepare(config, device)
     partition = split(config, data)
     config = with_clients(config, len(partition))
-    x = Experiment(config, data, poisoned(data, partition, config), model, device, partition)
+    harmed = poisoned(noisy(data, partition, config.feature_noise, config.seed), partition, config)
+    x = Experiment(config, data, harmed, model, device, partition)
     _ = x.algorithm, x.aggregate, x.transforms  # if one of the user's own fails, it does so before a run begins
     return x
 

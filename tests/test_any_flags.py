@@ -63,6 +63,7 @@ VALUES = {
     "partition": st.sampled_from(["iid", "shards", "labels", "dirichlet", "dirichlet_balanced", "quantity",
                                    "none", "own.py:dealt"]),
     "image_size": small, "test_fraction": rate, "labels_per_client": small, "min_examples": small, "beta": rate,
+    "feature_noise": rate,
     "shards_per_client": small, "alpha": st.sampled_from(["0.01", "0.5", "10", "0"]),
     "eval_every": small, "target_accuracy": rate, "seed": small,
     "device": st.sampled_from(["cpu", "auto", "cuda:99", "x"]),
@@ -88,7 +89,7 @@ def test_the_strategies_know_every_flag():
 @st.composite
 def command_lines(draw):
     words = []
-    for name in draw(st.lists(st.sampled_from([*VALUES, *SWITCHES]), max_size=7)):
+    for name in draw(st.lists(st.sampled_from([*VALUES, *SWITCHES]), max_size=6)):
         if name in SWITCHES:
             words += [f"--{name}"]
         else:

@@ -42,6 +42,8 @@ def federated(words: str) -> Config:
         ("--zzz", "--zzz: no such flag; --help lists them all"),
         ("runs/x", "runs/x: a value without a flag; every setting is --flag value"),
         ("--seed", "--seed: no value given; expected one argument"),
+        ("--momentum=--", "--momentum --: expected a number in [0, 1)"),
+        ("--target_accuracy=--", "--target_accuracy --: expected a number in (0, 1]"),
         ("--momentum 0.9", "--momentum 0.9: needs --optimizer sgd"),
         ("--alpha 0.5",
          "--alpha 0.5: needs --dataset synthetic, or --partition dirichlet, dirichlet_balanced or quantity"),

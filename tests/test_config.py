@@ -95,6 +95,7 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         ("alpha", "0.5 --partition dirichlet", "5 --partition dirichlet"),
         ("labels_per_client", "1 --partition labels", "2 --partition labels"),
         ("alpha", "0.5 --partition quantity", "5 --partition quantity"),
+        ("feature_noise", "0", "0.1"),
         ("min_examples", "1 --partition quantity", "9 --partition quantity"),
     ],
 )  # fmt: skip
