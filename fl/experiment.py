@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from data.dataset import Dataset
+from data.heterogeneity import heterogeneity
 from data.niid_bench import noisy
 from data.partition import Partition
 from fl.aggregates.total import Aggregate
@@ -80,6 +81,11 @@ class Experiment:
     def label_counts(self) -> Tensor:
         """(K, classes): how many examples of each label each client holds, before anyone attacks."""
         return self.partition.label_counts(self.clean.labels, self.clean.classes)
+
+    @cached_property
+    def heterogeneity(self) -> dict[str, Any]:
+        """How much the clients differ, in a few numbers."""
+        return heterogeneity(self.label_counts)
 
     @property
     def facts(self) -> dict[str, Any]:
