@@ -24,6 +24,8 @@ def _concentration(config: Any) -> None:
 DATASETS: dict[str, str | Entry] = {
     "mnist": "data.mnist:mnist",
     "fashion_mnist": "data.mnist:fashion_mnist",
+    "emnist_balanced": "data.emnist:emnist_balanced",
+    "emnist_byclass": "data.emnist:emnist_byclass",
     "synthetic": Entry(
         "data.synthetic:synthetic",
         reads=("alpha", "beta"),
