@@ -62,7 +62,7 @@ def load(name: str, kind: Cifar, data_dir: Path) -> Dataset:
         if members := _unpacked(kind, data_dir):
             source = f"files in {data_dir / kind.folder}"
         else:
-            files, source = found_or_fetched(wanted, lambda: lying_in(data_dir, wanted.sha256))
+            files, source = found_or_fetched(wanted, lambda: lying_in(data_dir, wanted.hashes))
             members = _members(kind, files[kind.archive])
     except OSError as error:
         raise DataError(f"{error.filename or data_dir}: cannot be read ({reason(error)}); see --data_dir") from None

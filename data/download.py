@@ -1,6 +1,6 @@
 """Files that a data set consists of: verified where they lie, or fetched to where they belong.
 
-Whatever the source, each file must have its pinned SHA-256.
+Whatever the source, each file must have its pinned SHA-256, or MD5 where no other hash of it is published.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class SourceError(Exception):
 class Wanted:
     """The files of a data set.
 
-    title: what messages call it. folder: where the files belong, which is data_dir or within it. sha256: by file name.
+    title: what messages call it. folder: where the files belong, which is data_dir or within it. hashes: by file name.
     sources: what to call each, and what fetches the files; they are tried in this order. forms: what else messages say
     of the files.
     """
@@ -38,7 +38,7 @@ class Wanted:
     title: str
     data_dir: Path
     folder: Path
-    sha256: Mapping[str, str]
+    hashes: Mapping[str, str]
     sources: Sequence[tuple[str, Callable[[], Files]]]
     forms: str = ""
 
@@ -50,19 +50,19 @@ def found_or_fetched(wanted: Wanted, present: Callable[[], Files]) -> tuple[File
     something to put into it, so neither run ever removes a folder in which the other may be at work.
     """
     files, folder = present(), wanted.folder
-    if len(files) == len(wanted.sha256):
+    if len(files) == len(wanted.hashes):
         return files, f"files in {folder}"
     try:
         with locked(_fetch_lock(folder)):
             files = present()
-            if len(files) == len(wanted.sha256):
+            if len(files) == len(wanted.hashes):
                 return files, f"files in {folder}"
             fetched, source = _first_source(wanted)
             if not wanted.data_dir.exists():
                 warn(f"--data_dir {wanted.data_dir}: did not exist; it is made, and holds {wanted.title} now")
             folder.mkdir(parents=True, exist_ok=True)
             with locked(folder / ".lock"):
-                clear_stale(folder, wanted.sha256)
+                clear_stale(folder, wanted.hashes)
                 for name, raw in fetched.items():
                     if name not in files:
                         write_atomic(folder / name, raw)
@@ -74,20 +74,27 @@ def found_or_fetched(wanted: Wanted, present: Callable[[], Files]) -> tuple[File
 
 
 def verified(path: Path, raw: bytes, expected: str) -> bytes:
-    """The content `raw` of the file, if its SHA-256 is the expected one. Raises DataError."""
-    found = hashlib.sha256(raw).hexdigest()
+    """The content `raw` of the file, if its hash is the expected one. Raises DataError."""
+    name, found = hashed(raw, expected)
     if found != expected:
         raise DataError(
-            f"{path}: corrupt: expected SHA-256 {expected}, found {found}; delete it to have it fetched again"
+            f"{path}: corrupt: expected {name} {expected}, found {found}; delete it to have it fetched again"
         )
     return raw
 
 
-def lying_in(folder: Path, sha256: Mapping[str, str]) -> Files:
+def hashed(raw: bytes, expected: str) -> tuple[str, str]:
+    """The name of the hash that `expected` is one of, which its length tells, and that hash of the content."""
+    if len(expected) == 32:
+        return "MD5", hashlib.md5(raw, usedforsecurity=False).hexdigest()
+    return "SHA-256", hashlib.sha256(raw).hexdigest()
+
+
+def lying_in(folder: Path, hashes: Mapping[str, str]) -> Files:
     """Those of the files that are in the folder, verified. Raises DataError."""
-    paths = {name: folder / name for name in sha256 if (folder / name).exists()}
+    paths = {name: folder / name for name in hashes if (folder / name).exists()}
     try:
-        return {name: verified(path, path.read_bytes(), sha256[name]) for name, path in paths.items()}
+        return {name: verified(path, path.read_bytes(), hashes[name]) for name, path in paths.items()}
     except OSError as error:
         raise DataError(f"{error.filename or folder}: cannot be read ({reason(error)}); see --data_dir") from None
 
@@ -126,13 +133,14 @@ def _first_source(wanted: Wanted) -> tuple[Files, str]:
         print(f"data: fetching {wanted.title} from {label} ...", file=sys.stderr, flush=True)
         try:
             files = serve()
-            for name, expected in wanted.sha256.items():
-                if hashlib.sha256(files[name]).hexdigest() != expected:
-                    raise SourceError(f"its {name} has another SHA-256 than {expected}")
+            for name, expected in wanted.hashes.items():
+                kind, found = hashed(files[name], expected)
+                if found != expected:
+                    raise SourceError(f"its {name} has another {kind} than {expected}")
             return files, label
         except (SourceError, OSError) as error:
             tried.append(f"{label} ({reason(error)[:160]})")
     raise DataError(
         f"{wanted.title}: nothing could serve it. Tried: {'; '.join(tried)}. "
-        f"Put {', '.join(wanted.sha256)}{wanted.forms} into {wanted.folder}, or name another folder with --data_dir"
+        f"Put {', '.join(wanted.hashes)}{wanted.forms} into {wanted.folder}, or name another folder with --data_dir"
     )

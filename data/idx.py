@@ -36,7 +36,7 @@ def load(name: str, idx_set: IdxSet, data_dir: Path) -> Dataset:
     sources = [(label, lambda serve=serve: serve(idx_set)) for label, serve in idx_set.sources]
     wanted = Wanted(idx_set.folder, data_dir, folder, idx_set.sha256, sources, " (raw or .gz)")
     files, source = found_or_fetched(wanted, lambda: _read_present(idx_set, folder))
-    images_train, labels_train, images_test, labels_test = (_parse(files[file]) for file in idx_set.sha256)
+    images_train, labels_train, images_test, labels_test = (parse(files[file]) for file in idx_set.sha256)
     return Dataset(
         name,
         Split(images_train.unsqueeze(1), labels_train.long()),
@@ -48,7 +48,7 @@ def load(name: str, idx_set: IdxSet, data_dir: Path) -> Dataset:
     )
 
 
-def _parse(content: bytes) -> Tensor:
+def parse(content: bytes) -> Tensor:
     """A verified IDX file of bytes: two zeros, type 8, the number of dimensions, their sizes, the values."""
     dimensions = content[3]
     sizes = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from data.dataset import Dataset
+from data.heterogeneity import heterogeneity
+from data.niid_bench import noisy
 from data.partition import Partition
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
@@ -27,7 +29,7 @@ from fl.transforms.transform import Transform
 
 @dataclass(frozen=True)
 class Experiment:
-    """data: what the clients train on, attackers' labels included; clean: without them. Both on `device`.
+    """data: what the clients train on, with noise and attackers' labels; clean: without them. Both on `device`.
 
     model: the one resident network, holding w_0 at first. partition: of the training examples; centralised training
     is that of one client with all of them.
@@ -81,6 +83,11 @@ class Experiment:
         """(K, classes): how many examples of each label each client holds, before anyone attacks."""
         return self.partition.label_counts(self.clean.labels, self.clean.classes)
 
+    @cached_property
+    def heterogeneity(self) -> dict[str, Any]:
+        """How much the clients differ, in a few numbers."""
+        return heterogeneity(self.label_counts)
+
     @property
     def facts(self) -> dict[str, Any]:
         """What the run trains on, as hashes."""
@@ -99,7 +106,8 @@ def federated(config: Config, device: torch.device | None = None) -> Experiment:
     data, model, device = prepare(config, device)
     partition = split(config, data)
     config = with_clients(config, len(partition))
-    x = Experiment(config, data, poisoned(data, partition, config), model, device, partition)
+    harmed = poisoned(noisy(data, partition, config.feature_noise, config.seed), partition, config)
+    x = Experiment(config, data, harmed, model, device, partition)
     _ = x.algorithm, x.aggregate, x.transforms  # if one of the user's own fails, it does so before a run begins
     return x
 

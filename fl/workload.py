@@ -37,6 +37,11 @@ class Workload:
     partition: str = flag("iid", "Model and data", named(PARTITIONS), "how the training set is split over clients", reads=FEDERATED)
     shards_per_client: int = flag(2, "Model and data", integer(1), "label-sorted shards a client", reads=FEDERATED)
     labels_per_client: int = flag(2, "Model and data", integer(1), "c, labels that a client holds", reads=FEDERATED)
-    alpha: float = flag(0.5, "Model and data", number(1e-6, 1e6, "[1e-06, 1e+06]"),
-        "concentration; smaller is more skewed", reads=FEDERATED)
+    alpha: float = flag(0.5, "Model and data", number(0, 1e6, "[0, 1e+06]"),
+        "concentration, smaller is more skewed; or alpha of Synthetic(alpha, beta)", reads=FEDERATED)
+    feature_noise: float = flag(0.0, "Model and data", number(0, 1e6, "[0, 1e+06]"),
+        "sigma, variance of the noise in the last client's examples; client k of K has sigma k / K", reads=FEDERATED)
+    beta: float = flag(1.0, "Model and data", number(0, 1e6, "[0, 1e+06]"),
+        "beta of Synthetic(alpha, beta), how far apart the devices' inputs are", matched=True)
+    min_examples: int = flag(1, "Model and data", integer(1), "least number of examples of a client", reads=FEDERATED)
     # fmt: on

@@ -59,14 +59,16 @@ VALUES = {
         ["logistic", "2nn", "mlp", "small_cnn", "gn_cnn", "fast_cnn", "cnn", "char_lstm", "vgg", "own.py:net",
          "own.py:patterns"]
     ),
-    "dataset": st.sampled_from(["tiny", "tiny", "own.py:patterns", "folder", "ragged_tokens"]),
+    "dataset": st.sampled_from(["tiny", "tiny", "own.py:patterns", "folder", "ragged_tokens", "synthetic_iid"]),
     "data_dir": st.just("/nowhere"), "text": st.just("/nowhere"),
     "hidden": st.sampled_from(["5", "64,3", "0", "3,", "a"]), "label": st.sampled_from(["a", "é"]),
     "client": st.just("a"), "drop": st.just("a,b"),
-    "partition": st.sampled_from(["iid", "shards", "labels", "dirichlet", "quantity", "none", "own.py:dealt"]),
+    "partition": st.sampled_from(["iid", "shards", "labels", "dirichlet", "dirichlet_balanced", "quantity", "none",
+                                   "own.py:dealt"]),
     "normalise": st.sampled_from(["standard", "unit", "x"]),
     "augment": st.sampled_from(["none", "crop_flip", "mcmahan2017", "x"]),
-    "image_size": small, "test_fraction": rate, "labels_per_client": small,
+    "image_size": small, "test_fraction": rate, "labels_per_client": small, "min_examples": small, "beta": rate,
+    "feature_noise": rate,
     "shards_per_client": small, "alpha": st.sampled_from(["0.01", "0.5", "10", "0"]),
     "eval_every": small, "target_accuracy": rate, "seed": small,
     "device": st.sampled_from(["cpu", "auto", "cuda:99", "x"]),
@@ -90,7 +92,9 @@ PARTNERS = {
     "attackers": "attack=sign_flip", "attack_scale": "attack=scaled", "momentum": "optimizer=sgd",
     "proximal_mu": "algorithm=fedprox", "server_lr": "algorithm=fedadam", "trim": "aggregate=trimmed_mean",
     "labels_per_client": "partition=labels", "shards_per_client": "partition=shards", "alpha": "partition=dirichlet",
-    "hidden": "model=mlp",
+    "hidden": "model=mlp", "min_examples": "partition=dirichlet", "beta": "dataset=synthetic",
+    "server_momentum": "algorithm=fedavgm", "server_beta2": "algorithm=fedyogi", "server_tau": "algorithm=fedyogi",
+    "byzantine": "aggregate=krum",
 }  # fmt: skip
 
 
@@ -101,7 +105,7 @@ def test_the_strategies_know_every_flag():
 @st.composite
 def command_lines(draw):
     words = []
-    for name in draw(st.lists(st.sampled_from([*VALUES, *SWITCHES]), max_size=7)):
+    for name in draw(st.lists(st.sampled_from([*VALUES, *SWITCHES]), max_size=6)):
         if name in SWITCHES:
             words += [f"--{name}"]
         else:

@@ -77,6 +77,7 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
     for flags in (
         "--algorithm fedprox --attack sign_flip --attackers 1.0",
         "--partition labels --labels_per_client 1",
+        "--dataset synthetic --beta 0",
         f"--dataset folder --data_dir {pictures(tmp_path / 'pictures')} --grey --skip_bad --image_size 8",
         f"--dataset csv --data_dir {a_table(tmp_path / 'table.csv')} --label colour --client site --drop number",
         "--model mlp --hidden 4",
@@ -106,6 +107,8 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         ("normalise", "standard", "unit"), ("augment", "none", "crop_flip"),
         ("alpha", "0.5 --partition quantity", "5 --partition quantity"),
         ("hidden", "5 --model mlp", "5,5 --model mlp"),
+        ("feature_noise", "0", "0.1"),
+        ("min_examples", "1 --partition quantity", "9 --partition quantity"),
     ],
 )  # fmt: skip
 def test_a_training_flag_changes_the_model(flag, one, other, command):

@@ -30,8 +30,9 @@ VALUES: dict[str, list[Any]] = {
     "lr_decay": [1e-12, 0.5, 1], "optimizer": ["adam", "sgd"], "momentum": [0, 0.9, 0.999999999999],
     "weight_decay": [0, 1e-3, 1e30], "hidden": ["1", "5", "70,3"], "dataset": ["tiny", "ragged_tokens"],
     "model": ["logistic", "2nn", "small_cnn", "gn_cnn", "fast_cnn", "mlp", "char_lstm"],
-    "partition": ["iid", "shards", "labels", "dirichlet", "quantity"], "labels_per_client": [1, 2, 5],
+    "partition": ["iid", "shards", "labels", "dirichlet", "dirichlet_balanced", "quantity"],
     "normalise": ["standard", "unit"], "augment": ["none", "crop_flip", "mcmahan2017"],
+    "labels_per_client": [1, 2, 5], "min_examples": [1, 2, 10], "feature_noise": [0, 0.1, 1e6],
     "shards_per_client": [1, 2, 3], "alpha": [0.01, 0.5, 1e6],
     "eval_every": [1, 2, 5], "target_accuracy": [0.3, 0.99], "seed": [0, 1, 2**62], "checkpoint_every": [1, 2, 7],
 }  # fmt: skip
