@@ -20,11 +20,11 @@ from statistics import mean, stdev
 from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
-CIFAR = "@configs/cifar_lenet.txt --data_dir {images}"
+CIFAR = "@configs/cifar_lenet.txt --dataset folder --data_dir {images}"
 ROWS: dict[str, str] = {
     "MNIST, the default run": "",
     "CIFAR-10, LeNet, IID": CIFAR,
-    "CIFAR-10, LeNet, Dirichlet 0.5": f"{CIFAR} --partition dirichlet --min_examples 10",
+    "CIFAR-10, LeNet, Dirichlet 0.5": f"{CIFAR} --partition dirichlet_balanced",
     "CIFAR-10, LeNet, two labels a client": f"{CIFAR} --partition labels",
     "Shakespeare, balanced": "@configs/shakespeare_iid.txt --text {text}",
     "Shakespeare, roles": "@configs/shakespeare_roles.txt --text {text}",
