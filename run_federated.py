@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 def train(config: Config) -> None:
     """Partition, then rounds of: select, local update, aggregate, evaluate, record; at last, plot."""
     # Imported only now: --help and wrong flags answer without waiting for torch.
+    from data.heterogeneity import in_words
     from fl.bar import Bar
     from fl.engines import assist, choose, make_engine
     from fl.experiment import federated
@@ -40,10 +41,10 @@ def train(config: Config) -> None:
             for _ in federated_rounds(x, engine, group):
                 pass
             return
-        notes = {"engine": engine_name, "workers": group.size}
+        notes = {"engine": engine_name, "workers": group.size, "partition": x.heterogeneity}
         with RunFolder("federated", x, x.facts, notes, config.global_epoch) as folder:
             if not config.quiet:
-                print(describe(x, f"partition {config.partition}: {len(x.partition)} clients"))
+                print(describe(x, f"partition {config.partition}: {in_words(x.heterogeneity)}"))
                 print(f"engine {engine_line(engine_name, group.size)}")
             folder.picture("partition.png", lambda path: save_partition(path, x.label_counts, partition_title(config)))
             rounds = federated_rounds(x, engine, group, folder.start)

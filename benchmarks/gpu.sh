@@ -47,7 +47,7 @@ step() {
 if [ $device = cuda ]; then
     tests=(-k cuda) run=() runs=("fp32 fp32" "again fp32" "tf32 tf32" "bf16 bf16") turns=0
     stacks=(1 10 50) models=()  # all
-    workloads=(cnn 2nn default logistic gn_cnn)
+    workloads=(cnn 2nn default logistic gn_cnn lenet cifar_cnn)
     contenders=(sequential stacked "stacked, tf32" "stacked, bf16" distributed "bare, 1 thread" "central, 1 thread")
     if python3 -c 'import pfl' 2> /dev/null; then contenders+=("pfl, 1 thread"); fi
 else

@@ -22,10 +22,24 @@ from typing import Any
 
 from benchmarks.contenders import ALGORITHMS, CONTENDERS, ON_GPU, WORKLOADS
 
-TURNS = {"cnn": 5, "2nn": 5, "logistic": 5, "default": 2, "gn_cnn": 2}
-BURST = {"cnn": 1, "2nn": 10, "logistic": 50, "default": 1, "gn_cnn": 1}  # rounds a turn
+TURNS = {"cnn": 5, "2nn": 5, "logistic": 5, "default": 2, "gn_cnn": 2, "lenet": 5, "cifar_cnn": 3,
+         "char_lstm": 3, "blazefl": 1, "flute": 5}  # fmt: skip
+BURST = {
+    "cnn": 1,
+    "2nn": 10,
+    "logistic": 50,
+    "default": 1,
+    "gn_cnn": 1,
+    "lenet": 5,
+    "cifar_cnn": 1,
+    "char_lstm": 1,
+    "blazefl": 1,
+    "flute": 20,
+}  # rounds a turn; fmt: skip
 OURS = ("sequential", "stacked", "distributed")
-CNN_FLOP = 56.1e6  # of the paper's CNN, an example, forward and backward
+# Of networks that convolutions make up: examples a round, and floating-point operations an example, forward and
+# backward; and the channels, side and padding of the second convolution, which does most of the work.
+CONVOLUTIONS = {"cnn": (6000, 56.1e6, (32, 64, 14, 1)), "cifar_cnn": (5000, 186.8e6, (64, 64, 16, 2))}
 
 
 HERE = Path(__file__).resolve().parents[1]
@@ -69,19 +83,20 @@ class Contender:
         self.process.wait()
 
 
-def best_convolution_rate() -> float:
-    """FLOP/s of the fastest of the CNN's convolutions, forward or backward, over batch sizes and thread counts."""
+def best_convolution_rate(channels: int, out: int, side: int, padding: int) -> float:
+    """FLOP/s of a 5x5 convolution, forward or backward, the best over batch sizes and thread counts."""
     import torch
 
     best = 0.0
     threads_before = torch.get_num_threads()
-    for threads in {1, threads_before}:
+    for threads in {1, os.cpu_count() or 1}:
         torch.set_num_threads(threads)
         for B in (10, 50, 100, 200):
-            x = torch.randn(B, 32, 14, 14).to(memory_format=torch.channels_last).requires_grad_()
-            conv = torch.nn.Conv2d(32, 64, 5, padding=1).to(memory_format=torch.channels_last)
-            flop = 2 * B * 64 * 12 * 12 * 32 * 25
-            g = torch.randn(B, 64, 12, 12).to(memory_format=torch.channels_last)
+            x = torch.randn(B, channels, side, side).to(memory_format=torch.channels_last).requires_grad_()
+            conv = torch.nn.Conv2d(channels, out, 5, padding=padding).to(memory_format=torch.channels_last)
+            after = side + 2 * padding - 4
+            flop = 2 * B * out * after * after * channels * 25
+            g = torch.randn(B, out, after, after).to(memory_format=torch.channels_last)
             forward, backward = [], []
             for _ in range(20):
                 began = time.perf_counter()
@@ -107,12 +122,13 @@ def measure(workload: str, turns: int, names: Iterable[str], against: Path | Non
         contender.close()
     result: dict[str, Any] = {
         "workload": workload,
+        "data": WORKLOADS[workload].get("dataset", "mnist"),
         "rounds": turns * BURST[workload],
         "seconds": {c.name: c.seconds[BURST[workload] :] for c in contenders if not c.trouble},
         "left_out": {c.name: c.trouble for c in contenders if c.trouble},
     }
-    if workload == "cnn" and "sequential" in names and not ON_GPU:
-        result["best_convolution_flops"] = best_convolution_rate()
+    if workload in CONVOLUTIONS and {*OURS} & {*names} and not ON_GPU:
+        result["best_convolution_flops"] = best_convolution_rate(*CONVOLUTIONS[workload][2])
     return result
 
 
@@ -134,7 +150,10 @@ def table(result: dict[str, Any], against: Path | None = None) -> str:
     if not peers:
         return "\n".join([f"{result['workload']}: nobody finished", *left_out])
     fastest = min(peers, key=medians.__getitem__)
-    lines = [f"{result['workload']}: seconds a round, median of {result['rounds']}; the fastest peer is {fastest}"]
+    lines = [
+        f"{result['workload']} on {result['data']}: seconds a round, median of {result['rounds']}; the fastest peer is "
+        f"{fastest}"
+    ]
     for name, value in sorted(medians.items(), key=lambda pair: pair[1]):
         values = result["seconds"][name]
         lines.append(
@@ -144,7 +163,8 @@ def table(result: dict[str, Any], against: Path | None = None) -> str:
     lines += left_out
     if "best_convolution_flops" in result:
         fastest_ours = min(medians[name] for name in OURS if name in medians)
-        achieved, best = 6000 * CNN_FLOP / fastest_ours, result["best_convolution_flops"]
+        examples, flop, _ = CONVOLUTIONS[result["workload"]]
+        achieved, best = examples * flop / fastest_ours, result["best_convolution_flops"]
         lines.append(
             f"  our fastest: {achieved / 1e9:.0f} GFLOP/s, {achieved / best:.0%} of the best convolution rate measured "
             f"in this run, {best / 1e9:.0f} GFLOP/s"

@@ -13,18 +13,29 @@ from torch import Tensor
 
 from fl.errors import DataError
 
+IGNORED = -100  # a target that counts in no loss and no accuracy; F.cross_entropy's ignore_index
+
 Augment = Callable[[Tensor, Tensor], Tensor]
+View = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Split:
-    """examples (n, ...): bytes (uint8), floats, or other integers such as tokens. targets (n,) or (n, T) int64."""
+    """examples (n, ...): bytes (uint8), floats, or other integers such as tokens. targets (n,) or (n, T) int64.
+
+    Of the T targets of an example all but the first may be IGNORED, such as those that fill up a short sequence.
+    """
 
     examples: Tensor
     targets: Tensor
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @cached_property
+    def counted(self) -> int:
+        """How many targets count."""
+        return int((self.targets != IGNORED).sum())
 
 
 @dataclass(frozen=True)
@@ -38,10 +49,14 @@ class Dataset:
     clients: (n,) int64 on the CPU, whose each training example is, such as a writer's or a hospital's, from 0 to K - 1;
     None if that is not known. --partition natural goes by it.
 
-    augment: inputs (N, ...) and draws (N,) int64 to inputs of the same shape. A draw is 64 random bits that belong to
-    one visit of one example in training. An example's result must depend on its own draw alone, because which examples
-    come together is up to the engine. Half of all visits negated is
+    augment: inputs (N, ...) and draws (N,) int64 to inputs (N, *shape). A draw is 64 random bits that belong to one
+    visit of one example in training. An example's result must depend on its own draw alone, because which examples come
+    together is up to the engine. Half of all visits negated is
     `lambda x, draws: torch.where((draws & 1).bool()[:, None, None, None], x, -x)`.
+
+    unaugmented: inputs (N, ...) to inputs (N, *shape), where nothing is drawn: in evaluation, and for the gradient of
+    all of a client's examples. For augmentations that change the shape, such as crops, whose like is the middle of an
+    image. None leaves inputs as they are.
     """
 
     name: str
@@ -53,6 +68,7 @@ class Dataset:
     source: str = ""
     dtype: torch.dtype = torch.float32
     augment: Augment | None = None
+    unaugmented: View | None = None
     clients: Tensor | None = None
 
     @property
@@ -60,10 +76,12 @@ class Dataset:
         """(n,) on the CPU: by which the training examples are split over clients; of several targets the first."""
         return self.train.targets.view(len(self.train), -1)[:, 0].cpu()
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Of one example; (C, H, W) of an image."""
-        return tuple(self.train.examples.shape[1:])
+        """Of one input of a model, which is that of an example if `unaugmented` does not change it; (C, H, W)."""
+        if self.unaugmented is None:
+            return tuple(self.train.examples.shape[1:])
+        return tuple(self.unaugmented(self.normalise(self.train.examples[:1])).shape[1:])
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Dataset:
         """The same data set with both splits resident on `device`."""
@@ -93,21 +111,30 @@ class Dataset:
         Raises DataError if `augment` changes their shape.
         """
         # Rows of a matrix are gathered faster than examples of more dimensions.
-        x = self.normalise(self._flat.index_select(0, rows.flatten()).view(*rows.shape, *self.shape))
+        examples = self._flat.index_select(0, rows.flatten()).view(*rows.shape, *self.train.examples.shape[1:])
+        x = self.normalise(examples)
         if draws is None or self.augment is None:
-            return x
+            return self._plain(x)
         with torch.autocast(x.device.type, enabled=False):  # for the same bits whichever engine asks
-            augmented = self.augment(x.view(-1, *self.shape), draws.flatten())
+            augmented = self.augment(x.flatten(0, rows.dim() - 1), draws.flatten())
         if augmented.shape[1:] != self.shape:
             raise DataError(f"{self.name}: augment made {tuple(augmented.shape[1:])} of examples of shape {self.shape}")
-        return augmented.reshape(x.shape)
+        return augmented.reshape(*rows.shape, *self.shape)
 
     def batch(self, split: Split, indices: Tensor | slice) -> tuple[Tensor, Tensor]:
         """The examples at `indices` (B,), never augmented: inputs (B, *shape) and targets (B,) or (B, T)."""
-        return self.normalise(split.examples[indices]), split.targets[indices]
+        return self._plain(self.normalise(split.examples[indices])), split.targets[indices]
+
+    def _plain(self, x: Tensor) -> Tensor:
+        """Inputs (..., *shape of an example) where nothing is drawn: (..., *shape)."""
+        if self.unaugmented is None:
+            return x
+        dimensions = len(self.train.examples.shape) - 1
+        with torch.autocast(x.device.type, enabled=False):
+            return self.unaugmented(x.flatten(0, -dimensions - 1)).view(*x.shape[:-dimensions], *self.shape)
 
     def normalise(self, examples: Tensor) -> Tensor:
-        """(..., *shape) to (x - mean) / std, x being a byte / 255 or a float. Other integers pass through unchanged."""
+        """(..., C, ...) to (x - mean) / std, x being a byte / 255 or a float. Other integers pass unchanged."""
         if not (examples.dtype == torch.uint8 or examples.is_floating_point()):
             return examples
         scale, shift = self._scale_and_shift
@@ -127,6 +154,6 @@ class Dataset:
         if isinstance(self.mean, int | float) and isinstance(self.std, int | float):
             return 1 / (largest * self.std), self.mean / self.std
         mean, std = (torch.tensor(value, dtype=torch.float64) for value in (self.mean, self.std))
-        beside = [1] * (len(self.shape) - 1)
+        beside = [1] * (self.train.examples.dim() - 2)
         scale, shift = ((1 / (largest * std)).view(-1, *beside), (mean / std).view(-1, *beside))
         return scale.to(self.train.examples.device, self.dtype), shift.to(self.train.examples.device, self.dtype)

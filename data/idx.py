@@ -1,13 +1,11 @@
 """Data sets of IDX files, such as MNIST's: found in a folder or fetched into it, verified, parsed.
 
-Whatever the source, the raw files must have the pinned SHA-256; mirrors compress them differently.
+The SHA-256 is that of the raw files, because mirrors compress them differently.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
-import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +15,8 @@ import torch
 from torch import Tensor
 
 from data.dataset import Dataset, Split
+from data.download import Files, Wanted, found_or_fetched, verified
 from fl.errors import DataError, reason
-from fl.files import clear_stale, locked, write_atomic
-from fl.streams import warn
-
-Files = dict[str, bytes]  # raw IDX contents by file name
 
 
 @dataclass(frozen=True)
@@ -35,17 +30,13 @@ class IdxSet:
     sources: tuple[tuple[str, Callable[[IdxSet], Files]], ...]
 
 
-class SourceError(Exception):
-    """A source cannot serve; the next one is tried."""
-
-
 def load(name: str, idx_set: IdxSet, data_dir: Path) -> Dataset:
     """The data set, from the files in `data_dir` or the first source that serves it. Raises DataError."""
     folder = data_dir / idx_set.folder / "raw"
-    files, source = _read_present(idx_set, folder), f"files in {folder}"
-    if len(files) < len(idx_set.sha256):
-        files, source = _fetch(idx_set, folder)
-    images_train, labels_train, images_test, labels_test = (_parse(files[file]) for file in idx_set.sha256)
+    sources = [(label, lambda serve=serve: serve(idx_set)) for label, serve in idx_set.sources]
+    wanted = Wanted(idx_set.folder, data_dir, folder, idx_set.sha256, sources, " (raw or .gz)")
+    files, source = found_or_fetched(wanted, lambda: _read_present(idx_set, folder))
+    images_train, labels_train, images_test, labels_test = (parse(files[file]) for file in idx_set.sha256)
     return Dataset(
         name,
         Split(images_train.unsqueeze(1), labels_train.long()),
@@ -57,20 +48,11 @@ def load(name: str, idx_set: IdxSet, data_dir: Path) -> Dataset:
     )
 
 
-def _parse(content: bytes) -> Tensor:
+def parse(content: bytes) -> Tensor:
     """A verified IDX file of bytes: two zeros, type 8, the number of dimensions, their sizes, the values."""
     dimensions = content[3]
     sizes = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=4 + 4 * dimensions).view(sizes)
-
-
-def _verify(path: Path, raw: bytes, expected: str) -> bytes:
-    found = hashlib.sha256(raw).hexdigest()
-    if found != expected:
-        raise DataError(
-            f"{path}: corrupt: expected SHA-256 {expected}, found {found}; delete it to have it fetched again"
-        )
-    return raw
 
 
 def _unzip(path: Path) -> bytes:
@@ -89,64 +71,12 @@ def _read_present(idx_set: IdxSet, folder: Path) -> Files:
         raw, zipped = folder / name, folder / f"{name}.gz"
         try:
             if raw.exists():
-                files[name] = _verify(raw, raw.read_bytes(), expected)
+                files[name] = verified(raw, raw.read_bytes(), expected)
             elif zipped.exists():
-                files[name] = _verify(zipped, _unzip(zipped), expected)
+                files[name] = verified(zipped, _unzip(zipped), expected)
         except OSError as error:
             raise DataError(f"{error.filename or raw}: cannot be read ({reason(error)}); see --data_dir") from None
     return files
-
-
-def _fetch(idx_set: IdxSet, folder: Path) -> tuple[Files, str]:
-    """Get the data set from the first source that serves it and keep it in `folder`.
-
-    Two runs may ask at once: the second waits, then finds the files of the first. No folder is made before there is
-    something to put into it, so neither run ever removes a folder in which the other may be at work.
-    """
-    try:
-        with locked(_fetch_lock(folder)):
-            files = _read_present(idx_set, folder)
-            if len(files) == len(idx_set.sha256):
-                return files, f"files in {folder}"
-            fetched, source = _first_source(idx_set, folder)
-            if not folder.parents[1].exists():
-                warn(f"--data_dir {folder.parents[1]}: did not exist; it is made, and holds {idx_set.folder} now")
-            folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder / ".lock"):
-                clear_stale(folder, idx_set.sha256)
-                for name, raw in fetched.items():
-                    if name not in files:
-                        write_atomic(folder / name, raw)
-            return fetched, source
-    except OSError as error:
-        raise DataError(
-            f"--data_dir: cannot write {error.filename or folder} ({reason(error)}); name another folder"
-        ) from None
-
-
-def _fetch_lock(folder: Path) -> Path:
-    """The lock of who fetches what belongs into `folder`: in it, or in the first folder above it that is there."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    missing = folder.relative_to(there).parts
-    return there / f".{missing[0] if missing else folder.name}.lock"
-
-
-def _first_source(idx_set: IdxSet, folder: Path) -> tuple[Files, str]:
-    tried = [f"files in {folder} (not all there)"]
-    for label, serve in idx_set.sources:
-        print(f"data: fetching {idx_set.folder} from {label} ...", file=sys.stderr, flush=True)
-        try:
-            files = serve(idx_set)
-            for name, expected in idx_set.sha256.items():
-                if hashlib.sha256(files[name]).hexdigest() != expected:
-                    raise SourceError(f"its {name} has another SHA-256 than {expected}")
-            return files, label
-        except (SourceError, OSError) as error:
-            tried.append(f"{label} ({reason(error)[:160]})")
-    raise DataError(
-        f"{idx_set.folder}: nothing could serve it. Tried: {'; '.join(tried)}. "
-        f"Put {', '.join(idx_set.sha256)} (raw or .gz) into {folder}, or name their folder with --data_dir"
-    )
 
 
 def idx_bytes(values: Tensor) -> bytes:

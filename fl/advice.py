@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fl.config import FLAGS, Config
+from fl.config import DEFAULTS, FLAGS, Config
 from fl.flags import listed
 from fl.names import entry_of
 
@@ -19,7 +19,12 @@ def advice(config: Config, given: dict[str, Any], script: str) -> list[str]:
 
 def unread(given: dict[str, Any], script: str) -> list[str]:
     """Flags that only the other script reads."""
-    names = [f"--{name}" for name in FLAGS if name in given and script not in FLAGS[name].metadata["reads"]]
+    read = entry_of("dataset", given.get("dataset", DEFAULTS["dataset"])).made_of
+    names = [
+        f"--{name}"
+        for name in FLAGS
+        if name in given and name not in read and script not in FLAGS[name].metadata["reads"]
+    ]
     if not names:
         return []
     other = "baseline" if script == "federated" else "federated"

@@ -49,7 +49,8 @@ def with_matched(given: dict[str, Any], script: str) -> dict[str, Any]:
     recorded = read_config(folder)
     if recorded["script"] != "federated":
         raise FlagError(f"--match {folder}: that is a {recorded['script']} run; expected a federated one")
-    taken = {name: recorded[name] for name in MATCHED if name not in given}
+    names = [*MATCHED, *entry_of("dataset", given.get("dataset", recorded["dataset"])).made_of]
+    taken = {name: recorded[name] for name in names if name not in given}
     if given.get("optimizer", recorded["optimizer"]) != recorded["optimizer"]:
         taken.pop("init_lr", None)  # a rate is one optimizer's
     check_names(folder, taken, script)
@@ -122,11 +123,12 @@ def check(config: Config, given: dict[str, Any]) -> None:
                 if not need.holds(config):
                     raise FlagError(f"{said}: {need.words.format(config=config)}")
             if not is_asked_for(name, config):
-                table, readers = readers_of(name)
-                raise FlagError(f"{said}: needs --{table} {listed(readers)}")
+                needed = [f"--{table} {listed(readers)}" for table, readers in readers_of(name).items()]
+                raise FlagError(f"{said}: needs {', or '.join(needed)}")
     for name in NAMES:
         for value in names_in(getattr(config, name)):
             check_entry(config, given, name, value)
+    check_inputs(config)
 
 
 def check_entry(config: Config, given: dict[str, Any], name: str, chosen: str) -> None:
@@ -147,9 +149,22 @@ def check_entry(config: Config, given: dict[str, Any], name: str, chosen: str) -
         entry.check(config)
 
 
+def check_inputs(config: Config) -> None:
+    """Refuse a model of ours for a data set of ours whose inputs it cannot read."""
+    if is_own("model", config.model) or is_own("dataset", config.dataset):
+        return
+    tokens = entry_of("dataset", config.dataset).tokens
+    if entry_of("model", config.model).tokens != tokens:
+        other = "model" if tokens else "dataset"  # of which fewer fit
+        fit = [name for name in FLAGS[other].metadata["kind"].table if entry_of(other, name).tokens]
+        reads = f"cannot read the tokens of --dataset {config.dataset}" if tokens else "reads nothing but tokens"
+        raise FlagError(f"--model {config.model}: {reads}; choose --{other} {listed([*fit, 'FILE.py:NAME'])}")
+
+
 def is_read(name: str, config: Config, script: str) -> bool:
     """Whether the flag does anything in that run."""
-    return script in FLAGS[name].metadata["reads"] and is_possible(name, config) and is_asked_for(name, config)
+    reads = script in FLAGS[name].metadata["reads"] or name in entry_of("dataset", config.dataset).made_of
+    return reads and is_possible(name, config) and is_asked_for(name, config)
 
 
 def is_possible(name: str, config: Config) -> bool:
@@ -162,28 +177,25 @@ def is_asked_for(name: str, config: Config) -> bool:
 
     What the user's own code reads is not known, so it may read any flag of its kind.
     """
-    table, readers = readers_of(name)
-    if table is None:
-        return True
-    return any(one in readers or is_own(table, one) for one in names_in(getattr(config, table)))
+    tables = readers_of(name)
+    chosen = [(table, one) for table in tables for one in names_in(getattr(config, table))]
+    return not tables or any(one in tables[table] or is_own(table, one) for table, one in chosen)
 
 
-def readers_of(name: str) -> tuple[str | None, list[str]]:
-    """The flag in whose table there are names that read --name, and these names; None if it belongs to none."""
-    for table in NAMES:
-        readers = [one for one in FLAGS[table].metadata["kind"].table if name in entry_of(table, one).reads]
-        if readers:
-            return table, readers
-    return None, []
+def readers_of(name: str) -> dict[str, list[str]]:
+    """The flags in whose tables there are names that read --name, each with these names; most flags belong to none."""
+    tables = {table: FLAGS[table].metadata["kind"].table for table in NAMES}
+    readers = {table: [one for one in tables[table] if name in entry_of(table, one).reads] for table in NAMES}
+    return {table: names for table, names in readers.items() if names}
 
 
 def rates(config: Config) -> list[str]:
     """The flags to lower when training diverges, with their values."""
     everyones, of_names = [], []
     for name in (name for name in FLAGS if FLAGS[name].metadata["rate"]):
-        value, (table, readers) = getattr(config, name), readers_of(name)
-        if table is None:
+        value, tables = getattr(config, name), readers_of(name)
+        if not tables:
             everyones.append(f"--{name} {value:g}")
-        elif value is not None and (getattr(config, table) in readers or value != DEFAULTS[name]):
+        elif value is not None and (value != DEFAULTS[name] or any(getattr(config, t) in tables[t] for t in tables)):
             of_names.append(f"--{name} {value:g}")
     return everyones + of_names

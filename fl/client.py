@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from data.dataset import Dataset
+from data.dataset import IGNORED, Dataset
 from fl.config import Config
 from fl.device import accumulator_dtype
 from fl.rng import shuffles, visit_draws
@@ -80,7 +80,8 @@ def train(
     """One step w <- w - eta grad l(w; b) for each batch b of training examples, and a tick.
 
     correction: what an algorithm other than FedAvg does to the gradient.
-    Returns the summed loss () on the device, the examples processed and the steps taken.
+    Returns the summed loss () on the device, the examples processed and the steps taken. Of several targets an example,
+    those that count weigh alike within a batch, and the batch weighs as many examples as it has.
     """
     model.train()
     device = data.train.targets.device
@@ -120,7 +121,7 @@ def correct(model: nn.Module, correction: Correction, x: Tensor, y: Tensor) -> N
 
 
 def gradient_sum(model: nn.Module, data: Dataset, indices: Tensor) -> State:
-    """The gradient of the summed loss over the examples `indices` (n_k,) at the model's weights, by parameter.
+    """n_k times the gradient of the mean loss over the examples `indices` (n_k,) at the model's weights, by parameter.
 
     Of the examples as they are, because one gradient of all of them has no visits that augmentation could draw for.
     """
@@ -132,6 +133,9 @@ def gradient_sum(model: nn.Module, data: Dataset, indices: Tensor) -> State:
         loss = F.cross_entropy(model(x), y, reduction="sum")
         for name, g in zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True):
             total[name] += g
+    if data.train.targets.dim() > 1:  # the mean is over their targets
+        scale = len(indices) / int((data.train.targets[indices] != IGNORED).sum())
+        total = {name: g * scale for name, g in total.items()}
     return total
 
 

@@ -27,13 +27,20 @@ def parse(argv: Sequence[str], script: str, description: str) -> Config:
     words, rest = _parser(f"run_{script}.py", description).parse_known_args(_attach(_expand(argv)))
     if rest:
         raise FlagError(_unknown(rest[0]))
-    given = {name: check_value(name, text) for name, text in vars(words).items()}
+    given = {name: check_value(name, _as_typed(text)) for name, text in vars(words).items()}
     if given.get("resume") and "run_dir" in given and (Path(given["run_dir"]) / "config.json").exists():
         return _resumed(given, script)
     config = resolve(given, script)
     for text in advice(config, given, script):
         warn(text)
     return config
+
+
+def _as_typed(text: Any) -> Any:
+    """A flag's text, or the texts of a repeatable one: argparse before Python 3.13 makes [] of `--flag=--`."""
+    if isinstance(text, list):
+        return [_as_typed(one) for one in text] if text else "--"
+    return text
 
 
 def _resumed(given: dict[str, Any], script: str) -> Config:
@@ -84,16 +91,16 @@ def _unknown(word: str) -> str:
 def _help(name: str) -> str:
     """The flag's line in --help: whose flag it is, what it accepts, and its defaults."""
     field, kind = FLAGS[name], FLAGS[name].metadata["kind"]
-    table, readers = readers_of(name)
+    tables = readers_of(name)
     defaults = [f"{DEFAULTS[name]:g}" if isinstance(DEFAULTS[name], float) else f"{DEFAULTS[name]}"]
     if DEFAULTS[name] is None or DEFAULTS[name] is False or DEFAULTS[name] == ():
         defaults = []
-    if table:
+    for table, readers in tables.items():
         own = {one: entry_of(table, one).defaults for one in readers}
         defaults += [f"{own[one][name]:g} for {one}" for one in readers if name in own[one]]
     parts = [
         field.metadata["help"],
-        f"; for --{table} {listed(readers)}" if table else "",
+        *(f"; for --{table} {listed(readers)}" for table, readers in tables.items()),
         f": {kind.accepts}" if kind.metavar == "NAME" else "",
         f" (default: {', '.join(defaults)})" if defaults else "",
     ]

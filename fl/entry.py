@@ -17,10 +17,13 @@ class Entry:
     needs: what other flags must be.
     defaults: of other flags, in place of their own.
     fixes: what other flags are under this name, whatever their defaults; `meaning` says it in the error message.
-    reads: flags that only some names of the table read; given with another name they are refused.
+    reads: flags that only some names read, of this table or of another; given without such a name they are refused.
+    made_of: of a data set, flags of the federation that its examples follow from. The baseline reads them, too, and
+    takes them from the run that it matches.
     check: raises FlagError for what no line above can say.
     instead: the name that gives the same result with less work, if the flags are such that there is one.
     needs_stacking: whether only models that can be stacked will do.
+    tokens: of a model or a data set, whether its inputs are tokens, such as characters, and not numbers.
     sgd_lr: of a model, the --init_lr of --optimizer sgd if none is given.
     """
 
@@ -30,9 +33,11 @@ class Entry:
     fixes: Mapping[str, Any] = field(default_factory=dict)
     meaning: str = ""
     reads: tuple[str, ...] = ()
+    made_of: tuple[str, ...] = ()
     check: Callable[[Flags], None] | None = None
     instead: Callable[[Flags], str | None] | None = None
     needs_stacking: bool = False
+    tokens: bool = False
     sgd_lr: float = 0.1
 
 

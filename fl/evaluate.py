@@ -15,7 +15,7 @@ CHUNK = {"cpu": 500, "cuda": 10_000}  # examples at once; bounds the memory, doe
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, data: Dataset, group: Group) -> tuple[float, float]:
-    """Accuracy in [0, 1] and cross-entropy in nats of the model, means over the test set's targets (not over batches).
+    """Accuracy in [0, 1] and cross-entropy in nats of the model, means over the test set's targets that count.
 
     The chunks are shared out over the group and summed in their own order: the bits do not depend on its size.
     """
@@ -32,4 +32,4 @@ def evaluate(model: nn.Module, data: Dataset, group: Group) -> tuple[float, floa
         sums[i, 1] = F.cross_entropy(logits, y, reduction="none").to(sums.dtype).sum()
     model.train(was_training)
     correct, loss = group.sum(sums).sum(0).tolist()
-    return correct / data.test.targets.numel(), loss / data.test.targets.numel()
+    return correct / data.test.counted, loss / data.test.counted

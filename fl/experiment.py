@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from data.dataset import Dataset
+from data.heterogeneity import heterogeneity
+from data.niid_bench import noisy
 from data.partition import Partition
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
@@ -20,7 +22,8 @@ from fl.cohort import NOBODY, Cohort, check_cohorts, cohort
 from fl.config import Config
 from fl.device import choose_device, keep_freed_memory, make_deterministic
 from fl.devices import has_clock
-from fl.parts import aggregate_of, algorithm_of, build_model, load_data, split, transforms_of
+from fl.load import load_data
+from fl.parts import aggregate_of, algorithm_of, build_model, split, transforms_of
 from fl.proxy import set_aside
 from fl.state import Kept, RoundStart, State
 from fl.transforms.attack import poisoned
@@ -29,7 +32,7 @@ from fl.transforms.transform import Transform
 
 @dataclass(frozen=True)
 class Experiment:
-    """data: what the clients train on, attackers' labels included; clean: without them. Both on `device`.
+    """data: what the clients train on, with noise and attackers' labels; clean: without them. Both on `device`.
 
     model: the one resident network, holding w_0 at first. partition: of the training examples; centralised training
     is that of one client with all of them. proxy: what the server has for itself.
@@ -84,6 +87,11 @@ class Experiment:
         """(K, classes): how many examples of each label each client holds, before anyone attacks."""
         return self.partition.label_counts(self.clean.labels, self.clean.classes)
 
+    @cached_property
+    def heterogeneity(self) -> dict[str, Any]:
+        """How much the clients differ, in a few numbers."""
+        return heterogeneity(self.label_counts)
+
     @property
     def facts(self) -> dict[str, Any]:
         """What the run trains on, as hashes."""
@@ -130,7 +138,8 @@ def federated(config: Config, device: torch.device | None = None) -> Experiment:
         data, proxy = set_aside(data, config.proxy_fraction, config.seed)
     partition = split(config, data)
     config = with_clients(config, len(partition))
-    x = Experiment(config, data, poisoned(data, partition, config), model, device, partition, proxy)
+    harmed = poisoned(noisy(data, partition, config.feature_noise, config.seed), partition, config)
+    x = Experiment(config, data, harmed, model, device, partition, proxy)
     if has_clock(config):
         check_cohorts(config, partition, x.transfer_bytes)
     _ = x.algorithm, x.aggregate, x.transforms  # if one of the user's own fails, it does so before a run begins

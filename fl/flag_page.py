@@ -37,10 +37,10 @@ def _rows(group: str) -> str:
 
 def _row(name: str) -> str:
     """The flag's line. A value's own default, such as that of one algorithm, stands beside the flag's."""
-    meta, (table, readers) = FLAGS[name].metadata, readers_of(name)
+    meta = FLAGS[name].metadata
     defaults = [_written(DEFAULTS[name])]
     remarks = [meta["help"]]
-    if table:
+    for table, readers in readers_of(name).items():
         of_values = {one: entry_of(table, one).defaults for one in FLAGS[table].metadata["kind"].table}
         defaults += [f"{_written(own[name])} for `{one}`" for one, own in of_values.items() if name in own]
         remarks.append(f"for `--{table}` {', '.join(f'`{one}`' for one in readers)}")

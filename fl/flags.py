@@ -113,9 +113,19 @@ def _word(text: str) -> str:
     return text
 
 
+def _units(text: str) -> str:
+    widths = [int(word) for word in text.split(",")]
+    if not all(0 < width <= 10**6 for width in widths):
+        raise ValueError
+    return ",".join(map(str, widths))
+
+
 MOST = 3.4e38  # above it a rate or a scale has no float32
 SWITCH = Kind(lambda text: True, "no value", "")
 PATH = Kind(_text, "a path", "DIR")
+COLUMN = Kind(_text, "a column's name", "COLUMN")
+UNITS = Kind(_units, "integers from 1 to 1,000,000 with commas between them", "N,N")
+FILE = Kind(_text, "a file", "FILE")
 DEVICE = Kind(_device, "auto, cpu, cuda, cuda:INDEX or mps", "DEVICE")
 NIGHT_AND_DAY = Kind(_pair, "two probabilities with a comma between them, such as 0.9,0.2", "P,P")
 WORD = Kind(_word, "letters, digits, '.', '_' and '-', at most 100", "WORD")

@@ -169,14 +169,17 @@ class Distributed(Group):
         """Wait for an operation that `begin` starts, without a moment in which a signal would go unheard."""
         with self.translated(what):
             work = begin()
-            while not work.is_completed():
-                self.look_around()
-                if self.device and self.device.type == "cuda":
-                    time.sleep(1e-4)  # NCCL's `wait` returns at once and leaves the waiting to the GPU
-                else:
-                    with suppress(RuntimeError):  # that it took longer; what else went wrong, the last wait raises
-                        work.wait(timedelta(seconds=PATIENCE_SECONDS))
-            work.wait()
+            try:
+                while not work.is_completed():
+                    self.look_around()
+                    if self.device and self.device.type == "cuda":
+                        time.sleep(1e-4)  # NCCL's `wait` returns at once and leaves the waiting to the GPU
+                    else:
+                        with suppress(RuntimeError):  # that it took longer; what else is wrong, the last wait raises
+                            work.wait(timedelta(seconds=PATIENCE_SECONDS))
+                work.wait()
+            finally:
+                del work  # a traceback would keep it until its process group is gone, and C++ aborts on what is left
 
     def sum(self, tensor: Tensor) -> Tensor:
         self.wait("reduce", lambda: dist.all_reduce(tensor, dist.ReduceOp.SUM, async_op=True))

@@ -13,14 +13,15 @@ from fl.config import DEFAULTS, FLAGS, NAMES, Config, names_in
 from fl.entry import Entry
 from fl.errors import FlagError
 from fl.flags import FEDERATED, SWITCH
-from fl.names import entry_of
+from fl.names import entry_of, is_own
 
 # How a flag with its value is said; the letters are the paper's. Any other is said as NAME=VALUE, or, where its values
 # are names, as the name alone.
 SAID: dict[str, str] = {
     "num_clients": "K={}", "num_select_clients": "m={}", "global_epoch": "T={}", "local_epoch": "E={}",
     "batch_size": "B={}", "init_lr": "lr={}", "epoch": "{} epochs", "shards_per_client": "{} shards a client",
-    "labels_per_client": "{} labels a client", "attack": "{} attack", "attackers": "attackers={}",
+    "labels_per_client": "{} labels a client", "min_examples": "{} examples at least", "attack": "{} attack",
+    "attackers": "attackers={}", "normalise": "normalise={}", "augment": "augment={}",
     "stop_at_target": "stopped there", "target_accuracy": "to {}",
 }  # fmt: skip
 
@@ -93,7 +94,7 @@ def free(experiment: Experiment) -> dict[str, tuple[Any, Any]]:
     key = experiment.key
     entries: list[Entry] = [entry_of(name, one) for name in NAMES if name in key for one in names_in(key[name])]
     fixed = {name for entry in entries for name in entry.fixes}
-    usual = {name: DEFAULTS[name] for name in FLAGS if readers_of(name)[0] is not None}
+    usual = {name: DEFAULTS[name] for name in FLAGS if readers_of(name)}
     for entry in entries:
         usual |= entry.defaults
     return {
@@ -133,15 +134,20 @@ def shared_title(experiments: Sequence[Experiment]) -> str:
             same[name] = values.pop()
     of_some: list[str] = []
     for name, value in list(same.items()):
-        table, _ = readers_of(name)
-        if table is not None and table not in same:
+        owners = [one for key in keys if name in key for one in owners_of(name, key)]
+        if owners and not any(table in same for table, _ in owners):
             del same[name]
-            owners = dict.fromkeys(str(key[table]) for key in keys if name in key)
             if is_said(name, value):
-                of_some.append(f"{' and '.join(owners)}: {word(name, value)}")
+                of_some.append(f"{' and '.join(dict.fromkeys(one for _, one in owners))}: {word(name, value)}")
     scripts = {key["script"] for key in keys}
     seeds = {run.flags["seed"] for experiment in experiments for run in experiment.runs}
     return title(same, scripts, seeds, of_some)
+
+
+def owners_of(name: str, key: Values) -> list[tuple[str, str]]:
+    """What reads the flag in an experiment: the flags whose values do, and these values."""
+    chosen = [(table, key[table]) for table in readers_of(name) if table in key]
+    return [(table, str(one)) for table, one in chosen if one in readers_of(name)[table] or is_own(table, one)]
 
 
 def run_title(config: Config, script: str) -> str:
@@ -152,10 +158,11 @@ def run_title(config: Config, script: str) -> str:
 
 def partition_title(config: Config) -> str:
     """What defines a partition."""
-    names = ("dataset", "partition", "shards_per_client", "labels_per_client", "alpha", "num_clients")
-    return ", ".join(
-        [*(word(n, getattr(config, n)) for n in names if is_read(n, config, "federated")), said_seeds([config.seed])]
-    )
+    names = (
+        "dataset", "partition", "shards_per_client", "labels_per_client", "alpha", "min_examples", "num_clients"
+    )  # fmt: skip
+    values = {n: getattr(config, n) for n in names if is_read(n, config, "federated")}
+    return ", ".join([*(word(n, v) for n, v in values.items() if is_said(n, v)), said_seeds([config.seed])])
 
 
 def title(flags: Values, scripts: Collection[str], seeds: Collection[int], of_some: Sequence[str] = ()) -> str:

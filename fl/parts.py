@@ -11,7 +11,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial, wraps
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -32,31 +31,11 @@ from fl.transforms.transform import Transform
 T = TypeVar("T")
 
 MODEL = "a function (shape, classes) -> torch.nn.Module"
-DATASET = "a function (data_dir, flags by their names) -> data.dataset.Dataset"
 PARTITION = "a function (labels, num_clients, seed, flags by their names) -> data.partition.Partition"
 RULE = "a function (models (m, P), weights (m,), config) -> model (P,)"
 AGGREGATE = f"{RULE}, or a class with add, gather and result"
 ALGORITHM = "a fl.algorithms.algorithm.Algorithm"
 TRANSFORM = "a fl.transforms.transform.Transform, or a function (config) -> Transform"
-
-
-def load_data(config: Config) -> Dataset:
-    """The data set of --dataset, on the CPU. Arguments after the first are flags. Raises DataError (exit 3)."""
-    flag, value = "dataset", config.dataset
-    make = _callable(flag, value, DATASET)
-    with told(flag, value, DATASET):
-        flags = {name: getattr(config, name) for name in list(inspect.signature(make).parameters)[1:] if name in FLAGS}
-        data: Dataset = make(Path(config.data_dir), **flags)
-    if is_own(flag, value):
-        if not isinstance(data, Dataset):
-            refuse(flag, value, f"returned {_kind(data)}; expected {DATASET}")
-        for name, part in (("train", data.train), ("test", data.test)):
-            x, y = part.examples, part.targets
-            if len(x) != len(y) or len(y) == 0:
-                refuse(flag, value, f"{name} has {len(x)} examples and {len(y)} targets; expected as many, and some")
-            if y.dtype != torch.int64 or int(y.min()) < 0 or int(y.max()) >= data.classes:
-                refuse(flag, value, f"{name} has other targets than int64 from 0 to classes - 1 = {data.classes - 1}")
-    return data
 
 
 def build_model(config: Config, data: Dataset) -> nn.Module:
@@ -65,13 +44,14 @@ def build_model(config: Config, data: Dataset) -> nn.Module:
     It is built from a stream of its own: the same first weights on every device and for every partition.
     """
     flag, value = "model", config.model
-    build = _callable(flag, value, MODEL)
-    own = is_own(flag, value) or is_own("dataset", config.dataset)  # one of ours may not fit the user's data
+    build = callable_of(flag, value, MODEL)
+    # One of ours may not fit the examples: a network for images has no use for the rows of a table.
+    expected = MODEL if is_own(flag, value) else f"another --model for examples of shape {data.shape}"
     with seeded(config.seed, "model"):
-        with told(flag, value, MODEL, own):
-            model: nn.Module = build(data.shape, data.classes)
-        if own:
-            _check_model(value, model, data)
+        with told(flag, value, expected, own=True):
+            flags = flags_of(build, config, after=2, optional=not is_own(flag, value))
+            model: nn.Module = build(data.shape, data.classes, **flags)
+        _check_model(value, model, data)
     # Convolutions are faster with the channels innermost; nothing else changes.
     return model.to(memory_format=torch.channels_last)
 
@@ -79,7 +59,7 @@ def build_model(config: Config, data: Dataset) -> nn.Module:
 def _check_model(value: str, model: nn.Module, data: Dataset) -> None:
     """Refuse what is no network for this data set. A copy of the network is tried on two examples."""
     if not isinstance(model, nn.Module):
-        refuse("model", value, f"returned {_kind(model)}; expected {MODEL}")
+        refuse("model", value, f"returned {kind_of(model)}; expected {MODEL}")
     if not any(p.requires_grad for p in model.parameters()):
         refuse("model", value, "has no parameters to train")
     x, y = data.batch(data.test, slice(0, 2))
@@ -87,25 +67,27 @@ def _check_model(value: str, model: nn.Module, data: Dataset) -> None:
     with torch.no_grad(), told("model", value, f"inputs {tuple(x.shape)} to logits {shape}", own=True):
         logits = copy.deepcopy(model).eval()(x)
     if not isinstance(logits, Tensor) or logits.shape != shape:
-        refuse("model", value, f"made {_kind(logits)} of inputs {tuple(x.shape)}; expected logits {shape}")
+        refuse("model", value, f"made {kind_of(logits)} of inputs {tuple(x.shape)}; expected logits {shape}")
 
 
 def split(config: Config, data: Dataset) -> Partition:
     """The partition of --partition. Arguments after the third are the flags of the same names. Raises FlagError."""
     flag, value = "partition", config.partition
-    partitioner = _callable(flag, value, PARTITION)
+    partitioner = callable_of(flag, value, PARTITION)
     with told(flag, value, PARTITION):
-        names = list(inspect.signature(partitioner).parameters)
-    for name in names[3:]:
+        names = list(inspect.signature(partitioner).parameters)[3:]
+    for name in names:
         if name not in FLAGS and name != "clients":
             refuse(flag, value, f"its argument {name} is no flag; expected {PARTITION}")
     labels = data.labels
-    flags = {name: data.clients if name == "clients" else getattr(config, name) for name in names[3:]}
+    flags = flags_of(partitioner, config, after=3)
+    if "clients" in names:
+        flags["clients"] = data.clients
     with told(flag, value, PARTITION):
         partition: Partition = partitioner(labels, config.num_clients, config.seed, **flags)
     if is_own(flag, value):
         if not isinstance(partition, Partition):
-            refuse(flag, value, f"returned {_kind(partition)}; expected {PARTITION}")
+            refuse(flag, value, f"returned {kind_of(partition)}; expected {PARTITION}")
         with told(flag, value, PARTITION):
             sizes, owned = partition.sizes.tolist(), partition.indices.sort().values
             whole = torch.equal(owned, torch.arange(len(labels)))
@@ -130,7 +112,7 @@ def _rule_of(config: Config) -> Callable[..., Any]:
     """
     flag, value = "aggregate", config.aggregate
     cheaper = entry_of(flag, value).instead
-    rule = _callable(flag, (cheaper and cheaper(config)) or value, AGGREGATE)
+    rule = callable_of(flag, (cheaper and cheaper(config)) or value, AGGREGATE)
     if not is_own(flag, value) or isinstance(rule, type):
         return rule
 
@@ -139,7 +121,7 @@ def _rule_of(config: Config) -> Callable[..., Any]:
         with told(flag, value, RULE):
             model = rule(models, weights, config)
         if not isinstance(model, Tensor) or model.shape != models.shape[1:]:
-            refuse(flag, value, f"returned {_kind(model)} of models {tuple(models.shape)}; expected {RULE}")
+            refuse(flag, value, f"returned {kind_of(model)} of models {tuple(models.shape)}; expected {RULE}")
         return model.to(models)
 
     return checked
@@ -152,7 +134,7 @@ def algorithm_of(config: Config) -> Algorithm:
     if not is_own(flag, value):
         return algorithm
     if not isinstance(algorithm, Algorithm):
-        refuse(flag, value, f"is {_kind(algorithm)}; expected {ALGORITHM}")
+        refuse(flag, value, f"is {kind_of(algorithm)}; expected {ALGORITHM}")
     checks: dict[str, tuple[str, Callable[..., bool]]] = {
         "tell": ("a Told", lambda made, *_: isinstance(made, Told)),
         "weights": ("a number >= 0 for each report", _are_weights),
@@ -175,11 +157,11 @@ def _transform(config: Config, value: str) -> Transform:
     flag = "transform"
     transform = named(flag, value)
     if not isinstance(transform, Transform):
-        make = _callable(flag, value, TRANSFORM)
+        make = callable_of(flag, value, TRANSFORM)
         with told(flag, value, TRANSFORM):
             transform = make(config)
     if not isinstance(transform, Transform):
-        refuse(flag, value, f"returned {_kind(transform)}; expected {TRANSFORM}")
+        refuse(flag, value, f"returned {kind_of(transform)}; expected {TRANSFORM}")
     if not is_own(flag, value):
         return transform
     checks: dict[str, tuple[str, Callable[..., bool]]] = {
@@ -190,10 +172,20 @@ def _transform(config: Config, value: str) -> Transform:
     return _with_checks(flag, value, transform, checks)
 
 
-def _callable(flag: str, value: str, expected: str) -> Callable[..., Any]:
+def flags_of(function: Callable[..., Any], config: Config, after: int, optional: bool = True) -> dict[str, Any]:
+    """The flags with the names of the function's arguments, but for the first ones.
+
+    optional: whether arguments that have a default get them, too.
+    """
+    parameters = list(inspect.signature(function).parameters.values())[after:]
+    names = [one.name for one in parameters if one.name in FLAGS and (optional or one.default is one.empty)]
+    return {name: getattr(config, name) for name in names}
+
+
+def callable_of(flag: str, value: str, expected: str) -> Callable[..., Any]:
     found = named(flag, value)
     if not callable(found) or isinstance(found, nn.Module):
-        refuse(flag, value, f"is {_kind(found)}; expected {expected}")
+        refuse(flag, value, f"is {kind_of(found)}; expected {expected}")
     return found  # type: ignore[no-any-return]
 
 
@@ -209,7 +201,7 @@ def _with_checks(flag: str, value: str, part: T, checks: Mapping[str, tuple[str,
                 made = function(*args)
                 right = good(made, *args)
             if not right:
-                refuse(flag, value, f"{name} returned {_kind(made)}; expected {expected}")
+                refuse(flag, value, f"{name} returned {kind_of(made)}; expected {expected}")
             return made
 
         return call
@@ -218,7 +210,7 @@ def _with_checks(flag: str, value: str, part: T, checks: Mapping[str, tuple[str,
     return replace(part, **{name: checked(name, function) for name, function in functions.items() if function})  # type: ignore[type-var]
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     """What a value is, for a message."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)}"

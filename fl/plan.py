@@ -85,11 +85,13 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
     exact = min(T, MOST_ROUNDS_COUNTED)
     down, up = x.transfer_bytes
     steps = sum(round_steps(x, t) for t in range(1, exact + 1)) * T // max(exact, 1)
-    counts = x.label_counts
+    counts, summary = x.label_counts, x.heterogeneity
     lines = [
         *_what(x),
         f"partition     {config.partition}, sha256 {partition.sha256()}",
         f"clients       K = {K}, m = {m} a round; n_k from {int(sizes.min())} to {int(sizes.max())}, n = {n}",
+        "labels        {} to {} a client, median {}; ".format(*(summary["labels"][i] for i in (0, 2, 1)))
+        + f"total variation {summary['total_variation']:.4f} from the whole",
         f"local work    E = {E}, B = {B or 'the whole data set'}, u = E n / (K B) = {u:g} steps a client a round",
         f"rounds        T = {T}: {'' if exact == T else 'about '}{steps:,} gradient steps in all",
         f"time          {_time(x, seconds_a_step(x, engine, workers), steps, T, workers)}",

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.heterogeneity import heterogeneity, in_words
 from fl.curves import Record, averaged, view_of
 from fl.files import write_atomic
 from fl.panel import TARGET, draw, out_of_view
-from fl.style import Figure, MaxNLocator, as_shipped, encoded, matplotlib, style
+from fl.style import COLOURS, Figure, MaxNLocator, as_shipped, encoded, matplotlib, style
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_CLIENTS_AS_BARS = 40
-MOST_CLIENTS_SHOWN = 200
+MOST_LABELS_AS_BARS = 20  # as many as there are colours
+MOST_CLIENTS_IN_ORDER = 300  # of their numbers; more look like noise
+MOST_CLIENTS_SHOWN = 1000
 
 
 @as_shipped
@@ -51,30 +54,62 @@ def save_curves(path: Path, records: Sequence[Record], title: str, targets: Sequ
 
 @as_shipped
 def save_partition(path: Path, counts: Tensor, title: str) -> None:
-    """counts (K, classes): how many examples of each label each client holds."""
+    """counts (K, classes): how many examples of each label each client holds.
+
+    Few clients and labels are stacked bars. Others are a map of shares under the clients' sizes.
+    """
     K, classes = counts.shape
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    axes = figure.subplots()
-    if K <= MOST_CLIENTS_AS_BARS:
-        colours = matplotlib.colormaps["viridis"].resampled(classes)
-        bottom = counts.new_zeros(K)
-        for label in range(classes):
-            axes.bar(range(K), counts[:, label].tolist(), bottom=bottom.tolist(), width=0.85,
-                     color=colours(label), edgecolor="white", linewidth=0.3, label=str(label))  # fmt: skip
-            bottom = bottom + counts[:, label]
-        axes.set_ylabel("examples")
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles[::-1], labels[::-1], loc="outside right upper", title="label", frameon=False)
-        axes.set_xlabel("client")
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    if K <= MOST_CLIENTS_AS_BARS and classes <= MOST_LABELS_AS_BARS:
+        _bars(figure, counts)
     else:
-        shown = min(K, MOST_CLIENTS_SHOWN)
-        picked = [i * K // shown for i in range(shown)]
-        image = axes.imshow(counts[picked].T.tolist(), aspect="auto", cmap="viridis", interpolation="nearest",
-                            extent=(-0.5, shown - 0.5, classes - 0.5, -0.5))  # fmt: skip
-        figure.colorbar(image, label="examples")
-        axes.set_ylabel("label")
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("client" if shown == K else f"{shown} of the {K:,} clients, evenly spaced")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_title(title, parse_math=False)
+        _map(figure, counts)
+    words = [*textwrap.wrap(title, 130), in_words(heterogeneity(counts))]
+    figure.suptitle("\n".join(words), parse_math=False)
     write_atomic(path, encoded(figure, path, title))
+
+
+def _bars(figure: Figure, counts: Tensor) -> None:
+    """A bar for each client, and in it a piece for each label, in colours that say no more than which label it is."""
+    K, classes = counts.shape
+    axes = figure.subplots()
+    colours = matplotlib.colormaps["tab10" if classes <= 10 else "tab20"]
+    bottom = counts.new_zeros(K)
+    for label in range(classes):
+        axes.bar(range(K), counts[:, label].tolist(), bottom=bottom.tolist(), width=0.85,
+                 color=colours(label), edgecolor="white", linewidth=0.3, label=str(label))  # fmt: skip
+        bottom = bottom + counts[:, label]
+    axes.set_xlabel("client")
+    axes.set_ylabel("examples")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles, labels = axes.get_legend_handles_labels()
+    small = "small" if classes > 10 else "medium"
+    figure.legend(handles[::-1], labels[::-1], loc="outside right upper", title="label", frameon=False, fontsize=small)
+
+
+def _map(figure: Figure, counts: Tensor) -> None:
+    """Above n_k; below a column for each client, and in it the share of each label in its examples."""
+    K, classes = counts.shape
+    order, name = list(range(K)), "client"
+    if K > MOST_CLIENTS_IN_ORDER:
+        order.sort(key=counts.argmax(1).tolist().__getitem__)
+        name = f"the {K:,} clients, in the order of their commonest label"
+    if K > MOST_CLIENTS_SHOWN:
+        order = [order[i * K // MOST_CLIENTS_SHOWN] for i in range(MOST_CLIENTS_SHOWN)]
+        name = f"{MOST_CLIENTS_SHOWN:,} of {name}"
+    shown, sizes = len(order), counts.sum(1)[order]
+    shares = (counts[order] / sizes[:, None]).T  # (classes, shown)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(1, 3))
+    above.fill_between([i + side for i in range(shown) for side in (-0.5, 0.5)],
+                       sizes.repeat_interleave(2).tolist(), color=COLOURS[0], linewidth=0)  # fmt: skip
+    above.set_ylabel("examples")
+    above.set_ylim(bottom=0)
+    colours = matplotlib.colormaps["viridis_r"].with_extremes(under="w")
+    image = below.imshow(shares.tolist(), aspect="auto", cmap=colours, interpolation="nearest",
+                         vmin=1e-9, vmax=float(shares.max()),
+                         extent=(-0.5, shown - 0.5, classes - 0.5, -0.5))  # fmt: skip
+    figure.colorbar(image, ax=below, label="share (white: none)")
+    below.set_ylabel("label")
+    below.set_xlabel(name)
+    for axis in (below.xaxis, below.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))

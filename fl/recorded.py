@@ -88,7 +88,8 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
         load_state(x.model, done.w)
         accuracy, loss = evaluate(x.model, x.data, group)
     examples = sum(report.examples for report in reports)
-    down, up = x.transfer_bytes
+    # Centralised training has no clients, and so no algorithm, which may be one of the user's own that fails.
+    down, up = x.transfer_bytes if now.cohort.called else (0, 0)
     line: dict[str, Any] = {
         "round": now.t,
         "test_accuracy": accuracy,

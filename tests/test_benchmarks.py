@@ -10,7 +10,9 @@ import sys
 import pytest
 import torch
 
+from benchmarks import loading, rivals, rounds
 from benchmarks.beside import Run, table, verdicts
+from benchmarks.contenders import WORKLOADS
 from tests.conftest import ROOT
 
 real_data = pytest.mark.skipif(not (ROOT / "data/MNIST/raw").exists(), reason="needs MNIST in data/")
@@ -41,6 +43,46 @@ def test_beside_runs(tmp_path):
     runs = json.loads((tmp_path / "beside.json").read_text())["runs"]
     assert sorted(runs) == ["logistic", "logistic, beside"]
     assert all(0 < one["rounds"] < one["seconds"] for many in runs.values() for one in many)
+
+
+def test_every_workload_has_turns_and_rounds():
+    assert set(rounds.TURNS) == set(rounds.BURST) == set(WORKLOADS)
+
+
+def test_the_published_jobs_are_what_the_flags_say():
+    words = rivals.flags_of("flute", 100)
+    flags = dict(zip(words[::2], words[1::2], strict=True))
+    assert flags == {"--model": "logistic", "--num_clients": "1000", "--num_select_clients": "10", "--batch_size": "10",
+                     "--init_lr": "0.03", "--local_epoch": "1", "--optimizer": "sgd", "--global_epoch": "100",
+                     "--eval_every": "20"}  # fmt: skip
+    words = rivals.flags_of("blazefl", 5)
+    assert words[words.index("--local_epoch") + 1] == "5"
+    assert words[words.index("--num_select_clients") + 1] == words[words.index("--num_clients") + 1] == "100"
+
+
+def test_a_run_of_a_rival_s_job_is_read_from_its_records(monkeypatch):
+    monkeypatch.setitem(WORKLOADS, "flute", WORKLOADS["flute"] | {"dataset": "benchmarks/made_up.py:digits"})
+    found = rivals.ours("flute", 2)
+    assert (len(found["round_seconds"]), found["rounds"]) == (2, 2)
+    assert 0 < sum(found["round_seconds"]) + found["evaluate_seconds"] < found["seconds"]
+
+
+def test_images_are_linked_without_their_cache(tmp_path):
+    for name in ("train/cat/1.png", "test/cat/2.png", ".decoded-0.pt"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_text(name)
+    loading.linked(tmp_path / "images", tmp_path / "links")
+    found = {str(path.relative_to(tmp_path / "links")): path.read_text()
+             for path in (tmp_path / "links").rglob("*") if path.is_file()}  # fmt: skip
+    assert found == {name: name for name in ("train/cat/1.png", "test/cat/2.png")}
+
+
+def test_the_table_is_as_large_as_asked_and_has_as_many_cells_in_each_row(tmp_path):
+    loading.write_table(tmp_path / "table.csv", 0.3)
+    lines = (tmp_path / "table.csv").read_text().splitlines()
+    assert 0.3e6 <= (tmp_path / "table.csv").stat().st_size < 0.45e6
+    assert {line.count(",") for line in lines} == {15}
+    assert lines[0].endswith("site,label")
 
 
 def gpu(*words):

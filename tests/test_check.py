@@ -40,13 +40,14 @@ def test_few_clients_lower_the_default_cohort():
 
 def test_what_resumed_matched_and_compared_runs_make_of_flags():
     assert {
-        "global_epoch", "epoch", "target_accuracy", "stop_at_target", "device", "data_dir",
+        "global_epoch", "epoch", "target_accuracy", "stop_at_target", "device", "data_dir", "text",
         "workers", "timeout", "run_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet", "tensorboard",
     } == RESUMABLE  # fmt: skip
     assert {
         "batch_size", "init_lr", "lr_decay", "optimizer", "momentum", "weight_decay",
         "precision", "model", "dataset", "data_dir", "eval_every", "target_accuracy", "seed",
-        "image_size", "grey", "test_fraction", "skip_bad",
+        "image_size", "grey", "test_fraction", "skip_bad", "hidden", "label", "client", "drop", "text", "normalise",
+        "augment", "beta",
     } == set(MATCHED)  # fmt: skip
     assert {name for name in FLAGS if not counts(name, DEFAULTS | {"stop_at_target": True})} == {
         "seed", "name", "run_dir", "out_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",
@@ -124,10 +125,13 @@ def test_a_new_name_brings_its_own_defaults(new):
 
 
 def test_flags_that_belong_to_names():
-    assert readers_of("alpha") == ("partition", ["dirichlet", "quantity"])
-    assert readers_of("proximal_mu") == ("algorithm", ["fedprox"])
-    assert readers_of("attack_scale") == ("attack", ["sign_flip", "gaussian", "scaled"])
-    assert readers_of("init_lr") == (None, [])
+    assert readers_of("alpha") == {
+        "partition": ["dirichlet", "dirichlet_balanced", "quantity"],
+        "dataset": ["synthetic"],
+    }
+    assert readers_of("proximal_mu") == {"algorithm": ["fedprox"]}
+    assert readers_of("attack_scale") == {"attack": ["sign_flip", "gaussian", "scaled"]}
+    assert readers_of("init_lr") == {}
 
 
 @pytest.mark.parametrize(

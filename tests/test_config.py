@@ -8,6 +8,7 @@ import pytest
 from fl.command_line import parse
 from fl.config import FLAGS, Config
 from fl.errors import RunnerError
+from tests.plays import play
 
 
 def test_the_eight_fixed_flags_and_their_defaults():
@@ -32,6 +33,12 @@ def pictures(place: Path) -> Path:
         (place / name).mkdir(parents=True)
         for i in range(4):
             (place / name / f"{i}.pgm").write_bytes(b"P5 8 8 255\n" + bytes([colour + i] * 64))
+    return place
+
+
+def a_table(place: Path) -> Path:
+    """A table with a column for each of the flags that name one."""
+    place.write_text("height,colour,site,number\n" + "".join(f"{i % 7},{i % 2},{i % 3},{i}\n" for i in range(30)))
     return place
 
 
@@ -70,7 +77,11 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
     for flags in (
         "--algorithm fedprox --attack sign_flip --attackers 1.0",
         "--partition labels --labels_per_client 1",
+        "--dataset synthetic --beta 0",
         f"--dataset folder --data_dir {pictures(tmp_path / 'pictures')} --grey --skip_bad --image_size 8",
+        f"--dataset csv --data_dir {a_table(tmp_path / 'table.csv')} --label colour --client site --drop number",
+        "--model mlp --hidden 4",
+        f"--dataset shakespeare --text {play(tmp_path)} --model char_lstm --partition natural --num_clients 3",
         "--algorithm fedyogi --aggregate trimmed_mean --num_select_clients 4 --trim 0.25",
         "--aggregate krum --byzantine 0 --num_select_clients 4",
         "--proxy_fraction 0.2 --proxy_epochs 2 --straggler_rate 0.5 --straggler_epochs 1 --straggler_slowdown 2 "
@@ -95,6 +106,7 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         ("shards_per_client", "1 --partition shards", "3 --partition shards"),
         ("alpha", "0.5 --partition dirichlet", "5 --partition dirichlet"),
         ("labels_per_client", "1 --partition labels", "2 --partition labels"),
+        ("normalise", "standard", "unit"), ("augment", "none", "crop_flip"),
         ("alpha", "0.5 --partition quantity", "5 --partition quantity"),
         ("proxy_fraction", "0", "0.2"), ("proxy_epochs", "1 --proxy_fraction 0.2", "2 --proxy_fraction 0.2"),
         ("dropout_rate", "0", "0.5"), ("decline_rate", "0", "0.5"), ("over_select", "1", "2"), ("idle", "1,1", "1,0.3"),
@@ -102,6 +114,9 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         ("min_reports", "1 --dropout_rate 0.5 --global_epoch 9", "2 --dropout_rate 0.5 --global_epoch 9"),
         ("straggler_rate", "0.1 --straggler_epochs 1", "1 --straggler_epochs 1"),
         ("straggler_epochs", "1 --straggler_rate 1", "2 --straggler_rate 1"),
+        ("hidden", "5 --model mlp", "5,5 --model mlp"),
+        ("feature_noise", "0", "0.1"),
+        ("min_examples", "1 --partition quantity", "9 --partition quantity"),
     ],
 )  # fmt: skip
 def test_a_training_flag_changes_the_model(flag, one, other, command):
@@ -113,7 +128,7 @@ def test_a_training_flag_changes_the_model(flag, one, other, command):
     [
         ("epoch", "3", "2"), ("batch_size", "5", "0"), ("seed", "0", "1"), ("init_lr", "0.1", "0.05"),
         ("lr_decay", "1", "0.5"), ("optimizer", "sgd", "adam"), ("momentum", "0", "0.9"), ("weight_decay", "0", "0.1"),
-        ("model", "logistic", "2nn"),
+        ("model", "logistic", "2nn"), ("normalise", "standard", "unit"), ("augment", "none", "crop_flip"),
     ],
 )  # fmt: skip
 def test_a_training_flag_changes_the_baseline(flag, one, other, command):

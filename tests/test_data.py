@@ -21,7 +21,8 @@ import torch
 
 import data.mnist as source
 from data.dataset import Dataset, Split
-from data.idx import SourceError, idx_bytes
+from data.download import SourceError
+from data.idx import idx_bytes
 from fl.errors import DataError
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -112,12 +112,12 @@ def test_evaluation_is_not_augmented():
 def data_sets(monkeypatch):
     for name in ("jittered", "vectors", "tokens", "next_tokens"):
         monkeypatch.setitem(DATASETS, name, f"tests.tiny:{name}")
-    for name in ("mlp", "bag_of_words", "bigrams"):
+    for name in ("two_layers", "bag_of_words", "bigrams"):
         monkeypatch.setitem(MODELS, name, f"tests.test_dataset:{name}")
     monkeypatch.setitem(MODELS, "tanh", "tests.test_engines:tanh_net")
 
 
-def mlp(shape, classes):
+def two_layers(shape, classes):
     return nn.Sequential(nn.Linear(*shape, 70), nn.ReLU(), nn.Linear(70, classes))
 
 
@@ -178,7 +178,10 @@ def test_the_baseline_augments_as_one_client_does(data_sets):
 
 
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
-@pytest.mark.parametrize(("dataset", "model"), [("vectors", "mlp"), ("vectors", "2nn"), ("tokens", "bag_of_words")])
+@pytest.mark.parametrize(
+    ("dataset", "model"),
+    [("vectors", "two_layers"), ("vectors", "mlp"), ("vectors", "2nn"), ("tokens", "bag_of_words")],
+)
 def test_examples_of_other_shapes(dataset, model, optimizer, data_sets):
     c = config(dataset=dataset, model=model, **OPTIMIZERS[optimizer])
     assert hand_made(c) == (dataset == "vectors")

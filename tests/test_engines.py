@@ -14,10 +14,12 @@ from fl.client import load_state
 from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked, has_hand_made_layers, obstacle_to_stacking
 from fl.engines.stacked.engine import side_by_side
+from fl.engines.stacked.hand_made import HandMade
+from fl.engines.stacked.narrow import Narrow, is_narrow
 from fl.experiment import federated
 from fl.models import MODELS
 from tests.rounds import run_rounds
-from tests.test_golden import begin, close, config, ragged, task_of
+from tests.test_golden import OF_IMAGES, begin, close, config, ragged, task_of
 from tests.tiny import next_tokens, tiny
 
 OPTIMIZERS = {
@@ -55,7 +57,7 @@ def both(c, stack_size=0, partition=None, engine=Stacked):
 
 
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
-@pytest.mark.parametrize("model", list(MODELS))
+@pytest.mark.parametrize("model", OF_IMAGES)
 def test_stacked_equals_sequential(model, optimizer):
     assert hand_made(config(model=model))
     both(config(model=model, global_epoch=3, **OPTIMIZERS[optimizer]), stack_size=3)
@@ -73,6 +75,38 @@ def test_models_without_hand_made_layers_take_the_general_path(optimizer, monkey
     c = config(model="tanh", **OPTIMIZERS[optimizer])
     assert not hand_made(c)
     both(c, stack_size=3)
+
+
+def narrow_net(shape, classes):
+    """A first layer without bias, padded, of an odd number of channels, with a pool that overlaps."""
+    first, pool = nn.Conv2d(shape[0], 3, (2, 3), padding=(2, 1), bias=False), nn.MaxPool2d(3, 2, padding=1)
+    height, width = shape[1] // 2 + 2, shape[2] // 2
+    return nn.Sequential(first, nn.ReLU(), pool, nn.Flatten(), nn.Linear(3 * height * width, classes))
+
+
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+@pytest.mark.parametrize("model", ["lenet", "narrow"])
+def test_a_narrow_first_layer_of_one_client(model, optimizer, monkeypatch):
+    monkeypatch.setitem(MODELS, "narrow", "tests.test_engines:narrow_net")
+    c = config(model=model, global_epoch=2, **OPTIMIZERS[optimizer])
+    task = task_of(c)
+    made = HandMade(task.model, task.data.shape, {k: p.unsqueeze(0) for k, p in task.model.named_parameters()}, True)
+    assert isinstance(made.layers[0], Narrow)
+    both(c, stack_size=1)
+
+
+def test_layers_that_are_wide_or_leave_an_odd_pixel_are_not_narrow():
+    def narrow(shape, *layers):
+        return is_narrow(layers, shape)
+
+    pool = nn.MaxPool2d(2)
+    assert narrow((1, 12, 12), nn.Conv2d(1, 8, 5), pool)
+    assert not narrow((1, 12, 12), nn.Conv2d(1, 9, 5), pool)
+    assert not narrow((1, 12, 13), nn.Conv2d(1, 8, 5), pool)
+    assert not narrow((1, 12, 12), nn.Conv2d(1, 8, 5, stride=2), pool)
+    assert not narrow((1, 12, 12), nn.Conv2d(1, 8, 3, dilation=2), pool)
+    assert not narrow((2, 12, 12), nn.Conv2d(2, 8, 5, groups=2), pool)
+    assert not narrow((1, 12, 12), nn.Conv2d(1, 8, 5), nn.ReLU())
 
 
 def tanh_net(shape, classes):
@@ -94,7 +128,7 @@ def odd_net(shape, classes):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("model", list(MODELS))
+@pytest.mark.parametrize("model", OF_IMAGES)
 def test_bf16_is_as_near_to_exact_as_autocast(model):
     """How far the weights of a round are from those in float64, by either engine with bf16, over three seeds."""
 
@@ -121,7 +155,7 @@ def test_what_cannot_be_stacked_says_why():
     assert "buffers" in (obstacle_to_stacking(nn.BatchNorm2d(3), data) or "")
     assert "Dropout" in (obstacle_to_stacking(nn.Dropout(), data) or "")
     assert "several targets" in (obstacle_to_stacking(nn.Linear(3, 3), next_tokens(Path())) or "")
-    for name in MODELS:
+    for name in OF_IMAGES:
         task = task_of(config(model=name))
         assert obstacle_to_stacking(task.model, task.data) is None
 

@@ -110,6 +110,23 @@ def test_files_that_are_no_images(place, capsys):
     assert "1 files cannot be read as images and are left out" in capsys.readouterr().err
 
 
+def test_a_part_without_a_readable_image_is_named(place):
+    for part in ("test", "train"):
+        for path in (place / part).rglob("*.png"):
+            path.write_bytes(b"")
+        with pytest.raises(DataError, match=f"none of the {part} images can be read"):
+            load(place, skip_bad=True)
+
+
+def test_one_image_a_class_is_enough_beside_a_test_folder(place):
+    for path in (*place.glob("train/*/[1-9].png"), *place.glob("test/*/[1-9].png")):
+        path.unlink()
+    shutil.rmtree(place / "test" / "light")
+    data = load(place)
+    assert (data.train.targets.tolist(), data.test.targets.tolist()) == ([0, 1], [0])
+    assert torch.isfinite(data.batch(data.train, slice(2))[0]).all()
+
+
 def gone(place, *names):
     for name in names:
         shutil.rmtree(place / name)

@@ -13,7 +13,7 @@ from fl.engines.stacked import Stacked
 from fl.engines.stacked.graphed import EAGER, Graphed
 from fl.models import MODELS
 from tests.test_engines import OPTIMIZERS, both
-from tests.test_golden import begin, config, ragged, task_of
+from tests.test_golden import OF_IMAGES, begin, config, ragged, task_of
 
 
 class Graph(TorchDispatchMode):
@@ -84,7 +84,7 @@ def graphed(recorder):
 
 
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
-@pytest.mark.parametrize("model", list(MODELS))
+@pytest.mark.parametrize("model", OF_IMAGES)
 def test_replayed_steps_equal_the_sequential_engine(model, optimizer):
     recorder = Recorder()
     c = config(model=model, global_epoch=4, batch_size=2, **OPTIMIZERS[optimizer])
@@ -142,7 +142,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GP
 
 @cuda
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
-@pytest.mark.parametrize("model", list(MODELS))
+@pytest.mark.parametrize("model", OF_IMAGES)
 def test_stacked_equals_sequential_on_cuda(model, optimizer):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "steps cannot be recorded")

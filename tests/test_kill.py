@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 FLAGS = "--dataset tiny --model 2nn --optimizer adam --init_lr 0.01 --batch_size 5 --num_clients 6 --device cpu " \
-        "--num_select_clients 3 --global_epoch 12 --quiet --keep_optimizer_state"  # fmt: skip
+        "--num_select_clients 3 --global_epoch 12 --quiet --keep_optimizer_state --augment crop_flip"  # fmt: skip
 
 
 def child(argv: list[str], cut: tuple[int, float] | None) -> None:

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.niid_bench import dirichlet_balanced
 from data.partition import dirichlet, iid, labels_only, natural, quantity, shards
 from fl.errors import FlagError
 
@@ -18,7 +19,7 @@ def whole(partition, n):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    name=st.sampled_from(["iid", "shards", "labels", "dirichlet", "quantity"]),
+    name=st.sampled_from(["iid", "shards", "labels", "dirichlet", "dirichlet_balanced", "quantity"]),
     n=st.integers(1, 300),
     K=st.integers(1, 40),
     alpha=st.floats(0.01, 100),
@@ -32,12 +33,13 @@ def test_every_partition_is_whole_or_names_the_flag_to_change(name, n, K, alpha,
         "shards": lambda: shards(labels, K, seed, per),
         "labels": lambda: labels_only(labels, K, seed, per),
         "dirichlet": lambda: dirichlet(labels, K, seed, alpha),
+        "dirichlet_balanced": lambda: dirichlet_balanced(labels, K, seed, alpha, per),
         "quantity": lambda: quantity(labels, K, seed, alpha),
     }[name]
     try:
         partition = split()
     except FlagError:
-        assert n < K or (name == "shards" and K * per > n) or name in ("dirichlet", "labels")
+        assert n < K or (name == "shards" and K * per > n) or name in ("dirichlet", "dirichlet_balanced", "labels")
         return
     assert len(partition) == K
     whole(partition, n)
@@ -110,6 +112,42 @@ def test_dirichlet_means_what_it_says():
     share = dirichlet(labels, K, 0, alpha).sizes / len(labels)
     variance = (1 / K) * (1 - 1 / K) / (K * alpha + 1)
     assert abs(float(share.var(unbiased=False)) / variance - 1) < 0.6
+
+
+# Runs that were made before these partitions had a least number of examples must find their partition again.
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        (dirichlet, "fdb1548ffcdf700157955caadc91a462e4d827049b097024bfaf770737f9a240"),
+        (quantity, "8647b626f119a91306b10ff821a130565163623fef984905c6aa2b1164aa9943"),
+    ],
+)
+def test_without_a_least_number_of_examples_partitions_are_what_they_were(split, expected):
+    assert split(LABELS, 9, 3, 0.3).sha256() == split(LABELS, 9, 3, 0.3, 1).sha256() == expected
+
+
+@pytest.mark.parametrize("split", [dirichlet, dirichlet_balanced, quantity])
+def test_each_client_has_the_least_number_of_examples(split):
+    few, many = (split(LABELS, 9, 5, 0.1, least) for least in (1, 20))
+    assert int(few.sizes.min()) < 20 <= int(many.sizes.min())
+    with pytest.raises(
+        FlagError, match="--min_examples 200: with --num_clients 9 that is 1800 examples, and there are"
+    ):
+        split(LABELS, 9, 0, 0.5, 200)
+
+
+def test_a_least_number_that_no_draw_reaches_is_named():
+    with pytest.raises(FlagError, match="with fewer than --min_examples 100; raise --alpha or lower"):
+        dirichlet(LABELS, 10, 0, 0.1, 100)
+
+
+def test_balanced_dirichlet_gives_full_clients_no_further_label():
+    """Labels come in ascending order, so one that a client has after n / K examples would show it."""
+    plain, balanced = dirichlet(LABELS, 10, 0, 0.3, 10), dirichlet_balanced(LABELS, 10, 0, 0.3)
+    counts = balanced.label_counts(LABELS, 10)
+    before = counts.cumsum(1) - counts
+    assert not bool(((before >= 101) & (counts > 0)).any())
+    assert int(balanced.sizes.max()) < int(plain.sizes.max())
 
 
 def test_dirichlet_gives_up_with_the_flag_and_the_way_out():

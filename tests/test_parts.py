@@ -57,7 +57,7 @@ FAULTS = [
      " return Dataset('d', s, s, 2, 0, 1, '')", "train has other targets than int64 from 0 to classes - 1 = 1"),
     # A partition.
     ("partition own.py:p", "def p(labels, K, seed): return labels", "returned a tensor (61,); expected a function (la"),
-    ("partition own.py:p", "def p(labels, K, seed, beta): pass", "its argument beta is no flag; expected a function"),
+    ("partition own.py:p", "def p(labels, K, seed, gamma): pass", "its argument gamma is no flag; expected a function"),
     ("partition own.py:p", "def p(labels): pass", "TypeError: p() takes 1 positional argument but 3 were given"),
     ("partition own.py:p", OWN + "\ndef p(labels, K, seed): return Partition.from_owners(labels, K)",
      "ValueError: client 3 owns nothing; expected each of the clients 0 to 3 among the owners; expected a function"),
@@ -131,7 +131,7 @@ def test_a_model_of_ours_that_does_not_fit_ones_own_data_is_one_line(own, comman
 def test_flags_are_for_ones_own_too(own, command):
     """Nobody knows what it reads, so it may read any flag of its kind."""
     assert command("federated", f"{SHORT} --partition own.py:dealt --alpha 3").code == 0
-    assert "needs --partition" in command("federated", "--partition iid --alpha 3").err
+    assert "or --partition dirichlet" in command("federated", "--partition iid --alpha 3").err
 
 
 def test_two_names_of_one_file_are_told_apart(own, command):
@@ -156,3 +156,9 @@ def test_an_error_of_ours_in_a_file_of_ones_own_is_passed_on(own, command):
     own.write_text("from fl.errors import FlagError\ndef p(labels, K, seed):\n    raise FlagError('--alpha: no')")
     done = command("federated", "--partition own.py:p")
     assert (done.code, done.err) == (2, "run_federated.py: --alpha: no\n")
+
+
+def test_a_baseline_does_not_look_at_an_algorithm(own, command):
+    done = command("baseline", "--algorithm own.py:net")
+    assert done.code == 0, done.err
+    assert "warning: --algorithm: does nothing in run_baseline.py" in done.err

@@ -33,6 +33,31 @@ def test_partition_pictures_for_any_number_of_clients(K, tmp_path):
     is_a_picture(tmp_path / "p.png")
 
 
+def test_labels_have_colours_that_tell_them_apart_or_are_rows_of_a_map(figures, tmp_path):
+    for classes in (2, 20, 21):
+        save_partition(tmp_path / "p.png", torch.randint(1, 50, (3, classes)), "title")
+    few, many, rows = figures
+    for figure, classes in ((few, 2), (many, 20)):
+        bars = figure.axes[0].patches
+        assert len({bar.get_facecolor() for bar in bars}) == classes
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == [str(c) for c in range(classes)][::-1]
+    (image,) = rows.axes[1].images
+    assert image.get_array().shape == (21, 3)
+    assert rows.get_suptitle().startswith("title\n3 clients, n_k ")
+
+
+def test_many_clients_come_in_the_order_of_their_commonest_label(figures, tmp_path):
+    counts = torch.tensor([[1, 0, 9], [6, 2, 2], [0, 5, 5], [0, 8, 2]]).repeat(400, 1)
+    save_partition(tmp_path / "p.png", counts, "title")
+    sizes, below, *_ = figures[0].axes
+    shares = torch.tensor(below.images[0].get_array().filled(0))
+    assert shares.shape == (3, 1000)
+    assert (shares.argmax(0).diff() >= 0).all()
+    torch.testing.assert_close(shares.sum(0), torch.ones(1000), check_dtype=False)
+    assert below.get_xlabel() == "1,000 of the 1,600 clients, in the order of their commonest label"
+    assert sizes.get_ylim()[0] == 0
+
+
 def test_curves(tmp_path):
     save_curves(tmp_path / "c.png", CURVE, "title", [0.5])
     is_a_picture(tmp_path / "c.png")

@@ -15,7 +15,9 @@ from tests.conftest import SMALL
 
 
 @pytest.mark.parametrize("script", ["federated", "baseline"])
-@pytest.mark.parametrize("flags", ["", "--optimizer adam --init_lr 0.01 --keep_optimizer_state --checkpoint_every 2"])
+@pytest.mark.parametrize(
+    "flags", ["", "--optimizer adam --init_lr 0.01 --keep_optimizer_state --checkpoint_every 2", "--augment crop_flip"]
+)
 def test_a_run_extended_by_resume_equals_the_long_run(script, flags, command):
     part = command(script, f"{flags} --global_epoch 2 --epoch 2", folder="part")
     assert part.code == 0

@@ -1,12 +1,13 @@
 """Data sets small enough that a whole run takes milliseconds. `tiny` is three noisy patterns of 8x8 pixels."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from data.dataset import Dataset, Split
+from data.dataset import IGNORED, Dataset, Split
 
 CLASSES = 3
 TRAIN, TEST = 61, 20
@@ -70,6 +71,17 @@ def tokens(data_dir: Path, several: bool = False) -> Dataset:
         return Split(text[:, :-1], text[:, 1:] if several else text[:, -1])
 
     return Dataset("tokens", split(TRAIN), split(TEST), 9)
+
+
+def ragged_tokens(data_dir: Path) -> Dataset:
+    """The same, and sequences differ in length: the targets beyond do not count."""
+
+    def shortened(part: Split) -> Split:
+        lengths = torch.arange(len(part)) % 6 + 1
+        return Split(part.examples, part.targets.masked_fill(torch.arange(6) >= lengths[:, None], IGNORED))
+
+    data = next_tokens(data_dir)
+    return replace(data, train=shortened(data.train), test=shortened(data.test))
 
 
 def next_tokens(data_dir: Path) -> Dataset:

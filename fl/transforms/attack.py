@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from data.dataset import Dataset
+from data.dataset import IGNORED, Dataset
 from data.partition import Partition
 from fl.config import Config
 from fl.rng import derive, seeded
@@ -33,7 +33,8 @@ def poisoned(data: Dataset, partition: Partition, config: Config) -> Dataset:
     labels = data.train.targets.clone()
     for k in sorted(attackers(config)):
         held = partition[k].to(labels.device)
-        labels[held] = data.classes - 1 - labels[held]
+        flipped = data.classes - 1 - labels[held]
+        labels[held] = flipped.where(labels[held] != IGNORED, IGNORED)
     return replace(data, train=replace(data.train, targets=labels))
 
 

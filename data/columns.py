@@ -1,0 +1,208 @@
+"""The columns of a table in a file of comma-separated values (RFC 4180), read a part at a time."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from fl.errors import DataError
+
+DELIMITERS = ",;\t"
+MISSING = frozenset(["", "?", "NA", "N/A", "NaN", "nan", "null", "NULL"])
+LARGEST = 3.4e38  # above it a number has no float32
+CELLS = 500_000  # read at once: it bounds the memory that their texts take
+SAMPLE, ENOUGH = 1000, 100  # rows, and values among them, from which it is guessed which columns are text
+MOST = 1000  # categories of a column
+HEADER = 1  # rows are counted as a spreadsheet does: the header is row 1
+
+
+class Numbers:
+    """A column that seems to be of numbers. values (n,) float64: NaN where one is missing.
+
+    given: how many are not missing; odd: how many of these are no numbers; first: the row and the text of the first.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[np.ndarray] = []
+        self.rows, self.given, self.odd = 0, 0, 0
+        self.first = (0, "")
+
+    def add(self, cells: Sequence[str]) -> None:
+        numbers = parsed(cells)
+        odd = np.abs(numbers) > LARGEST
+        if odd.any():
+            if not self.odd:
+                at = int(odd.argmax())
+                self.first = (self.rows + at + 1 + HEADER, cells[at])
+            self.odd += int(odd.sum())
+        self.parts.append(numbers)
+        self.rows += len(cells)
+        self.given += len(cells) - int(np.isnan(numbers).sum())
+
+    @property
+    def values(self) -> np.ndarray:
+        return np.concatenate(self.parts)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether more is odd than a slip of the pen: more than one value, and more than one in a hundred.
+
+        A single odd value among fewer than ten makes a text of the column, too.
+        """
+        return self.odd > max(1, self.given // 100) or self.odd * 10 > self.given
+
+
+class Texts:
+    """A column of categories. codes (n,) int64: of each row the place of its text in `texts`, -1 if it is missing."""
+
+    def __init__(self, most: int | None):
+        self.most = most
+        self.parts: list[np.ndarray] = []
+        self.places: dict[str, int] = {}  # of a cell as it stands in the file
+        self.known: dict[str, int] = {}  # of a text
+
+    def add(self, cells: Sequence[str]) -> None:
+        if self.too_many:
+            return
+        for cell in set(cells) - self.places.keys():
+            text = cell.strip()
+            self.places[cell] = -1 if text in MISSING else self.known.setdefault(text, len(self.known))
+        self.parts.append(np.fromiter(map(self.places.__getitem__, cells), np.int64, len(cells)))
+
+    @property
+    def texts(self) -> list[str]:
+        return list(self.known)
+
+    @property
+    def codes(self) -> np.ndarray:
+        return np.concatenate(self.parts)
+
+    @property
+    def too_many(self) -> bool:
+        return self.most is not None and len(self.known) > self.most
+
+    @property
+    def is_name(self) -> bool:
+        """Whether it tells rows apart rather than groups them: too many texts, or more than half as many as rows."""
+        return self.too_many or (self.most is not None and 2 * len(self.known) > sum(map(len, self.parts)))
+
+
+Columns = dict[str, Numbers | Texts]
+
+
+def parsed(cells: Sequence[str]) -> np.ndarray:
+    """(n,) float64: NaN for what is missing, infinity for what is no number."""
+    if "_" not in "".join(cells):  # which Python would pass over: 1_0 is 10 to it
+        with suppress(ValueError):
+            return np.fromiter(map(float, cells), np.float64, len(cells))
+        with suppress(ValueError):
+            return np.fromiter([np.nan if cell in MISSING else float(cell) for cell in cells], np.float64, len(cells))
+    return np.fromiter(map(number, cells), np.float64, len(cells))
+
+
+def number(cell: str) -> float:
+    text = cell.strip()
+    if text in MISSING:
+        return np.nan
+    try:
+        return np.inf if "_" in text else float(text)
+    except ValueError:
+        return np.inf
+
+
+def header(path: Path) -> tuple[str, list[str]]:
+    """The delimiter, which is the one that cuts the first row into most columns, and the names of the columns."""
+    rows: dict[str, list[str]] = {}
+    for delimiter in DELIMITERS:
+        try:
+            rows[delimiter] = [name.strip() for name in next(rows_of(path, delimiter), [])]
+        except DataError as error:  # quotes that stand beside another delimiter
+            refused = error
+    if not rows:
+        raise refused
+    best = max(rows, key=lambda delimiter: len(rows[delimiter]))
+    return best, rows[best]
+
+
+def read(path: Path, delimiter: str, names: Sequence[str], texts: Collection[str], unread: Collection[str]) -> Columns:
+    """The columns but those `unread`, which may be of numbers or of text; `texts` are text whatever they hold.
+
+    Raises DataError (exit 3) for rows that have more or fewer values than the header has names, and for a column of
+    numbers with a few values that are none.
+    """
+    wanted = [name for name in names if name not in unread]
+    sample = islice(parts(path, delimiter, len(names), SAMPLE), 1)
+    found = text_columns(collected(sample, names, wanted, texts, set()), ENOUGH)
+    while True:
+        columns = collected(parts(path, delimiter, len(names)), names, wanted, texts, found)
+        more = text_columns(columns)
+        if not more:
+            break
+        found |= more  # text that begins after the sample: its words are read again
+    for name, column in columns.items():
+        if isinstance(column, Numbers) and column.odd:
+            row, text = column.first
+            raise DataError(
+                f"{path}: row {row}: {text!r} in column {name}, which otherwise holds numbers; "
+                f"correct it, leave it empty, or leave the column out with --drop"
+            )
+    return columns
+
+
+def text_columns(columns: Columns, least: int = 1) -> set[str]:
+    """Those of which at least so many values are known, and too many of them are no numbers."""
+    numbers = {name: column for name, column in columns.items() if isinstance(column, Numbers)}
+    return {name for name, column in numbers.items() if column.given >= least and column.is_text}
+
+
+def collected(
+    rows: Iterator[list[list[str]]],
+    names: Sequence[str],
+    wanted: Collection[str],
+    texts: Collection[str],
+    found: Collection[str],
+) -> Columns:
+    """One pass over the rows."""
+    columns: Columns = {}
+    for name in wanted:
+        columns[name] = Texts(None) if name in texts else Texts(MOST) if name in found else Numbers()
+    for part in rows:
+        for name, cells in zip(names, zip(*part, strict=True), strict=True):
+            if name in columns:
+                columns[name].add(cells)
+    return columns
+
+
+def parts(path: Path, delimiter: str, width: int, most: int | None = None) -> Iterator[list[list[str]]]:
+    """The rows below the header, many at a time. Blank lines at the end are passed over."""
+    reader = rows_of(path, delimiter)
+    next(reader)
+    row = 1 + HEADER
+    while part := list(islice(reader, most or max(1, CELLS // width))):
+        widths = list(map(len, part))
+        if set(widths) != {width}:
+            at = next(i for i, found in enumerate(widths) if found != width)
+            if widths[at] or any(part[at:]) or any(reader):
+                raise DataError(f"{path}: row {row + at}: has {widths[at]} values; the header has {width} columns")
+            part = part[:at]
+        if part:
+            yield part
+        row += len(part)
+
+
+def rows_of(path: Path, delimiter: str) -> Iterator[list[str]]:
+    """Raises DataError for what is no text in UTF-8 or breaks the rules of quoting."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+        try:
+            yield from reader
+        except csv.Error as error:
+            raise DataError(f"{path}: line {reader.line_num}: {error}; expected comma-separated values") from None
+        except UnicodeDecodeError as error:
+            wrong = f"byte {error.object[error.start]:#04x} after line {reader.line_num}"
+            raise DataError(f"{path}: is not UTF-8 ({wrong}); save it as UTF-8") from None

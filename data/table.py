@@ -1,0 +1,179 @@
+"""A table of one's own, an example a row: --dataset csv --data_dir FILE --label COLUMN.
+
+Numbers are standardised, and what is no number becomes a column of zeros and ones for each category. All that is
+learnt from the values, such as means and categories, is learnt from the training rows alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.arrays import put_aside
+from data.columns import HEADER, MOST, Columns, Numbers, Texts, header, parsed, read
+from data.dataset import Dataset, Split
+from fl.errors import DataError, FlagError, reason
+
+SHOWN = 12  # columns that a message names
+
+
+def table(
+    data_dir: Path, label: str | None, client: str | None, drop: str | None, test_fraction: float, seed: int
+) -> Dataset:
+    """The rows of the file as float32 (n, F), and the values of the column `label` as classes, in their order.
+
+    client: the column that says whose each row is, which is no input; drop: columns that are left out. Raises
+    FlagError for a column that there is not, and DataError (exit 3) for what is wrong with the file.
+    """
+    if data_dir.is_dir():
+        raise DataError(f"--data_dir {data_dir}: is a folder; expected a file of comma-separated values")
+    try:
+        delimiter, names = header(data_dir)
+        unread = dropped(drop)
+        check_names(data_dir, names, label, client, unread)
+        assert label is not None
+        texts = [label] if client is None else [label, client]
+        columns = read(data_dir, delimiter, names, texts, unread)
+    except OSError as error:
+        raise DataError(f"--data_dir {data_dir}: cannot be read ({reason(error)})") from None
+    check_columns(data_dir, columns)
+    targets, classes = classes_of(data_dir, label, columns)
+    whose = None if client is None else torch.from_numpy(numbered(data_dir, "client", client, columns)[0])
+    train, test = put_aside(targets, test_fraction, seed, whose)
+    if len(test) == 0:
+        raise DataError(f"{data_dir}: no row can be put aside for the test, for each client of {client} has one alone")
+    for name in texts:
+        del columns[name]
+    examples = inputs(columns, train.numpy(), [train.numpy(), test.numpy()])
+    if examples[0].shape[1] == 0:
+        raise DataError(f"{data_dir}: no column is left for the inputs; expected others than {', '.join(texts)}")
+    return Dataset(
+        "csv",
+        Split(examples[0], targets[train]),
+        Split(examples[1], targets[test]),
+        classes=classes,
+        source=str(data_dir),
+        clients=None if whose is None else whose[train],
+    )
+
+
+def check_columns(path: Path, columns: Columns) -> None:
+    """Raises DataError for a table without rows, and for columns of names or the like."""
+    if not any(column.parts for column in columns.values()):
+        raise DataError(f"{path}: has a header and no rows; expected some")
+    of_names = {name: column for name, column in columns.items() if isinstance(column, Texts) and column.is_name}
+    if of_names:
+        some = "; ".join(f"{name} (such as {column.texts[0]!r})" for name, column in list(of_names.items())[:SHOWN])
+        limit = f"more than {MOST:,} texts, or more than half as many as rows"
+        raise DataError(f"{path}: columns of {limit}: {some}; leave them out with --drop {written(of_names)}")
+
+
+def classes_of(path: Path, label: str, columns: Columns) -> tuple[Tensor, int]:
+    """(n,) int64: the class of each row, and the number of classes. Raises DataError for what cannot be learnt."""
+    y, values = numbered(path, "label", label, columns)
+    if len(values) < 2:
+        raise DataError(f"{path}: column {label} holds {values[0]!r} alone; expected two classes or more")
+    alone = np.flatnonzero(np.bincount(y) == 1)
+    if len(alone):
+        row = int(np.flatnonzero(y == alone[0])[0]) + 1 + HEADER
+        which = f"row {row} alone has {values[alone[0]]!r} in column {label}"
+        raise DataError(f"{path}: {which} ({len(alone)} such values); expected two rows or more of each class")
+    return torch.from_numpy(y), len(values)
+
+
+def dropped(drop: str | None) -> list[str]:
+    """The names in --drop, which commas part; quotes hold together what has a comma of its own."""
+    return [] if drop is None else [name.strip() for name in next(csv.reader([drop], skipinitialspace=True))]
+
+
+def written(names: Iterable[str]) -> str:
+    """What --drop takes for these columns."""
+    words = ",".join(f'"{name}"' if "," in name else name for name in names)
+    return f"'{words}'" if set(words) & set(' "();&|<>*?$') else words
+
+
+def check_names(path: Path, names: Sequence[str], label: str | None, client: str | None, unread: Sequence[str]) -> None:
+    """Raises DataError for a header that is none, and FlagError for flags that name no column."""
+    if not any(names):
+        raise DataError(f"{path}: is empty; expected a row with the names of columns, and rows of values")
+    if "" in names:
+        number = names.index("") + 1
+        raise DataError(f"{path}: column {number} has no name; give it one, and leave it out if it counts the rows")
+    odd = next((name for name in names if not name.isprintable()), None)
+    if odd is not None:
+        raise DataError(f"{path}: a column is called {odd[:40]!r}; expected words")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path}: two columns are called {twice!r}; give each a name of its own")
+    there = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    if label is None:
+        raise FlagError(f"--dataset csv: needs --label, the column to predict; {path} has {there}")
+    given = [("label", label), ("client", client), *(("drop", name) for name in unread)]
+    for flag, name in given:
+        if name is not None and name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"expected one of {there}"
+            raise FlagError(f"--{flag} {name}: {path} has no such column; {meant}")
+    columns = [name for _, name in given if name is not None]
+    for flag, name in given[1:]:
+        if name is not None and columns.count(name) > 1:
+            raise FlagError(f"--{flag} {name}: is named twice among --label, --client and --drop; name it once")
+
+
+def numbered(path: Path, flag: str, name: str, columns: Columns) -> tuple[np.ndarray, list[str]]:
+    """(n,) int64: the place of each row's value among all values of the column, and these values in their order.
+
+    That is the order of size if all are numbers, or else the alphabet's. Raises DataError for a row without a value.
+    """
+    column = columns[name]
+    assert isinstance(column, Texts)
+    codes, texts = column.codes, column.texts
+    missing = np.flatnonzero(codes < 0)
+    if len(missing):
+        row = int(missing[0]) + 1 + HEADER
+        raise DataError(f"{path}: row {row}: no value in column {name}, the --{flag} ({len(missing)} such rows)")
+    sizes = parsed(texts)
+    by_size = bool(np.isfinite(sizes).all())
+    order = sorted(range(len(texts)), key=lambda i: (sizes[i] if by_size else 0, texts[i]))
+    place = np.empty(len(texts), np.int64)
+    place[order] = np.arange(len(texts))
+    return place[codes], [texts[i] for i in order]
+
+
+def inputs(columns: Columns, train: np.ndarray, parts: Sequence[np.ndarray]) -> list[Tensor]:
+    """(rows, F) float32 for each part, which is the numbers of its rows. `train` are the rows to learn from."""
+    blocks = [block for column in columns.values() for block in encoded(column, train)]
+    if not blocks:
+        return [torch.zeros(len(rows), 0) for rows in parts]
+    made = [np.concatenate([block[rows] for block in blocks], axis=1, dtype=np.float32) for rows in parts]
+    return [torch.from_numpy(array) for array in made]
+
+
+def encoded(column: Numbers | Texts, train: np.ndarray) -> list[np.ndarray]:
+    """(n, k) each: what becomes of a column, for all its rows.
+
+    A number becomes (x - mean) / deviation, and 0, which is the mean, where it is missing. A text becomes a one in the
+    column of its category, in alphabetical order; a text that no training row has becomes zeros. Either gets one more
+    column, which says that the value is missing, if it is missing in a training row.
+    """
+    if isinstance(column, Numbers):
+        x = column.values
+        missing = np.isnan(x)
+        known = x[train][~missing[train]]
+        mean, deviation = (known.mean(), known.std()) if len(known) else (0.0, 0.0)
+        block = ((x - mean) / (deviation or 1.0)).astype(np.float32)
+        block[missing] = 0
+        made = [block[:, None]]
+    else:
+        codes = column.codes
+        missing = codes < 0
+        seen = [int(code) for code in np.unique(codes[train]) if code >= 0]
+        alphabetical = sorted(seen, key=column.texts.__getitem__)
+        made = [codes[:, None] == np.array(alphabetical, dtype=np.int64)]
+    return [*made, missing[:, None]] if missing[train].any() else made

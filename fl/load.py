@@ -1,0 +1,45 @@
+"""The data set that --dataset names: one of ours, or what a function of the user's own returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.arrays import SHAPES, from_arrays
+from data.augment import normalised
+from data.dataset import IGNORED, Dataset
+from fl.config import Config
+from fl.names import is_own, named, refuse, told
+from fl.parts import callable_of, flags_of, kind_of
+
+DATASET = f"a function (data_dir, flags by their names) that returns a data.dataset.Dataset, {SHAPES}"
+
+
+def load_data(config: Config) -> Dataset:
+    """The data set of --dataset, --augment and --normalise, on the CPU. Raises DataError (exit 3) and FlagError.
+
+    Arguments of its function after the first are flags.
+    """
+    flag, value = "dataset", config.dataset
+    make = callable_of(flag, value, DATASET)
+    with told(flag, value, DATASET):
+        made: Any = make(Path(config.data_dir), **flags_of(make, config, after=1))
+        if is_own(flag, value) and isinstance(made, Mapping | tuple):
+            made = from_arrays(value, made, config.test_fraction, config.seed)
+    data: Dataset = made
+    if is_own(flag, value):
+        if not isinstance(data, Dataset):
+            refuse(flag, value, f"returned {kind_of(data)}; expected {DATASET}")
+        for name, part in (("train", data.train), ("test", data.test)):
+            x, y = part.examples, part.targets
+            if len(x) != len(y) or len(y) == 0:
+                refuse(flag, value, f"{name} has {len(x)} examples and {len(y)} targets; expected as many, and some")
+            counts = (y >= 0) & (y < data.classes)
+            if y.dim() > 1:
+                counts[:, 1:] |= y[:, 1:] == IGNORED
+            if y.dtype != torch.int64 or not counts.all():
+                refuse(flag, value, f"{name} has other targets than int64 from 0 to classes - 1 = {data.classes - 1}")
+    return normalised(named("augment", config.augment)(data), config.normalise)
