@@ -32,7 +32,7 @@ DEFINING = (
     "num_select_clients", "local_epoch", "batch_size", "optimizer", "init_lr", "proximal_mu", "server_lr", "trim",
     "byzantine", "attack", "attackers", "attack_scale",
 )  # fmt: skip
-GROUPS = ("Federation", "Algorithm", "Training", "Model and data")
+GROUPS = ("Federation", "Algorithm", "Devices and links", "Training", "Model and data")
 ALSO, SEEN = ("precision",), ("global_epoch",)  # beside these groups; and what the axis of rounds shows
 
 Values = dict[str, Any]  # of flags, by name

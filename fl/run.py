@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: str) -> None:
     """Record and show every round, then sum the run up on disk and on the screen."""
+    from fl.ledger import has_ledger, save_ledger
     from fl.plot import save_curves
     from fl.records import EXPLODED, summarise
 
@@ -69,6 +70,8 @@ def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: s
         raise WorkerError(f"{error}; continue with --resume --run_dir {folder.path}") from None
     summary = folder.finish()
     folder.picture("curves.png", lambda path: save_curves(path, folder.records, title, config.target_accuracy))
+    if has_ledger(folder.records):
+        folder.picture("devices.png", lambda path: save_ledger(path, folder.records, title))
     for target, rounds_needed in summary["rounds_to_target"].items():
         reached_in = "not reached" if rounds_needed is None else f"{rounds_needed:.2f} rounds"
         say(f"{float(target):.2%} test accuracy: {reached_in}")

@@ -90,10 +90,11 @@ def real_pictures() -> None:
 @pytest.fixture(autouse=True)
 def _plain_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "real_pictures" not in request.fixturenames:
+        import fl.ledger
         import fl.plot
 
-        for name in ("save_curves", "save_partition"):
-            monkeypatch.setattr(fl.plot, name, lambda path, *_: fl.plot.write_atomic(path, b"a picture"))
+        for module, name in ((fl.plot, "save_curves"), (fl.plot, "save_partition"), (fl.ledger, "save_ledger")):
+            monkeypatch.setattr(module, name, lambda path, *_: fl.plot.write_atomic(path, b"a picture"))
 
 
 @pytest.fixture
