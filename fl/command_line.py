@@ -158,6 +158,8 @@ def _attach(words: Sequence[str]) -> list[str]:
     """`--flag -1` as `--flag=-1`: argparse would take a value that begins with a dash for a flag."""
     attached: list[str] = []
     for word in words:
+        if word.startswith("--") and word.endswith("=--"):  # argparse would take it for no value at all
+            raise FlagError(f"{word.removesuffix('=--')} --: no value given; expected one argument")
         name = attached[-1][2:] if attached and attached[-1].startswith("--") else ""
         takes_value = name in FLAGS and FLAGS[name].metadata["kind"] is not SWITCH
         if takes_value and word.startswith("-") and not word.startswith("--"):

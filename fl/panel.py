@@ -13,10 +13,13 @@ YLABELS = {
     "test_accuracy": "test accuracy (%)", "test_loss": "test loss (nats)", "train_loss": "training loss (nats)",
     "loss": "loss (nats)",
 }  # fmt: skip
+BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))
+FAR_APART = 10  # compressed updates end so many times further left; only a logarithm then shows both
 UNITS = {
     "rounds": ("rounds", ()),
     "examples": ("examples processed", ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))),
-    "bytes": ("sent", ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))),
+    "bytes": ("sent", BYTES),
+    "uplink": ("sent by the clients", BYTES),
     "seconds": ("training time", ((3600, "hours"), (60, "minutes"), (1, "seconds"))),
     "simulated": ("simulated time", ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))),
 }
@@ -33,9 +36,11 @@ def draw(
     lines = []
     end = max((x for curve in curves for x in curve.x), default=0.0)
     factor, label = unit(axis, end)
+    log = axis == "uplink" and end > FAR_APART * min((curve.x[-1] for curve in curves), default=end)
     for curve, look in zip(curves, styles, strict=True):
-        # Where round 0 is out of view the line begins at round 1, so that it does not come out of nowhere.
-        first = 1 if curve.rounds[:1] == [0] and len(curve.y) > 1 and not view.holds(curve.y[0]) else 0
+        # Where round 0 is out of view the line begins at round 1, so that it does not come out of nowhere; and so it
+        # does where nothing sent has no logarithm.
+        first = 1 if curve.rounds[:1] == [0] and len(curve.y) > 1 and (log or not view.holds(curve.y[0])) else 0
         x = [value / factor for value in curve.x[first:]]
         y = [value if math.isfinite(value) else math.nan for value in curve.y[first:]]
         if curve.n > 1:
@@ -54,7 +59,11 @@ def draw(
     axes.set_xlabel(label)
     axes.set_ylabel(YLABELS[metric])
     _dress(axes, axis, view)
-    axes.set_xlim(-0.02 * end / factor if end else -0.05, 1.02 * end / factor if end else 1.0)
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
+    else:
+        axes.set_xlim(-0.02 * end / factor if end else -0.05, 1.02 * end / factor if end else 1.0)
     return lines
 
 

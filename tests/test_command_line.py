@@ -42,6 +42,7 @@ def federated(words: str) -> Config:
         ("--zzz", "--zzz: no such flag; --help lists them all"),
         ("runs/x", "runs/x: a value without a flag; every setting is --flag value"),
         ("--seed", "--seed: no value given; expected one argument"),
+        ("--seed=--", "--seed --: no value given; expected one argument"),
         ("--momentum 0.9", "--momentum 0.9: needs --optimizer sgd"),
         ("--alpha 0.5", "--alpha 0.5: needs --partition dirichlet or quantity"),
         ("--shards_per_client 2", "--shards_per_client 2: needs --partition shards"),
