@@ -49,7 +49,7 @@ def draw(
             axes.fill_between(x, low, high, where=seen, color=look.colour, alpha=0.18, linewidth=0, zorder=1.5)
         markers = [at for at in range(*marked(len(x), look)) if view.holds(y[at])]
         lines += axes.plot(x, y, color=look.colour, linestyle=look.dashes, marker=look.marker, markevery=markers)
-        _mark_out_of_view(axes, curve, look, view, factor)
+        _mark_out_of_view(axes, curve, look, view, factor, log)
     for target in targets:
         axes.axhline(target, color="0.35", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
         axes.annotate(
@@ -82,13 +82,13 @@ def marked(points: int, look: Style) -> tuple[int, int, int]:
     return look.number * max(1, step // 3) % step, points, step
 
 
-def _mark_out_of_view(axes: Axes, curve: Curve, look: Style, view: View, factor: float) -> None:
+def _mark_out_of_view(axes: Axes, curve: Curve, look: Style, view: View, factor: float, log: bool) -> None:
     """Arrows at the edge for the points that are out of view, not too many; grey for round 0, which all have."""
     for symbol, edge, out in (
         ("^", 0.975, [y > view.high for y in curve.y]),
         ("v", 0.025, [y < view.low for y in curve.y]),
     ):
-        gone = [at for at, is_out in enumerate(out) if is_out]
+        gone = [at for at, is_out in enumerate(out) if is_out and (curve.x[at] > 0 or not log)]
         for at in gone[:: math.ceil(len(gone) / MOST_MARKERS) or 1]:
             colour = "0.35" if curve.rounds[at] == 0 else look.colour
             axes.plot(

@@ -179,8 +179,10 @@ def test_stopped_and_resumed_or_in_two_processes_gives_the_same_bits(flags, comm
     assert whole.code == 0, whole.err
     assert command("federated", f"{flags} --global_epoch 2", folder="cut").code == 0
     cut = command("federated", "--resume --global_epoch 5", folder="cut")
-    two = command("federated", f"{flags} --workers 2", folder="two")
-    assert (whole.sha256, whole.untimed) == (cut.sha256, cut.untimed) == (two.sha256, two.untimed)
+    assert (whole.sha256, whole.untimed) == (cut.sha256, cut.untimed)
+    if "sign" in flags or "quantise" in flags:  # one that keeps something, and one that draws
+        two = command("federated", f"{flags} --workers 2", folder="two")
+        assert (whole.sha256, whole.untimed) == (two.sha256, two.untimed)
 
 
 def test_the_record_counts_the_bytes(command):
@@ -190,6 +192,7 @@ def test_the_record_counts_the_bytes(command):
     record = done.records[1]
     assert record["compressed_bytes"] == record["uplink_bytes"] == 2 * one
     assert record["downlink_bytes"] == 2 * x.model_bytes
+    assert done.summary["compressed_bytes"] == 2 * one
     both_vectors = command("federated", "--compress sign --algorithm scaffold --global_epoch 1").records[1]
     assert both_vectors["compressed_bytes"] == 2 * one
     assert both_vectors["uplink_bytes"] == 2 * (one + x.model_bytes)  # c_k goes as it is

@@ -180,8 +180,10 @@ def sign(config: Config) -> Compressor:
         return {"scale": scale, "plus": delta >= 0}
 
     def expand(message: Message, sizes: Sizes) -> Tensor:
-        parts = zip(message["plus"].split(list(sizes), 1), message["scale"].unsqueeze(2).unbind(1), strict=True)
-        return torch.cat([torch.where(plus, scale, -scale) for plus, scale in parts], 1)
+        signs = message["plus"].to(message["scale"].dtype).mul_(2).sub_(1)
+        for part, scale in zip(signs.split(list(sizes), 1), message["scale"].T, strict=True):
+            part.mul_(scale[:, None])
+        return signs
 
     def pack(message: Message, sizes: Sizes) -> bytes:
         return numbers(message["scale"]) + packed(message["plus"], 1)
