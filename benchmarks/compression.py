@@ -1,7 +1,8 @@
 r"""What each way of compressing updates costs in accuracy, against the bytes that the clients send.
 
     python3 -m benchmarks.compression
-    python3 compare.py 'runs/compression/*' --axes uplink --metric test_accuracy --out docs/compression.png
+    python3 compare.py 'runs/compression/*' --axes uplink --metric test_accuracy \
+        --target_accuracy 0.95 --out docs/compression.png
 
 MNIST over 100 IID clients, 10 a round, E = 1, B = 10, SGD with rate 0.1, the 2NN, 50 rounds. Runs that are there
 already are not run again.
