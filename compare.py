@@ -161,7 +161,7 @@ def axes_of(asked: Sequence[str] | None, records: dict[str, list[list[Record]]])
     """The axes of the picture. Raises FlagError for one on which there is nothing to draw."""
     if not asked:
         return tuple(telling(list(records.values())))
-    for axis, nothing in (("bytes", "sent anything"), ("simulated", "has simulated time")):
+    for axis, nothing in (("bytes", "sent anything"), ("uplink", "sent anything"), ("simulated", "has simulated time")):
         if axis in asked and not is_spent(axis, records):
             others = ", ".join(other for other in AXES if is_spent(other, records))
             raise FlagError(f"--axes {axis}: none of these runs {nothing}; expected {others}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from fl.aggregates import AGGREGATES
 from fl.algorithms import ALGORITHMS
+from fl.compression import Compression
 from fl.conditions import Conditions
 from fl.errors import FlagError
 from fl.flags import (
@@ -40,7 +41,7 @@ from fl.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Workload, Conditions):
+class Config(Workload, Conditions, Compression):
     """Every flag, resolved: what `config.json` holds. Built by `parse`, or directly in tests."""
 
     # fmt: off
@@ -148,7 +149,7 @@ class Config(Workload, Conditions):
 
 
 GROUPS = (
-    "Federation", "Algorithm", "Devices and links", "Execution", "Training", "Baseline only", "Model and data",
+    "Federation", "Algorithm", "Compression", "Devices and links", "Execution", "Training", "Baseline only", "Model and data",
     "Evaluation", "Run",
 )  # fmt: skip
 FLAGS = {

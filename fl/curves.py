@@ -40,6 +40,7 @@ AXES: dict[str, Callable[[Sequence[Record]], list[float]]] = {
     "rounds": lambda records: [float(record["round"]) for record in records],
     "examples": _cumulative("examples"),
     "bytes": _cumulative("downlink_bytes", "uplink_bytes"),
+    "uplink": _cumulative("uplink_bytes"),
     "seconds": _cumulative("round_seconds"),
     "simulated": _cumulative("simulated_seconds"),
 }

@@ -101,10 +101,11 @@ class Experiment:
     def transfer_bytes(self) -> tuple[int, int]:
         """What each client of a round gets, and sends."""
         down, up = (vectors * self.model_bytes for vectors in self.algorithm.transfers)
+        model = self.model_bytes
         for transform in self.transforms:
             if transform.bytes:
-                up = transform.bytes(self.w)
-        return down, up
+                model = transform.bytes(self.w)
+        return down, up - self.model_bytes + model
 
     @cached_property
     def clocks(self) -> list[float]:

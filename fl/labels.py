@@ -22,6 +22,7 @@ SAID: dict[str, str] = {
     "batch_size": "B={}", "init_lr": "lr={}", "epoch": "{} epochs", "shards_per_client": "{} shards a client",
     "labels_per_client": "{} labels a client", "min_examples": "{} examples at least", "attack": "{} attack",
     "attackers": "attackers={}", "normalise": "normalise={}", "augment": "augment={}",
+    "compress": "compress={}", "compress_bits": "{} bits", "compress_density": "density={}",
     "stop_at_target": "stopped there", "target_accuracy": "to {}",
 }  # fmt: skip
 
@@ -30,9 +31,10 @@ SAID: dict[str, str] = {
 DEFINING = (
     "algorithm", "model", "dataset", "partition", "shards_per_client", "labels_per_client", "alpha", "num_clients",
     "num_select_clients", "local_epoch", "batch_size", "optimizer", "init_lr", "proximal_mu", "server_lr", "trim",
-    "byzantine", "attack", "attackers", "attack_scale",
+    "byzantine", "attack", "attackers", "attack_scale", "compress", "compress_bits", "compress_density",
 )  # fmt: skip
-GROUPS = ("Federation", "Algorithm", "Devices and links", "Training", "Model and data")
+OFF = ("compress",)  # of these, if the default says that nothing is done
+GROUPS = ("Federation", "Algorithm", "Devices and links", "Compression", "Training", "Model and data")
 ALSO, SEEN = ("precision",), ("global_epoch",)  # beside these groups; and what the axis of rounds shows
 
 Values = dict[str, Any]  # of flags, by name
@@ -179,7 +181,9 @@ def is_said(name: str, value: Any) -> bool:
     """Whether a title has the flag: the defining ones always, others of their groups where they were changed."""
     group = FLAGS[name].metadata["group"]
     changed = value != DEFAULTS[name] and bool(FLAGS[name].metadata["experiment"])
-    return name in DEFINING or (changed and (group in GROUPS or name in ALSO) and name not in SEEN)
+    return (name in DEFINING and name not in OFF) or (
+        changed and (group in GROUPS or name in ALSO) and name not in SEEN
+    )
 
 
 def said_seeds(seeds: Collection[int]) -> str:

@@ -13,10 +13,13 @@ YLABELS = {
     "test_accuracy": "test accuracy (%)", "test_loss": "test loss (nats)", "train_loss": "training loss (nats)",
     "loss": "loss (nats)",
 }  # fmt: skip
+BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))
+FAR_APART = 10  # compressed updates end so many times further left; only a logarithm then shows both
 UNITS = {
     "rounds": ("rounds", ()),
     "examples": ("examples processed", ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))),
-    "bytes": ("sent", ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))),
+    "bytes": ("sent", BYTES),
+    "uplink": ("sent by the clients", BYTES),
     "seconds": ("training time", ((3600, "hours"), (60, "minutes"), (1, "seconds"))),
     "simulated": ("simulated time", ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))),
 }
@@ -33,9 +36,11 @@ def draw(
     lines = []
     end = max((x for curve in curves for x in curve.x), default=0.0)
     factor, label = unit(axis, end)
+    log = axis == "uplink" and end > FAR_APART * min((curve.x[-1] for curve in curves), default=end)
     for curve, look in zip(curves, styles, strict=True):
-        # Where round 0 is out of view the line begins at round 1, so that it does not come out of nowhere.
-        first = 1 if curve.rounds[:1] == [0] and len(curve.y) > 1 and not view.holds(curve.y[0]) else 0
+        # Where round 0 is out of view the line begins at round 1, so that it does not come out of nowhere; and so it
+        # does where nothing sent has no logarithm.
+        first = 1 if curve.rounds[:1] == [0] and len(curve.y) > 1 and (log or not view.holds(curve.y[0])) else 0
         x = [value / factor for value in curve.x[first:]]
         y = [value if math.isfinite(value) else math.nan for value in curve.y[first:]]
         if curve.n > 1:
@@ -44,7 +49,7 @@ def draw(
             axes.fill_between(x, low, high, where=seen, color=look.colour, alpha=0.18, linewidth=0, zorder=1.5)
         markers = [at for at in range(*marked(len(x), look)) if view.holds(y[at])]
         lines += axes.plot(x, y, color=look.colour, linestyle=look.dashes, marker=look.marker, markevery=markers)
-        _mark_out_of_view(axes, curve, look, view, factor)
+        _mark_out_of_view(axes, curve, look, view, factor, log)
     for target in targets:
         axes.axhline(target, color="0.35", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
         axes.annotate(
@@ -54,7 +59,11 @@ def draw(
     axes.set_xlabel(label)
     axes.set_ylabel(YLABELS[metric])
     _dress(axes, axis, view)
-    axes.set_xlim(-0.02 * end / factor if end else -0.05, 1.02 * end / factor if end else 1.0)
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
+    else:
+        axes.set_xlim(-0.02 * end / factor if end else -0.05, 1.02 * end / factor if end else 1.0)
     return lines
 
 
@@ -73,13 +82,13 @@ def marked(points: int, look: Style) -> tuple[int, int, int]:
     return look.number * max(1, step // 3) % step, points, step
 
 
-def _mark_out_of_view(axes: Axes, curve: Curve, look: Style, view: View, factor: float) -> None:
+def _mark_out_of_view(axes: Axes, curve: Curve, look: Style, view: View, factor: float, log: bool) -> None:
     """Arrows at the edge for the points that are out of view, not too many; grey for round 0, which all have."""
     for symbol, edge, out in (
         ("^", 0.975, [y > view.high for y in curve.y]),
         ("v", 0.025, [y < view.low for y in curve.y]),
     ):
-        gone = [at for at, is_out in enumerate(out) if is_out]
+        gone = [at for at, is_out in enumerate(out) if is_out and (curve.x[at] > 0 or not log)]
         for at in gone[:: math.ceil(len(gone) / MOST_MARKERS) or 1]:
             colour = "0.35" if curve.rounds[at] == 0 else look.colour
             axes.plot(

@@ -26,6 +26,7 @@ from fl.names import entry_of, is_own, named, refuse, told
 from fl.rng import seeded
 from fl.state import Kept, RoundStart, State, Told, Update
 from fl.transforms.attack import attack
+from fl.transforms.compress import compress
 from fl.transforms.transform import Transform
 
 T = TypeVar("T")
@@ -147,10 +148,11 @@ def algorithm_of(config: Config) -> Algorithm:
 def transforms_of(config: Config) -> list[Transform]:
     """Those that the flags ask for, in the order in which an update meets them; none costs nothing. Raises FlagError.
 
-    The attack comes first: what an attacker sends takes the same way as everyone's update.
+    The attack comes first: what an attacker sends takes the same way as everyone's update. Compression comes last,
+    because whatever changed an update after it would send other values than those whose bytes are counted.
     """
     named_ones = [_transform(config, value) for value in config.transform]
-    return [transform for transform in (attack(config), *named_ones) if transform]
+    return [transform for transform in (attack(config), *named_ones, compress(config)) if transform]
 
 
 def _transform(config: Config, value: str) -> Transform:

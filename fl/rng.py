@@ -62,7 +62,7 @@ def shuffles(seed: int, streams: Sequence[tuple[int, int]], n: int, device: torc
     The permutation sorts random integers, one for each example. Those of a stream are distinct, and integers sort
     alike everywhere, so the same batches come out on every device and for any grouping of streams.
     """
-    return _splitmix64([derive(seed, "batches", *stream) for stream in streams], n, device).argsort(dim=1)
+    return splitmix64([derive(seed, "batches", *stream) for stream in streams], n, device).argsort(dim=1)
 
 
 def visit_draws(seed: int, streams: Sequence[tuple[int, int]], n: int, device: torch.device) -> Tensor:
@@ -71,16 +71,16 @@ def visit_draws(seed: int, streams: Sequence[tuple[int, int]], n: int, device: t
     Entry i of the (client, pass) stream belongs to the i-th example that the client visits in that pass, in the order
     of `shuffles`. So every engine, every device, a resumed run and the centralised baseline augment alike.
     """
-    return _splitmix64([derive(seed, "augment", *stream) for stream in streams], n, device)
+    return splitmix64([derive(seed, "augment", *stream) for stream in streams], n, device)
 
 
 def uniforms(seed: int, purpose: str, *key: int, n: int) -> Tensor:
     """(n,) float64 on the CPU, uniform in [0, 1): one for each client, say."""
-    bits = _splitmix64([derive(seed, purpose, *key)], n, torch.device("cpu"))[0]
+    bits = splitmix64([derive(seed, purpose, *key)], n, torch.device("cpu"))[0]
     return (bits >> 11).bitwise_and_(2**53 - 1).double() * 2.0**-53
 
 
-def _splitmix64(starts: Sequence[int], n: int, device: torch.device) -> Tensor:
+def splitmix64(starts: Sequence[int], n: int, device: torch.device) -> Tensor:
     """The first n outputs of splitmix64 (Steele, Lea and Flood 2014) for each start: (len(starts), n) int64."""
     z = send(starts, torch.int64, device)[:, None] + _weyl(n, device)  # wraps modulo 2^64
     # An arithmetic shift copies the sign bit; the masks make it the logical shift of the original.

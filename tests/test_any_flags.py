@@ -46,6 +46,8 @@ VALUES = {
     "transform": st.sampled_from(["own.py:half", "own.py:half", "nowhere.py:half", "own.py:prox", "clip"]),
     "trim": rate, "byzantine": small, "attackers": rate, "attack_scale": rate,
     "attack": st.sampled_from(["label_flip", "sign_flip", "gaussian", "scaled", "sybil"]),
+    "compress": st.sampled_from(["none", "quantise", "top_k", "random_mask", "sign", "zip"]),
+    "compress_bits": small, "compress_density": rate,
     "proxy_fraction": rate, "proxy_epochs": small,
     "charging": chances, "unmetered": chances, "idle": chances, "decline_rate": rate, "dropout_rate": rate,
     "straggler_rate": rate, "straggler_slowdown": small, "straggler_epochs": small, "over_select": small,
@@ -102,6 +104,7 @@ PARTNERS = {
     "alpha": "partition=dirichlet", "attack_scale": "attack=scaled", "hidden": "model=mlp",
     "min_examples": "partition=dirichlet", "beta": "dataset=synthetic", "server_momentum": "algorithm=fedavgm",
     "server_beta2": "algorithm=fedyogi", "server_tau": "algorithm=fedyogi", "byzantine": "aggregate=krum",
+    "compress_bits": "compress=quantise", "compress_density": "compress=top_k",
 }  # fmt: skip
 
 

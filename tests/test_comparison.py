@@ -189,3 +189,14 @@ def test_what_sends_nothing_has_no_place_on_an_axis_of_bytes(draw):
 @pytest.mark.parametrize("metrics", [("test_accuracy",), ("test_loss",), ("train_loss",)])
 def test_a_run_without_rounds_is_drawn(metrics, draw):
     assert len(shown(draw({"a": [run(0.1)]}, axes=("rounds", "seconds"), metrics=metrics))) == 2
+
+
+def test_what_clients_send_has_a_logarithm_where_it_is_far_apart(draw):
+    def panel(factor):
+        less = [row | {"uplink_bytes": row["uplink_bytes"] / factor} for row in run(0.1, 0.5, 0.6)]
+        return shown(draw({"a": [run(0.1, 0.5, 0.6)], "b": [less]}, axes=("uplink",), metrics=("test_accuracy",)))[0]
+
+    assert panel(5).get_xscale() == "linear"
+    far = panel(50)
+    assert far.get_xscale() == "log"
+    assert [len(line.get_xdata()) for line in lines(far)] == [2, 2]  # without round 0, for 0 has no logarithm

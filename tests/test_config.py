@@ -83,7 +83,8 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         "--model mlp --hidden 4",
         f"--dataset shakespeare --text {play(tmp_path)} --model char_lstm --partition natural --num_clients 3",
         "--algorithm fedyogi --aggregate trimmed_mean --num_select_clients 4 --trim 0.25",
-        "--aggregate krum --byzantine 0 --num_select_clients 4",
+        "--aggregate krum --byzantine 0 --num_select_clients 4 --compress top_k --compress_density 0.5",
+        "--compress quantise --compress_bits 4",
         "--proxy_fraction 0.2 --proxy_epochs 2 --straggler_rate 0.5 --straggler_epochs 1 --straggler_slowdown 2 "
         "--examples_per_second 9 --speed_spread 0",
     ):
@@ -109,6 +110,8 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         ("normalise", "standard", "unit"), ("augment", "none", "crop_flip"),
         ("alpha", "0.5 --partition quantity", "5 --partition quantity"),
         ("proxy_fraction", "0", "0.2"), ("proxy_epochs", "1 --proxy_fraction 0.2", "2 --proxy_fraction 0.2"),
+        ("compress", "none", "sign"), ("compress_bits", "2 --compress quantise", "3 --compress quantise"),
+        ("compress_density", "0.1 --compress top_k", "0.2 --compress top_k"),
         ("dropout_rate", "0", "0.5"), ("decline_rate", "0", "0.5"), ("over_select", "1", "2"), ("idle", "1,1", "1,0.3"),
         ("charging", "1,1", "1,0.3"), ("unmetered", "1,1", "1,0"),
         ("min_reports", "1 --dropout_rate 0.5 --global_epoch 9", "2 --dropout_rate 0.5 --global_epoch 9"),

@@ -53,6 +53,10 @@ SGD = {"optimizer": "sgd", "init_lr": 0.1}
             ["median", "trimmed_mean, trim=0.25", "trimmed_mean, trim=0.4"],
         ),
         ([{}, {"attack": "sign_flip"}], ["no attack", "sign_flip attack"]),
+        (
+            [{}, {"compress": "quantise", "compress_bits": 4}, {"compress": "quantise"}],
+            ["compress=none", "compress=quantise, 4 bits", "compress=quantise, 8 bits"],
+        ),
         # What an algorithm fixes or sets by itself follows from its name.
         ([SGD | {"local_epoch": 3}, SGD | {"algorithm": "fedsgd"}], ["fedavg", "fedsgd"]),
         ([SGD | {"algorithm": "fedadam"}, SGD | {"algorithm": "fedadagrad"}], ["fedadam", "fedadagrad"]),

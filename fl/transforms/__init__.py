@@ -1,6 +1,7 @@
-"""Attacks and transforms by name: --attack, --transform. fl/transforms/transform.py says what a transform is.
+"""Attacks, compressors and transforms by name: --attack, --compress, --transform.
 
-The names stand here without their modules, so that reading the flags imports no torch.
+fl/transforms/transform.py says what a transform is. The names stand here without their modules, so that reading
+the flags imports no torch.
 """
 
 from __future__ import annotations
@@ -20,6 +21,15 @@ ATTACKS: Table = {
     "sign_flip": Entry("fl.transforms.attack:attack", reads=("attack_scale",), check=someone_attacks),
     "gaussian": Entry("fl.transforms.attack:attack", reads=("attack_scale",), check=someone_attacks),
     "scaled": Entry("fl.transforms.attack:attack", reads=("attack_scale",), check=someone_attacks),
+}
+
+# --compress: functions (config) -> fl.transforms.compressors.Compressor, or None.
+COMPRESSORS: Table = {
+    "none": "fl.transforms.compressors:none",
+    "quantise": Entry("fl.transforms.compressors:quantise", reads=("compress_bits",)),
+    "top_k": Entry("fl.transforms.compressors:top_k", reads=("compress_density",)),
+    "random_mask": Entry("fl.transforms.compressors:random_mask", reads=("compress_density",)),
+    "sign": "fl.transforms.compressors:sign",
 }
 
 # --transform: a Transform, or a function (config) -> Transform. There are none by name yet, only the user's own.
