@@ -35,12 +35,13 @@ from fl.flags import (
     number,
     only_with,
 )
+from fl.privacy import Privacy
 from fl.transforms import ATTACKS, TRANSFORMS
 from fl.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Workload, Conditions):
+class Config(Workload, Conditions, Privacy):
     """Every flag, resolved: what `config.json` holds. Built by `parse`, or directly in tests."""
 
     # fmt: off
@@ -148,8 +149,8 @@ class Config(Workload, Conditions):
 
 
 GROUPS = (
-    "Federation", "Algorithm", "Devices and links", "Execution", "Training", "Baseline only", "Model and data",
-    "Evaluation", "Run",
+    "Federation", "Algorithm", "Privacy", "Devices and links", "Execution", "Training", "Baseline only",
+    "Model and data", "Evaluation", "Run",
 )  # fmt: skip
 FLAGS = {
     field.name: field

@@ -21,6 +21,7 @@ class Entry:
     check: raises FlagError for what no line above can say.
     instead: the name that gives the same result with less work, if the flags are such that there is one.
     needs_stacking: whether only models that can be stacked will do.
+    leaks: why noise on the mean of the updates would not hide them; nothing where the mean is all that counts.
     sgd_lr: of a model, the --init_lr of --optimizer sgd if none is given.
     """
 
@@ -33,6 +34,7 @@ class Entry:
     check: Callable[[Flags], None] | None = None
     instead: Callable[[Flags], str | None] | None = None
     needs_stacking: bool = False
+    leaks: str = ""
     sgd_lr: float = 0.1
 
 

@@ -21,6 +21,7 @@ SAID: dict[str, str] = {
     "num_clients": "K={}", "num_select_clients": "m={}", "global_epoch": "T={}", "local_epoch": "E={}",
     "batch_size": "B={}", "init_lr": "lr={}", "epoch": "{} epochs", "shards_per_client": "{} shards a client",
     "labels_per_client": "{} labels a client", "attack": "{} attack", "attackers": "attackers={}",
+    "clip_norm": "C={}", "noise_multiplier": "z={}", "target_epsilon": "epsilon={}",
     "stop_at_target": "stopped there", "target_accuracy": "to {}",
 }  # fmt: skip
 
@@ -31,7 +32,7 @@ DEFINING = (
     "num_select_clients", "local_epoch", "batch_size", "optimizer", "init_lr", "proximal_mu", "server_lr", "trim",
     "byzantine", "attack", "attackers", "attack_scale",
 )  # fmt: skip
-GROUPS = ("Federation", "Algorithm", "Training", "Model and data")
+GROUPS = ("Federation", "Algorithm", "Privacy", "Training", "Model and data")
 ALSO, SEEN = ("precision",), ("global_epoch",)  # beside these groups; and what the axis of rounds shows
 
 Values = dict[str, Any]  # of flags, by name

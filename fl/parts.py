@@ -21,12 +21,14 @@ from data.dataset import Dataset
 from data.partition import Partition
 from fl.aggregates.robust import Robust
 from fl.aggregates.total import Aggregate
-from fl.algorithms.algorithm import Algorithm
+from fl.algorithms.algorithm import Algorithm, alike
 from fl.config import FLAGS, Config
 from fl.names import entry_of, is_own, named, refuse, told
 from fl.rng import seeded
 from fl.state import Kept, RoundStart, State, Told, Update
 from fl.transforms.attack import attack
+from fl.transforms.clip import clip
+from fl.transforms.noise import noise
 from fl.transforms.transform import Transform
 
 T = TypeVar("T")
@@ -150,7 +152,7 @@ def algorithm_of(config: Config) -> Algorithm:
     flag, value = "algorithm", config.algorithm
     algorithm = named(flag, value)
     if not is_own(flag, value):
-        return algorithm
+        return replace(algorithm, weights=alike) if config.noise_multiplier else algorithm
     if not isinstance(algorithm, Algorithm):
         refuse(flag, value, f"is {_kind(algorithm)}; expected {ALGORITHM}")
     checks: dict[str, tuple[str, Callable[..., bool]]] = {
@@ -165,10 +167,11 @@ def algorithm_of(config: Config) -> Algorithm:
 def transforms_of(config: Config) -> list[Transform]:
     """Those that the flags ask for, in the order in which an update meets them; none costs nothing. Raises FlagError.
 
-    The attack comes first: what an attacker sends takes the same way as everyone's update.
+    The attack comes first: what an attacker sends takes the same way as everyone's update. Clipping and noise come
+    last, so that nothing can make an update longer again.
     """
     named_ones = [_transform(config, value) for value in config.transform]
-    return [transform for transform in (attack(config), *named_ones) if transform]
+    return [transform for transform in (attack(config), *named_ones, clip(config), noise(config)) if transform]
 
 
 def _transform(config: Config, value: str) -> Transform:
