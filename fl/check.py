@@ -128,6 +128,8 @@ def check(config: Config, given: dict[str, Any]) -> None:
     for name in NAMES:
         for value in names_in(getattr(config, name)):
             check_entry(config, given, name, value)
+    if {"noise_multiplier", "target_epsilon"} <= given.keys():
+        raise FlagError(f"--noise_multiplier {config.noise_multiplier:g}: says what --target_epsilon says; give one")
     check_private(config)
 
 

@@ -106,8 +106,9 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
     } | now.cohort.record()
     if done.got.rejected:
         line["rejected"] = done.got.rejected
-    for transform in x.transforms:
-        line |= transform.record(now, done.got)
+    if group.rank == 0:  # the others write nothing
+        for transform in x.transforms:
+            line |= transform.record(now, done.got)
     return Round(now.t, line, done.w, done.kept)
 
 

@@ -51,6 +51,9 @@ VALUES = {
     "straggler_rate": rate, "straggler_slowdown": small, "straggler_epochs": small, "over_select": small,
     "min_reports": small, "round_deadline": rate, "examples_per_second": small, "download_mbps": rate,
     "upload_mbps": rate, "speed_spread": rate,
+    "sampling": st.sampled_from(["uniform", "poisson", "none"]), "clip_norm": rate, "clip_quantile": rate,
+    "noise_multiplier": rate, "target_epsilon": st.sampled_from(["0", "8"]), "delta": st.sampled_from(["1e-4", "0"]),
+    "local_noise": rate,
     "engine": st.sampled_from(["auto", "sequential", "stacked", "none"]),
     "stack_size": small,
     "workers": st.sampled_from(["-1", "0"]),
@@ -82,6 +85,7 @@ SWITCHES = [
     "tensorboard",
     "grey",
     "skip_bad",
+    "insecure_noise",
 ]
 
 
@@ -91,7 +95,9 @@ PARTNERS = {
     "straggler_slowdown": "straggler_rate=0.5", "round_deadline": "upload_mbps=1", "speed_spread": "upload_mbps=1",
     "momentum": "optimizer=sgd", "proximal_mu": "algorithm=fedprox", "server_lr": "algorithm=fedadam",
     "trim": "aggregate=trimmed_mean", "labels_per_client": "partition=labels", "shards_per_client": "partition=shards",
-    "alpha": "partition=dirichlet", "attack_scale": "attack=scaled",
+    "alpha": "partition=dirichlet", "attack_scale": "attack=scaled", "clip_quantile": "clip_norm=0.1",
+    "noise_multiplier": "clip_norm=1", "target_epsilon": "clip_norm=1", "delta": "local_noise=1",
+    "local_noise": "clip_norm=1", "insecure_noise": "noise_multiplier=1",
 }  # fmt: skip
 
 

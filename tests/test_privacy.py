@@ -19,7 +19,8 @@ from fl.check import resolve
 from fl.cohort import cohort
 from fl.engines import make_engine
 from fl.experiment import federated
-from fl.noise import normals
+from fl.group import Group
+from fl.noise import key_of, normals
 from fl.parts import algorithm_of
 from fl.state import Got, Kept, Report
 from fl.transforms.clip import follow_the_quantile, lengths, norm_at, shorten
@@ -43,11 +44,11 @@ def noisy(base=None, **flags):
     return replace(base or config(), **({"clip_norm": 0.05, "insecure_noise": True} | flags))
 
 
-def updates(c, name):
-    """The updates of round 1, as an engine made them and as they are sent."""
+def updates(c, engine):
+    """The updates of round 1: its beginning, their tensors as the engine made them, and what is sent."""
     x = federated(c)
     now = x.round_start(1, x.w, Kept(), x.cohort(1))
-    for update in make_engine(name, x).train(list(now.sizes), now):
+    for update in make_engine(engine, x).train(list(now.sizes), now):
         before = {name: tensor.clone() for name, tensor in update.w.items()}
         yield now, before, shorten(now, update)
 
@@ -237,13 +238,12 @@ def test_a_round_without_reports_has_its_noise_and_its_price(algorithm, command)
 @pytest.mark.parametrize(
     "flags",
     [
-        "--clip_norm 0.1 --noise_multiplier 1 --sampling poisson --num_select_clients 3",
-        "--clip_norm 0.1 --noise_multiplier 0.1 --clip_quantile 0.5 --algorithm fedavgm --dropout_rate 0.3",
-        "--clip_norm 0.1 --local_noise 0.3 --algorithm fedprox --aggregate median",
+        "--noise_multiplier 0.1 --clip_quantile 0.5 --sampling poisson --dropout_rate 0.3 --algorithm fedavgm",
+        "--noise_multiplier 1 --local_noise 0.3 --algorithm fedprox",
     ],
 )
 def test_stopped_and_resumed_or_in_two_processes_gives_the_same_bits(flags, command):
-    flags = f"{flags} --insecure_noise --global_epoch 4"
+    flags = f"{flags} --clip_norm 0.1 --insecure_noise --global_epoch 4"
     whole = command("federated", flags, folder="whole")
     assert whole.code == 0, whole.err
     assert command("federated", f"{flags} --global_epoch 2", folder="cut").code == 0
@@ -256,13 +256,27 @@ def test_stopped_and_resumed_or_in_two_processes_gives_the_same_bits(flags, comm
 
 
 @accounted
-def test_secure_noise_is_never_the_same_but_at_all_ranks(command):
-    flags = "--clip_norm 0.1 --noise_multiplier 1 --workers 2"
-    one, other = (command("federated", flags) for _ in range(2))
+def test_secure_noise_is_never_the_same(command):
+    one, other = (command("federated", "--clip_norm 0.1 --noise_multiplier 1") for _ in range(2))
     assert one.sha256 != other.sha256
     assert "secure generator" in (one.folder / "environment.json").read_text()
-    seeded = command("federated", f"{flags} --insecure_noise")
+    seeded = command("federated", HIDDEN)
     assert "protects nothing" in (seeded.folder / "environment.json").read_text()
+
+
+def test_every_process_has_the_key_of_the_first():
+    class Second(Group):
+        rank, size = 1, 2
+
+        def content_from(self, rank, content):
+            assert (rank, len(content)) == (0, 64)
+            return "ab" * 32
+
+    c = noisy(noise_multiplier=1.0, insecure_noise=False)
+    assert key_of(c, Second()) == b"\xab" * 32
+    assert len({key_of(c, Group()) for _ in range(9)}) == 9
+    assert key_of(noisy(noise_multiplier=1.0), Second()) == key_of(noisy(noise_multiplier=1.0), Group())
+    assert key_of(config(clip_norm=1.0), Second()) == b""
 
 
 @accounted
@@ -287,7 +301,7 @@ def test_a_target_is_kept_and_said_before_training(command):
         ("--noise_multiplier 1", "--noise_multiplier 1.0: needs a --clip_norm"),
         ("--delta 1e-6", "--delta 1e-06: needs a --noise_multiplier"),
         ("--insecure_noise", "--insecure_noise: needs a --noise_multiplier"),
-        (f"{HIDDEN} --target_epsilon 1", "--noise_multiplier 1: --target_epsilon 1 says how much"),
+        (f"{HIDDEN} --target_epsilon 1", "--noise_multiplier 1: says what --target_epsilon says; give one"),
         (f"{HIDDEN} --algorithm scaffold", "--noise_multiplier 1: cannot be combined with --algorithm scaffold, which"),
         (f"{HIDDEN} --algorithm fednova", "which weighs each update by the client's examples and steps"),
         (f"{HIDDEN} --algorithm fsvrg", "which has clients send their gradients as well"),
@@ -298,7 +312,7 @@ def test_a_target_is_kept_and_said_before_training(command):
         (f"{HIDDEN} --charging 1,0.5", "--charging, --unmetered and --idle draw clients from those who can"),
         (f"{HIDDEN} --clip_quantile 0.5", "--clip_quantile 0.5: needs more than 10 clients a round"),
         (f"{HIDDEN} --model batch_norm", "--model batch_norm: has buffers (1.num_batches_tracked, 1.running_mean)"),
-        ("--clip_norm 1 --target_epsilon 1e-9", "--target_epsilon 1e-09: no noise is enough"),
+        ("--clip_norm 1 --target_epsilon 1e-9 --sampling poisson", "--target_epsilon 1e-09: no noise is enough"),
         ("--sampling poisson --over_select 2", "--sampling poisson: needs --over_select 1"),
         ("--sampling poisson --idle 1,0.5", "--sampling poisson: needs clients that can always be called"),
     ],

@@ -54,6 +54,5 @@ def noise(config: Config) -> Transform | None:
     """None without noise. It comes after clip, which bounds what it hides."""
     client = add_own_noise if config.local_noise else same_update
     if config.noise_multiplier:
-        epsilon(config, 1)  # now, because the package takes a second or two, which no round should seem to take
         return Transform(client=client, finish=hide, record=record)
     return Transform(client=client) if config.local_noise else None
