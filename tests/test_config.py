@@ -80,7 +80,8 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         "--proxy_fraction 0.2 --proxy_epochs 2 --straggler_rate 0.5 --straggler_epochs 1 --straggler_slowdown 2 "
         "--examples_per_second 9 --speed_spread 0",
         "--clip_norm 1 --clip_quantile 0.5 --sampling poisson",
-        *["--clip_norm 1 --local_noise 1 --target_epsilon 9 --delta 1e-4 --insecure_noise"] * has_package,
+        *["--clip_norm 1 --sampling poisson --local_noise 1 --target_epsilon 9 --delta 1e-4 --insecure_noise"]
+        * has_package,
     ):
         assert command("federated", flags).code == 0
     argv = ["--match", str(tmp_path / "a"), "--run_dir", str(tmp_path / "b")]

@@ -17,6 +17,7 @@ from data.partition import iid
 from fl.accountant import epsilon, noise_on_updates, spent
 from fl.check import resolve
 from fl.cohort import cohort
+from fl.command_line import parse
 from fl.engines import make_engine
 from fl.experiment import federated
 from fl.group import Group
@@ -277,6 +278,13 @@ def test_every_process_has_the_key_of_the_first():
     assert len({key_of(c, Group()) for _ in range(9)}) == 9
     assert key_of(noisy(noise_multiplier=1.0), Second()) == key_of(noisy(noise_multiplier=1.0), Group())
     assert key_of(config(clip_norm=1.0), Second()) == b""
+
+
+@accounted
+def test_a_delta_that_lets_a_client_be_published_is_warned_of(capsys):
+    for delta, warned in (("0.01", 1), ("0.009", 0)):
+        parse(f"--num_clients 100 --clip_norm 1 --local_noise 1 --delta {delta}".split(), "federated", "")
+        assert capsys.readouterr().err.count("--delta 0.01: is not less than 1 / K = 0.01") == warned
 
 
 @accounted
