@@ -7,6 +7,7 @@ from typing import Any
 from fl.config import DEFAULTS, FLAGS, Config
 from fl.flags import listed
 from fl.names import entry_of
+from fl.privacy import has_noise
 
 LARGE_FOR_ADAM = 0.02  # its usual rates are 1e-4 to 1e-3
 SMALL_FOR_SGD = 1 / 500  # of the rate that suits the model
@@ -14,7 +15,7 @@ SMALL_FOR_SGD = 1 / 500  # of the rate that suits the model
 
 def advice(config: Config, given: dict[str, Any], script: str) -> list[str]:
     """One line for each thing to know of the flags that were `given`."""
-    return [*unread(given, script), *unusual_rate(config, given)]
+    return [*unread(given, script), *unusual_rate(config, given), *large_delta(config)]
 
 
 def unread(given: dict[str, Any], script: str) -> list[str]:
@@ -45,3 +46,13 @@ def unusual_rate(config: Config, given: dict[str, Any]) -> list[str]:
     if config.optimizer == "sgd" and lr < usual * SMALL_FOR_SGD:
         return [f"--init_lr {lr:g}: is small for sgd; without the flag it is {usual:g} for --model {config.model}"]
     return []
+
+
+def large_delta(config: Config) -> list[str]:
+    """A delta that would let the data of one client be published."""
+    if not has_noise(config) or not config.num_clients or config.delta * config.num_clients < 1:
+        return []
+    return [
+        f"--delta {config.delta:g}: is not less than 1 / K = {1 / config.num_clients:g}, and so would allow "
+        "publishing the data of one client drawn at random"
+    ]

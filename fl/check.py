@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fl.accountant import check_private, with_noise
 from fl.config import DEFAULTS, FLAGS, MATCHED, NAMES, Config, names_in
 from fl.config_file import read_config
 from fl.errors import FlagError, RunFolderError
@@ -31,7 +32,7 @@ def resolve(given: dict[str, Any], script: str = "federated") -> Config:
     given = with_rate(given)
     config = Config(**given)
     check(config, given)
-    return config
+    return with_noise(config)
 
 
 def with_matched(given: dict[str, Any], script: str) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def with_clients(config: Config, K: int) -> Config:
         given["num_select_clients"] = config.num_select_clients
     config = replace(config, num_clients=K, num_select_clients=cohort_size(given))
     check(config, given)
-    return config
+    return with_noise(config)
 
 
 def with_defaults(given: dict[str, Any], name: str, value: str, reads: bool) -> dict[str, Any]:
@@ -129,6 +130,9 @@ def check(config: Config, given: dict[str, Any]) -> None:
         for value in names_in(getattr(config, name)):
             check_entry(config, given, name, value)
     check_inputs(config)
+    if {"noise_multiplier", "target_epsilon"} <= given.keys():
+        raise FlagError(f"--noise_multiplier {config.noise_multiplier:g}: says what --target_epsilon says; give one")
+    check_private(config)
 
 
 def check_entry(config: Config, given: dict[str, Any], name: str, chosen: str) -> None:

@@ -12,7 +12,8 @@ from fl.conditions import has_speeds
 from fl.config import DEFAULTS, Config
 from fl.devices import HOUR, STATES, comes_and_goes, devices_of, eligible, fate_of, has_clock, most_eligible
 from fl.errors import FlagError
-from fl.rng import derive, select_clients
+from fl.privacy import is_noisy
+from fl.rng import derive, select_clients, uniforms
 
 MOST_HOURS = 24  # that a server waits for m eligible clients
 EVENTS = ("decline_rate", "dropout_rate", "straggler_rate", "over_select", "min_reports", "round_deadline")
@@ -57,17 +58,23 @@ NOBODY = Cohort()
 def cohort(config: Config, partition: Partition, t: int, clock: float, transfer: tuple[int, int]) -> Cohort:
     """S_t of Algorithm 1, m clients drawn uniformly without replacement, and who of them reports.
 
-    The round is over with the m-th report, at the deadline, or when nobody is left to wait for. clock: simulated
+    The round is over with the m-th report, at the deadline, or when nobody is left to wait for. With --sampling poisson
+    each client is drawn with probability m / K, and there may be more than m, or none. Where the server adds noise no
+    round is abandoned, because that would tell without noise that somebody was missing. clock: simulated
     seconds at which the round before was over. transfer: bytes of the model to a client, and of the update from it.
     """
-    K, m = len(partition), config.num_select_clients
+    K, m, most = len(partition), config.num_select_clients, config.num_select_clients
     wanted, waited = min(math.ceil(config.over_select * m), K), 0.0
+    fewest = 0 if is_noisy(config) else config.min_reports
     if comes_and_goes(config):
         S_t, waited = called_when_eligible(config, t, clock, m, wanted)
+    elif config.sampling == "poisson":
+        S_t = (uniforms(config.seed, "cohort", t, n=K) < m / K).nonzero().flatten().tolist()
+        most = K
     else:
         S_t = select_clients(config.seed, t, K, wanted)
     if not is_eventful(config):
-        return Cohort(S_t, S_t, seconds=waited if has_clock(config) else None)
+        return Cohort(S_t, S_t, seconds=waited if has_clock(config) else None, abandoned=len(S_t) < fewest)
 
     fates = {k: fate_of(config, t, k) for k in S_t}
     sizes = dict(zip(S_t, partition.sizes_of(S_t), strict=True))
@@ -81,8 +88,8 @@ def cohort(config: Config, partition: Partition, t: int, clock: float, transfer:
     dropped = [k for k in S_t if fates[k].vanishes is not None and not fates[k].declines]
     staying = sorted(set(S_t) - {*declined, *dropped}, key=lambda k: (needed[k], fates[k].turn))
     deadline = math.inf if config.round_deadline is None else config.round_deadline
-    reporting = [k for k in staying[:m] if needed[k] <= deadline]
-    if len(reporting) == m:
+    reporting = [k for k in staying[:most] if needed[k] <= deadline]
+    if len(reporting) == most:
         lasted = needed[reporting[-1]]
     elif config.round_deadline is not None:
         lasted = deadline
@@ -90,7 +97,7 @@ def cohort(config: Config, partition: Partition, t: int, clock: float, transfer:
         lasted = max(
             [needed[k] for k in staying] + [(fates[k].vanishes or 0) * needed[k] for k in dropped], default=0.0
         )
-    abandoned = len(reporting) < config.min_reports
+    abandoned = len(reporting) < fewest
     return Cohort(
         S_t,
         [] if abandoned else sorted(reporting),

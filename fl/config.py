@@ -36,12 +36,13 @@ from fl.flags import (
     number,
     only_with,
 )
+from fl.privacy import Privacy
 from fl.transforms import ATTACKS, TRANSFORMS
 from fl.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Workload, Conditions, Compression):
+class Config(Workload, Conditions, Privacy, Compression):
     """Every flag, resolved: what `config.json` holds. Built by `parse`, or directly in tests."""
 
     # fmt: off
@@ -149,8 +150,8 @@ class Config(Workload, Conditions, Compression):
 
 
 GROUPS = (
-    "Federation", "Algorithm", "Compression", "Devices and links", "Execution", "Training", "Baseline only", "Model and data",
-    "Evaluation", "Run",
+    "Federation", "Algorithm", "Privacy", "Compression", "Devices and links", "Execution", "Training", "Baseline only",
+    "Model and data", "Evaluation", "Run",
 )  # fmt: skip
 FLAGS = {
     field.name: field

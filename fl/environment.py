@@ -17,6 +17,7 @@ from fl.device import device_name
 from fl.errors import RunFolderError, reason
 from fl.experiment import Experiment
 from fl.names import own_files
+from fl.noise import generator
 from fl.strict_json import loads, read_regular
 
 # A run's bits depend on these, beside its flags.
@@ -29,6 +30,7 @@ def environment(x: Experiment) -> dict[str, Any]:
     for package in ("torchvision", "tqdm", "matplotlib"):
         with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
+    noise = generator(x.config)
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -41,7 +43,7 @@ def environment(x: Experiment) -> dict[str, Any]:
         "data_source": x.data.source,
         "precision": x.config.precision,
         "own_files": own_files(x.config),
-    }
+    } | ({"noise": noise} if noise else {})
 
 
 def git_commit() -> str | None:

@@ -14,6 +14,7 @@ from data.dataset import Dataset
 from data.heterogeneity import heterogeneity
 from data.niid_bench import noisy
 from data.partition import Partition
+from fl.accountant import check_buffers
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
 from fl.check import with_clients
@@ -36,6 +37,7 @@ class Experiment:
 
     model: the one resident network, holding w_0 at first. partition: of the training examples; centralised training
     is that of one client with all of them. proxy: what the server has for itself.
+    noise_key: what the noise of the run is drawn from (fl/noise.py).
     """
 
     config: Config
@@ -45,6 +47,7 @@ class Experiment:
     device: torch.device
     partition: Partition
     proxy: Dataset | None = None
+    noise_key: bytes = b""
 
     @property
     def w(self) -> State:
@@ -125,7 +128,7 @@ class Experiment:
 
     def round_start(self, t: int, w: State, kept: Kept, S_t: Cohort = NOBODY) -> RoundStart:
         sizes = dict(zip(S_t.reporting, self.partition.sizes_of(S_t.reporting), strict=True))
-        return RoundStart(self.config, t, w, kept, self.trained, self.n, sizes, cohort=S_t)
+        return RoundStart(self.config, t, w, kept, self.trained, self.n, sizes, cohort=S_t, noise_key=self.noise_key)
 
 
 def federated(config: Config, device: torch.device | None = None) -> Experiment:
@@ -141,6 +144,7 @@ def federated(config: Config, device: torch.device | None = None) -> Experiment:
     config = with_clients(config, len(partition))
     harmed = poisoned(noisy(data, partition, config.feature_noise, config.seed), partition, config)
     x = Experiment(config, data, harmed, model, device, partition, proxy)
+    check_buffers(config, x.w.keys() - set(x.trained))
     if has_clock(config):
         check_cohorts(config, partition, x.transfer_bytes)
     _ = x.algorithm, x.aggregate, x.transforms  # if one of the user's own fails, it does so before a run begins

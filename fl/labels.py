@@ -21,7 +21,8 @@ SAID: dict[str, str] = {
     "num_clients": "K={}", "num_select_clients": "m={}", "global_epoch": "T={}", "local_epoch": "E={}",
     "batch_size": "B={}", "init_lr": "lr={}", "epoch": "{} epochs", "shards_per_client": "{} shards a client",
     "labels_per_client": "{} labels a client", "min_examples": "{} examples at least", "attack": "{} attack",
-    "attackers": "attackers={}", "normalise": "normalise={}", "augment": "augment={}",
+    "attackers": "attackers={}", "normalise": "normalise={}", "augment": "augment={}", "clip_norm": "C={}",
+    "noise_multiplier": "z={}", "target_epsilon": "epsilon={}",
     "compress": "compress={}", "compress_bits": "{} bits", "compress_density": "density={}",
     "stop_at_target": "stopped there", "target_accuracy": "to {}",
 }  # fmt: skip
@@ -34,7 +35,7 @@ DEFINING = (
     "byzantine", "attack", "attackers", "attack_scale", "compress", "compress_bits", "compress_density",
 )  # fmt: skip
 OFF = ("compress",)  # of these, if the default says that nothing is done
-GROUPS = ("Federation", "Algorithm", "Devices and links", "Compression", "Training", "Model and data")
+GROUPS = ("Federation", "Algorithm", "Privacy", "Compression", "Devices and links", "Training", "Model and data")
 ALSO, SEEN = ("precision",), ("global_epoch",)  # beside these groups; and what the axis of rounds shows
 
 Values = dict[str, Any]  # of flags, by name

@@ -20,13 +20,15 @@ from data.dataset import Dataset
 from data.partition import Partition
 from fl.aggregates.robust import Robust
 from fl.aggregates.total import Aggregate
-from fl.algorithms.algorithm import Algorithm
+from fl.algorithms.algorithm import Algorithm, alike
 from fl.config import FLAGS, Config
 from fl.names import entry_of, is_own, named, refuse, told
 from fl.rng import seeded
 from fl.state import Kept, RoundStart, State, Told, Update
 from fl.transforms.attack import attack
+from fl.transforms.clip import clip
 from fl.transforms.compress import compress
+from fl.transforms.noise import noise
 from fl.transforms.transform import Transform
 
 T = TypeVar("T")
@@ -133,7 +135,7 @@ def algorithm_of(config: Config) -> Algorithm:
     flag, value = "algorithm", config.algorithm
     algorithm = named(flag, value)
     if not is_own(flag, value):
-        return algorithm
+        return replace(algorithm, weights=alike) if config.noise_multiplier else algorithm
     if not isinstance(algorithm, Algorithm):
         refuse(flag, value, f"is {kind_of(algorithm)}; expected {ALGORITHM}")
     checks: dict[str, tuple[str, Callable[..., bool]]] = {
@@ -148,11 +150,13 @@ def algorithm_of(config: Config) -> Algorithm:
 def transforms_of(config: Config) -> list[Transform]:
     """Those that the flags ask for, in the order in which an update meets them; none costs nothing. Raises FlagError.
 
-    The attack comes first: what an attacker sends takes the same way as everyone's update. Compression comes last,
-    because whatever changed an update after it would send other values than those whose bytes are counted.
+    The attack comes first: what an attacker sends takes the same way as everyone's update. Clipping and noise come
+    after all that the user does, so that nothing there makes an update longer again. Compression comes last, because
+    whatever changed an update after it would send other values than those whose bytes are counted.
     """
     named_ones = [_transform(config, value) for value in config.transform]
-    return [transform for transform in (attack(config), *named_ones, compress(config)) if transform]
+    ours = (clip(config), noise(config), compress(config))
+    return [transform for transform in (attack(config), *named_ones, *ours) if transform]
 
 
 def _transform(config: Config, value: str) -> Transform:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
+from fl.accountant import described
 from fl.client import steps_of
 from fl.config import Config
 from fl.environment import read_environment
@@ -97,6 +98,7 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
         f"time          {_time(x, seconds_a_step(x, engine, workers), steps, T, workers)}",
         f"engine        {engine_line(engine, workers)}",
         f"algorithm     {config.algorithm}, aggregate {config.aggregate}, attack {config.attack or 'none'}",
+        *described(config),
         f"bytes a round {m * down:,} down, {m * up:,} up",
         "client    n_k  examples of each label",
     ]

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fl.check import rates
@@ -18,6 +18,7 @@ from fl.errors import DivergedError
 from fl.evaluate import evaluate
 from fl.experiment import Experiment
 from fl.group import Group
+from fl.noise import key_of
 from fl.proxy import pretrained
 from fl.rounds import federated_averaging
 from fl.state import Begun, Got, Kept, State, Trained
@@ -44,6 +45,7 @@ def federated_rounds(
     `start` is rank 0's, which decides where the run goes on. Raises DivergedError when a model is not finite.
     """
     begun = everywhere(x, group, start)
+    x = replace(x, noise_key=key) if (key := key_of(x.config, group)) else x
     group.awaited = begun.t < x.config.global_epoch
     return recorded(x, federated_averaging(x, engine, group, begun), begun, x.config.global_epoch, group)
 
@@ -105,8 +107,9 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
     } | now.cohort.record()
     if done.got.rejected:
         line["rejected"] = done.got.rejected
-    for transform in x.transforms:
-        line |= transform.record(now, done.got)
+    if group.rank == 0:  # the others write nothing
+        for transform in x.transforms:
+            line |= transform.record(now, done.got)
     return Round(now.t, line, done.w, done.kept)
 
 
@@ -115,7 +118,7 @@ def check_finite(x: Experiment, done: Trained) -> None:
 
     Attackers have their hands in the model: where they spoil all updates, the round leaves it as it was.
     """
-    nothing_left = not done.got.reports and not done.now.cohort.abandoned and attack(x.config) is None
+    nothing_left = done.now.sizes and not done.got.reports and attack(x.config) is None
     whole = [v.sum(dtype=accumulator_dtype(v.device)) for v in done.w.values() if v.is_floating_point()]
     if nothing_left or not math.isfinite(sum(whole)):
         raise diverged(done.now.t, x.config)

@@ -138,13 +138,17 @@ def is_finished(folder: Path, records: Sequence[dict[str, Any]]) -> bool:
 def summarise(records: Sequence[dict[str, Any]], targets: Sequence[float]) -> dict[str, Any]:
     """Last and best results, the rounds to each target, and what was spent where that is simulated."""
     evaluated = [record for record in records if record["test_accuracy"] is not None]
-    return {
-        "test_accuracy": evaluated[-1]["test_accuracy"],
-        "test_loss": evaluated[-1]["test_loss"],
-        "best_test_accuracy": max(record["test_accuracy"] for record in evaluated),
-        "rounds": records[-1]["round"],
-        "rounds_to_target": {repr(target): rounds_to_target(records, target) for target in targets},
-    } | totals(records)
+    return (
+        {
+            "test_accuracy": evaluated[-1]["test_accuracy"],
+            "test_loss": evaluated[-1]["test_loss"],
+            "best_test_accuracy": max(record["test_accuracy"] for record in evaluated),
+            "rounds": records[-1]["round"],
+            "rounds_to_target": {repr(target): rounds_to_target(records, target) for target in targets},
+        }
+        | totals(records)
+        | {key: records[-1][key] for key in ("epsilon",) if key in records[-1]}
+    )
 
 
 def totals(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

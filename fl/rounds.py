@@ -33,6 +33,6 @@ def federated_averaging(x: Experiment, engine: Engine, group: Group, begun: Begu
         got = total.gather(group)
         for transform in reversed(x.transforms):
             got = transform.undo(now, got)
-        if got.reports:
+        if got.reports or got.is_noised:
             w, kept = algorithm.server(now, got)
         yield Trained(now, w, kept, got)

@@ -53,6 +53,9 @@ VALUES = {
     "straggler_rate": rate, "straggler_slowdown": small, "straggler_epochs": small, "over_select": small,
     "min_reports": small, "round_deadline": rate, "examples_per_second": small, "download_mbps": rate,
     "upload_mbps": rate, "speed_spread": rate,
+    "sampling": st.sampled_from(["uniform", "poisson", "none"]), "clip_norm": rate, "clip_quantile": rate,
+    "noise_multiplier": rate, "target_epsilon": st.sampled_from(["0", "8"]), "delta": st.sampled_from(["1e-4", "0"]),
+    "local_noise": rate,
     "engine": st.sampled_from(["auto", "sequential", "stacked", "none"]),
     "stack_size": small,
     "workers": st.sampled_from(["-1", "0"]),
@@ -92,6 +95,7 @@ SWITCHES = [
     "tensorboard",
     "grey",
     "skip_bad",
+    "insecure_noise",
 ]
 
 
@@ -104,7 +108,9 @@ PARTNERS = {
     "alpha": "partition=dirichlet", "attack_scale": "attack=scaled", "hidden": "model=mlp",
     "min_examples": "partition=dirichlet", "beta": "dataset=synthetic", "server_momentum": "algorithm=fedavgm",
     "server_beta2": "algorithm=fedyogi", "server_tau": "algorithm=fedyogi", "byzantine": "aggregate=krum",
-    "compress_bits": "compress=quantise", "compress_density": "compress=top_k",
+    "compress_bits": "compress=quantise", "compress_density": "compress=top_k", "clip_quantile": "clip_norm=0.1",
+    "noise_multiplier": "clip_norm=1", "target_epsilon": "clip_norm=1", "delta": "local_noise=1",
+    "local_noise": "clip_norm=1", "insecure_noise": "noise_multiplier=1",
 }  # fmt: skip
 
 

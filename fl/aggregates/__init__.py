@@ -31,16 +31,19 @@ def enough_neighbours(config: Flags) -> None:
         )
 
 
+NO_SUM = "is no sum, which is what the noise is made for"
+
 AGGREGATES: dict[str, str | Entry] = {
     "mean": "fl.aggregates.mean:Mean",
-    "median": "fl.aggregates.robust:median",
+    "median": Entry("fl.aggregates.robust:median", leaks=NO_SUM),
     "trimmed_mean": Entry(
         "fl.aggregates.robust:trimmed_mean",
         reads=("trim",),
         check=something_to_trim,
         instead=lambda config: "mean" if config.trim == 0 else None,
+        leaks=NO_SUM,
     ),
-    "krum": Entry("fl.aggregates.robust:krum", reads=("byzantine",), check=enough_neighbours),
-    "multi_krum": Entry("fl.aggregates.robust:multi_krum", reads=("byzantine",), check=enough_neighbours),
-    "geometric_median": "fl.aggregates.robust:geometric_median",
+    "krum": Entry("fl.aggregates.robust:krum", reads=("byzantine",), check=enough_neighbours, leaks=NO_SUM),
+    "multi_krum": Entry("fl.aggregates.robust:multi_krum", reads=("byzantine",), check=enough_neighbours, leaks=NO_SUM),
+    "geometric_median": Entry("fl.aggregates.robust:geometric_median", leaks=NO_SUM),
 }

@@ -51,15 +51,18 @@ ALGORITHMS: dict[str, str | Entry] = {
     "scaffold": Entry(
         "fl.algorithms.scaffold:scaffold",
         needs={"optimizer": "sgd", "momentum": 0, "aggregate": "mean"},
+        leaks="makes its control variates out of each client's own update",
     ),
     "fednova": Entry(
         "fl.algorithms.fednova:fednova",
         needs={"optimizer": "sgd", "aggregate": "mean"},
         check=no_kept_velocity,
+        leaks="weighs each update by the client's examples and steps",
     ),
     "fsvrg": Entry(
         "fl.algorithms.fsvrg:fsvrg",
         needs={"optimizer": "sgd", "momentum": 0, "weight_decay": 0, "aggregate": "mean"},
         needs_stacking=True,
+        leaks="has clients send their gradients as well",
     ),
 }

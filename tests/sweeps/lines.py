@@ -41,6 +41,8 @@ VALUES: dict[str, list[Any]] = {
     "dropout_rate": [0.1, 0.9], "straggler_rate": [0.3, 1], "straggler_slowdown": [1, 10], "straggler_epochs": [0, 1],
     "over_select": [1, 1.3, 3], "min_reports": [1, 2], "round_deadline": [1e-3, 1, 100],
     "examples_per_second": [0.1, 10], "download_mbps": [1], "upload_mbps": [0.1], "speed_spread": [0, 2],
+    "sampling": ["uniform", "poisson"], "clip_norm": [1e-3, 1, 1e30], "clip_quantile": [0.1, 0.9],
+    "noise_multiplier": [0, 0.1, 1], "target_epsilon": [1, 10], "delta": [1e-5], "local_noise": [0, 0.1],
     "eval_every": [1, 2, 5], "target_accuracy": [0.3, 0.99], "seed": [0, 1, 2**62], "checkpoint_every": [1, 2, 7],
 }  # fmt: skip
 SWITCHES = ["keep_optimizer_state", "stop_at_target", "quiet"]

@@ -1,0 +1,346 @@
+"""Clipping and noise: what each client can change at most, what hides it, and what epsilon is worth.
+
+Where the test names no rate, noise comes from the seed and the result is always the same.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import replace
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from data.partition import iid
+from fl.accountant import epsilon, noise_on_updates, spent
+from fl.check import resolve
+from fl.cohort import cohort
+from fl.command_line import parse
+from fl.engines import make_engine
+from fl.experiment import federated
+from fl.group import Group
+from fl.noise import key_of, normals
+from fl.parts import algorithm_of
+from fl.state import Got, Kept, Report
+from fl.transforms.clip import follow_the_quantile, lengths, norm_at, shorten
+from fl.transforms.noise import hide
+from tests.test_engines import both
+from tests.test_golden import begin, config, ragged
+
+has_package = find_spec("dp_accounting") is not None
+accounted = pytest.mark.skipif(not has_package, reason="needs dp-accounting: sh requirements.sh dp")
+
+
+@pytest.fixture(autouse=True)
+def _no_epsilon(monkeypatch):
+    """What is not about epsilon is tested without the package, too."""
+    if not has_package:
+        monkeypatch.setattr("fl.transforms.noise.epsilon", lambda config, rounds: 0.0)
+
+
+def noisy(base=None, **flags):
+    """Flags with noise from the seed. They are not checked, so that the package may be missing."""
+    return replace(base or config(), **({"clip_norm": 0.05, "insecure_noise": True} | flags))
+
+
+def updates(c, engine):
+    """The updates of round 1: its beginning, their tensors as the engine made them, and what is sent."""
+    x = federated(c)
+    now = x.round_start(1, x.w, Kept(), x.cohort(1))
+    for update in make_engine(engine, x).train(list(now.sizes), now):
+        before = {name: tensor.clone() for name, tensor in update.w.items()}
+        yield now, before, shorten(now, update)
+
+
+@pytest.mark.parametrize("engine", ["sequential", "stacked"])
+@pytest.mark.parametrize("model", ["2nn", "gn_cnn"])
+def test_no_client_changes_the_model_by_more_than_the_norm(engine, model):
+    """Up to what w + (w_k - w) rounds in float32. Who was below C sends what it has trained, to the bit."""
+    c = config(model=model, num_clients=6, num_select_clients=6)
+    every = torch.cat([lengths(now, sent._replace(w=before)) for now, before, sent in updates(c, engine)])
+    C = float(every.sort().values[2])
+    cut = 0
+    for now, before, sent in updates(replace(c, clip_norm=C * (1 + 1e-9)), engine):
+        was, norms = lengths(now, sent._replace(w=before)), lengths(now, sent)
+        assert (norms <= C * (1 + 1e-5)).all()
+        for i, report in enumerate(sent.reports):
+            assert report.clipped == (was[i] > norm_at(now))
+            cut += int(report.clipped)
+            assert all(torch.equal(before[k][i], sent.w[k][i]) for k in before) == (not report.clipped)
+            if report.clipped:
+                assert float(norms[i]) == pytest.approx(C, rel=1e-5)
+    assert cut == 3
+
+
+def test_with_a_norm_that_nobody_reaches_and_no_noise_it_is_fedavg(command):
+    plain, clipped = command("federated"), command("federated", "--clip_norm 1e30")
+    assert clipped.sha256 == plain.sha256
+    assert [r["clipped"] for r in clipped.records[1:]] == [0, 0, 0]
+    assert {r.get("clip_norm") for r in clipped.records} == {None, 1e30}
+    assert not any("epsilon" in r for r in clipped.records)
+
+
+def test_with_noise_clients_count_alike_and_the_sum_is_divided_by_the_flag():
+    """w + (sum of w_k - w) / m, with noise too small to see, where m = 3 were called and two reported."""
+    c = noisy(clip_norm=1e3, noise_multiplier=1e-18)
+    assert algorithm_of(c).weights(None, [1, 2]) == [1, 1]
+    w = {"a": torch.tensor([1.0, 2.0], dtype=torch.float64)}
+    models = torch.tensor([[2.0, 2.0], [1.0, 5.0]], dtype=torch.float64)
+    reports = [Report(k, 10**k, 0.0, 1, 1) for k in (0, 2)]
+    got = hide(begin(c, w), Got({"a": models.mean(0)}, reports, {}, Kept()))
+    assert got.mean["a"].tolist() == pytest.approx([1 + 1 / 3, 2 + 3 / 3])
+
+
+@pytest.mark.parametrize(("quantile", "reports"), [(None, 3), (None, 0), (0.5, 3)])
+def test_the_noise_on_the_sum_has_the_deviation_that_is_accounted(quantile, reports):
+    """By chi-square over 200,000 numbers from the secure generator: a false alarm in a million runs."""
+    P, z, C, m = 200_000, 1.3, 0.7, 20
+    base = config(num_clients=m, num_select_clients=m)
+    c = noisy(base, clip_norm=C, noise_multiplier=z, clip_quantile=quantile)
+    if quantile:
+        assert noise_on_updates(c) ** -2 + (2 * m / 20) ** -2 == pytest.approx(z**-2)
+    w = {"a": torch.zeros(P // 2, dtype=torch.float64), "b": torch.zeros(P // 4, 2, dtype=torch.float64)}
+    now = replace(begin(c, w), noise_key=os.urandom(32))
+    got = hide(now, Got(w, [Report(k, 1, 0.0, 1, 1) for k in range(reports)], {}, Kept()))
+    total = torch.cat([tensor.flatten() for tensor in got.mean.values()]) * m / (noise_on_updates(c) * C)
+    assert abs(float(total.square().sum()) - P) < 4.9 * math.sqrt(2 * P)
+    assert abs(float(total.sum())) < 4.9 * math.sqrt(P)
+
+
+def test_the_noise_is_normal_and_no_two_streams_are_alike():
+    n = 100_000
+    x = normals(b"key", "sum", 1, n=n).sort().values
+    distance = (torch.special.ndtr(x) - (torch.arange(n) + 0.5) / n).abs().max()
+    assert float(distance) < 2.6 / math.sqrt(n)  # Kolmogorov: exceeded once in 400,000
+    streams = [normals(*args, n=n) for args in ((b"key", "sum", 1), (b"key", "sum", 2), (b"key", "local", 1, 2),
+                                                (b"yek", "sum", 1), (b"key", "local", 12))]  # fmt: skip
+    correlations = torch.corrcoef(torch.stack(streams)) - torch.eye(len(streams))
+    assert float(correlations.abs().max()) < 5 / math.sqrt(n)
+    assert torch.equal(streams[0], normals(b"key", "sum", 1, n=n))
+    assert normals(b"key", "sum", 1, n=3).shape == (3,)
+
+
+def test_every_engine_clips_and_hides_alike():
+    both(noisy(noise_multiplier=1.0, sampling="poisson"), stack_size=2)
+    both(noisy(local_noise=0.5), stack_size=3)
+    both(noisy(clip_quantile=0.5, noise_multiplier=0.1), stack_size=2, partition=ragged())
+
+
+def test_the_norm_follows_the_quantile():
+    """Norms of a log-normal distribution, whose 0.3 quantile is exp(-0.52 sigma); C starts far off on either side."""
+    m, generator = 400, torch.Generator().manual_seed(0)
+    for start, z in ((0.01, 0.0), (30.0, 0.0), (0.01, 1.0)):
+        base = config(num_clients=m, num_select_clients=m)
+        c = noisy(base, clip_norm=start, clip_quantile=0.3, noise_multiplier=z)
+        now, seen = begin(c, {"a": torch.zeros(1)}), []
+        for t in range(1, 201):
+            norms = torch.randn(m, generator=generator).mul(0.5).exp()
+            C = norm_at(now)
+            reports = [Report(k, 1, 0.0, 1, 1, float(norm > C)) for k, norm in enumerate(norms)]
+            now = replace(now, t=t, kept=follow_the_quantile(now, Got(now.w, reports, {}, now.kept)).kept)
+            seen.append(norm_at(now))
+        assert math.fsum(seen[100:]) / 100 == pytest.approx(math.exp(0.5 * -0.5244), rel=0.02)
+
+
+def reference(q, z, T, delta):
+    """Epsilon with the Renyi divergence of the sampled Gaussian mechanism by numerical integration over its density."""
+    best = math.inf
+    for order in (1 + i / 10 for i in range(1, 640)):
+        x = torch.linspace(-30 * z, order + 30 * z, 20_001, dtype=torch.float64)
+        density = -x.square() / (2 * z * z) - math.log(z * math.sqrt(2 * math.pi))
+        ratio = torch.logaddexp(torch.tensor(math.log1p(-q)), math.log(q) + (2 * x - 1) / (2 * z * z))
+        divergence = float(torch.logsumexp(density + order * ratio, 0) + math.log(float(x[1] - x[0]))) / (order - 1)
+        cost = T * divergence + math.log1p(-1 / order) - math.log(delta * order) / (order - 1)
+        best = min(best, cost)
+    return best
+
+
+@accounted
+@pytest.mark.parametrize(
+    ("q", "z", "T", "delta"),
+    [(0.01, 1.0, 1000, 1e-5), (0.1, 1.1, 100, 1e-5), (0.02, 0.7, 500, 1e-6), (0.001, 2.0, 5000, 1e-4),
+     (0.3, 4.0, 50, 1e-3)],
+)  # fmt: skip
+def test_epsilon_is_that_of_another_accountant(q, z, T, delta):
+    found = spent("poisson", round(1000 * q), 1000, z, T, delta)
+    assert found == pytest.approx(reference(q, z, T, delta), rel=2e-3)
+    if (q, T) == (0.01, 1000):
+        assert found == pytest.approx(2.1014, abs=1e-4)
+
+
+def closed_form(z, T, delta):
+    """Of the plain Gaussian mechanism, over all orders."""
+    orders = (1 + i / 100 for i in range(1, 50_000))
+    return min(T * a / (2 * z * z) + math.log1p(-1 / a) - math.log(delta * a) / (a - 1) for a in orders)
+
+
+def theorem_27(q, z, T, delta):
+    """Wang, Balle and Kasiviswanathan 2019, for the Gaussian mechanism, whose divergence of infinite order is none."""
+
+    def of(order):
+        gaussian = {j: j / (2 * z * z) for j in range(2, order + 1)}
+        second = min(4 * math.expm1(gaussian[2]), 2 * math.exp(gaussian[2]))
+        terms = [q**2 * math.comb(order, 2) * second]
+        terms += [2 * q**j * math.comb(order, j) * math.exp((j - 1) * gaussian[j]) for j in range(3, order + 1)]
+        return math.log1p(math.fsum(terms)) / (order - 1)
+
+    return min(T * of(a) + math.log1p(-1 / a) - math.log(delta * a) / (a - 1) for a in range(2, 30))
+
+
+@accounted
+def test_epsilon_without_replacement_is_for_a_sum_that_changes_by_twice_the_norm():
+    assert spent("uniform", 50, 50, 6.0, 10, 1e-5) == pytest.approx(closed_form(3.0, 10, 1e-5), rel=1e-2)
+    bound = theorem_27(0.01, 2.0, 200, 1e-5)
+    assert bound / 2 < spent("uniform", 10, 1000, 4.0, 200, 1e-5) <= bound * (1 + 1e-9)
+    c = resolve({"num_clients": 100, "num_select_clients": 10, "clip_norm": 1.0, "noise_multiplier": 4.0})
+    assert epsilon(c, 5) < epsilon(c, 6) < epsilon(replace(c, over_select=1.5), 6)
+    assert epsilon(replace(c, over_select=20.0), 6) == spent("uniform", 100, 100, 4.0, 6, 1e-5)
+
+
+def test_with_poisson_sampling_each_client_comes_with_its_own_probability():
+    """1,000 rounds, seed 0; the bounds are four standard deviations."""
+    c = resolve({"num_clients": 50, "num_select_clients": 5, "sampling": "poisson", "dropout_rate": 0.2})
+    partition = iid(torch.zeros(500, dtype=torch.int64), 50, 0)
+    met = [cohort(c, partition, t, 0.0, (1, 1)) for t in range(1, 1001)]
+    sizes = torch.tensor([len(S_t.called) for S_t in met], dtype=torch.float64)
+    assert float(sizes.mean()) == pytest.approx(5, abs=4 * math.sqrt(4.5 / 1000))
+    assert float(sizes.var()) == pytest.approx(4.5, rel=0.2)
+    counts = torch.bincount(torch.tensor([k for S_t in met for k in S_t.called]), minlength=50)
+    assert (counts - 100).abs().max() < 4.5 * math.sqrt(90)
+    assert all(S_t.abandoned == (not S_t.reporting) for S_t in met)
+    assert any(S_t.abandoned for S_t in met)
+    assert all(len(S_t.reporting) + len(S_t.dropped) == len(S_t.called) for S_t in met)
+
+
+RARE = "--sampling poisson --num_clients 20 --num_select_clients 1 --global_epoch 6"
+HIDDEN = "--clip_norm 0.1 --noise_multiplier 1 --insecure_noise"
+
+
+@accounted
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedadam"])
+def test_a_round_without_reports_has_its_noise_and_its_price(algorithm, command):
+    done = command("federated", f"{RARE} {HIDDEN} --algorithm {algorithm}")
+    empty = [r for r in done.records[1:] if not r["clients"]]
+    assert empty
+    assert not any("abandoned" in r for r in done.records)
+    losses = [r["test_loss"] for r in done.records]
+    assert len(set(losses)) == len(losses)
+    spent_so_far = [r["epsilon"] for r in done.records]
+    assert spent_so_far[0] == 0
+    assert spent_so_far == sorted(set(spent_so_far))
+    assert done.summary["epsilon"] == spent_so_far[-1]
+    plain = command("federated", f"{RARE} --clip_norm 0.1")
+    assert [r["round"] for r in plain.records if r.get("abandoned")] == [r["round"] for r in empty]
+
+
+@accounted
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--noise_multiplier 0.1 --clip_quantile 0.5 --sampling poisson --dropout_rate 0.3 --algorithm fedavgm",
+        "--noise_multiplier 1 --local_noise 0.3 --algorithm fedprox",
+    ],
+)
+def test_stopped_and_resumed_or_in_two_processes_gives_the_same_bits(flags, command):
+    flags = f"{flags} --clip_norm 0.1 --insecure_noise --global_epoch 4"
+    whole = command("federated", flags, folder="whole")
+    assert whole.code == 0, whole.err
+    assert command("federated", f"{flags} --global_epoch 2", folder="cut").code == 0
+    cut = command("federated", "--resume --global_epoch 4", folder="cut")
+    two = command("federated", f"{flags} --workers 2", folder="two")
+    assert whole.sha256 == cut.sha256 == two.sha256
+    for key in ("clip_norm", "clipped", "epsilon"):
+        assert [r.get(key) for r in whole.records] == [r.get(key) for r in cut.records]
+        assert [r.get(key) for r in whole.records] == [r.get(key) for r in two.records]
+
+
+@accounted
+def test_secure_noise_is_never_the_same(command):
+    one, other = (command("federated", "--clip_norm 0.1 --noise_multiplier 1") for _ in range(2))
+    assert one.sha256 != other.sha256
+    assert "secure generator" in (one.folder / "environment.json").read_text()
+    seeded = command("federated", HIDDEN)
+    assert "protects nothing" in (seeded.folder / "environment.json").read_text()
+
+
+def test_every_process_has_the_key_of_the_first():
+    class Second(Group):
+        rank, size = 1, 2
+
+        def content_from(self, rank, content):
+            assert (rank, len(content)) == (0, 64)
+            return "ab" * 32
+
+    c = noisy(noise_multiplier=1.0, insecure_noise=False)
+    assert key_of(c, Second()) == b"\xab" * 32
+    assert len({key_of(c, Group()) for _ in range(9)}) == 9
+    assert key_of(noisy(noise_multiplier=1.0), Second()) == key_of(noisy(noise_multiplier=1.0), Group())
+    assert key_of(config(clip_norm=1.0), Second()) == b""
+
+
+@accounted
+def test_a_delta_that_lets_a_client_be_published_is_warned_of(capsys):
+    for delta, warned in (("0.01", 1), ("0.009", 0)):
+        parse(f"--num_clients 100 --clip_norm 1 --local_noise 1 --delta {delta}".split(), "federated", "")
+        assert capsys.readouterr().err.count("--delta 0.01: is not less than 1 / K = 0.01") == warned
+
+
+@accounted
+def test_a_target_is_kept_and_said_before_training(command):
+    flags = "--clip_norm 0.1 --target_epsilon 3 --sampling poisson --delta 1e-3"
+    plan = command("federated", f"{flags} --dry_run")
+    assert "at delta 0.001 after 3 rounds, --sampling poisson: for one client more or less" in plan.out
+    assert not plan.folder.exists()
+    done = command("federated", f"{flags} --insecure_noise", folder="a")
+    assert 2.99 < done.records[-1]["epsilon"] <= 3
+    assert f"epsilon {done.records[-1]['epsilon']:.4g} " in plan.out
+    more = command("federated", "--resume --global_epoch 4", folder="a")
+    assert more.code == 2
+    assert "--global_epoch 4: 3." in more.err
+    assert "which is more than --target_epsilon 3" in more.err
+
+
+@accounted
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--noise_multiplier 1", "--noise_multiplier 1.0: needs a --clip_norm"),
+        ("--delta 1e-6", "--delta 1e-06: needs a --noise_multiplier"),
+        ("--insecure_noise", "--insecure_noise: needs a --noise_multiplier"),
+        (f"{HIDDEN} --target_epsilon 1", "--noise_multiplier 1: says what --target_epsilon says; give one"),
+        (f"{HIDDEN} --algorithm scaffold", "--noise_multiplier 1: cannot be combined with --algorithm scaffold, which"),
+        (f"{HIDDEN} --algorithm fednova", "which weighs each update by the client's examples and steps"),
+        (f"{HIDDEN} --algorithm fsvrg", "which has clients send their gradients as well"),
+        (f"{HIDDEN} --aggregate median", "--aggregate median, which is no sum"),
+        ("--clip_norm 1 --local_noise 1 --algorithm fsvrg", "--local_noise 1: cannot be combined with --algorithm"),
+        ("--clip_norm 1 --local_noise 1 --clip_quantile 0.5", "--clip_quantile 0.5: needs clients that say"),
+        (f"{HIDDEN} --min_reports 2", "--min_reports 2: a round that is abandoned tells without noise"),
+        (f"{HIDDEN} --charging 1,0.5", "--charging, --unmetered and --idle draw clients from those who can"),
+        (f"{HIDDEN} --clip_quantile 0.5", "--clip_quantile 0.5: needs more than 10 clients a round"),
+        (f"{HIDDEN} --model batch_norm", "--model batch_norm: has buffers (1.num_batches_tracked, 1.running_mean)"),
+        ("--clip_norm 1 --target_epsilon 1e-9 --sampling poisson", "--target_epsilon 1e-09: no noise is enough"),
+        ("--clip_norm 1 --noise_multiplier 1 --compress sign", "--compress sign: may make an update longer"),
+        ("--sampling poisson --over_select 2", "--sampling poisson: needs --over_select 1"),
+        ("--sampling poisson --idle 1,0.5", "--sampling poisson: needs clients that can always be called"),
+    ],
+)
+def test_what_cannot_be_accounted_is_refused(flags, words, command, monkeypatch):
+    from fl.models import MODELS
+
+    monkeypatch.setitem(MODELS, "batch_norm", "tests.test_golden:bn_net")
+    done = command("federated", flags)
+    assert done.code == 2
+    assert words in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not done.folder.exists()
+
+
+@pytest.mark.parametrize("flag", ["--noise_multiplier 1", "--target_epsilon 2", "--local_noise 1"])
+def test_without_the_package_noise_is_refused(flag, command, monkeypatch):
+    monkeypatch.setattr("fl.accountant.find_spec", lambda name: None)
+    done = command("federated", f"--clip_norm 1 {flag}")
+    assert done.code == 2
+    assert done.err == f"run_federated.py: {flag}: needs a package that is not here: sh requirements.sh dp\n"
+    assert command("federated", "--clip_norm 1").code == 0
