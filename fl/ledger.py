@@ -30,7 +30,7 @@ def save_ledger(path: Path, records: Sequence[Record], title: str) -> None:
     left, right = figure.subplots(1, 2)
     draw_fates(left, records[1:])
     draw_traffic(right, records)
-    figure.suptitle("\n".join(textwrap.wrap(title, 130)), parse_math=False)
+    figure.suptitle("\n".join(textwrap.wrap(title, 100)), parse_math=False)
     write_atomic(path, encoded(figure, path, title))
 
 
