@@ -46,7 +46,7 @@ def save_curves(path: Path, records: Sequence[Record], title: str, targets: Sequ
         notes += out_of_view(drawn, view, axes is left)
         if axes is right:
             axes.legend(lines, [curve.label for curve in drawn], frameon=False)
-    figure.suptitle("\n".join(textwrap.wrap(title, 130)), parse_math=False)
+    figure.suptitle("\n".join(textwrap.wrap(title, 100)), parse_math=False)
     if notes:
         figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize="small", parse_math=False)
     write_atomic(path, encoded(figure, path, title))
@@ -64,7 +64,7 @@ def save_partition(path: Path, counts: Tensor, title: str) -> None:
         _bars(figure, counts)
     else:
         _map(figure, counts)
-    words = [*textwrap.wrap(title, 130), in_words(heterogeneity(counts))]
+    words = [*textwrap.wrap(title, 100), in_words(heterogeneity(counts))]
     figure.suptitle("\n".join(words), parse_math=False)
     write_atomic(path, encoded(figure, path, title))
 
