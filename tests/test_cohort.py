@@ -187,3 +187,10 @@ def test_a_cohort_that_can_never_be_met_is_refused(more, words, command):
     assert done.code == 2
     assert words in done.err
     assert not done.folder.exists()
+
+
+def test_the_fates_are_drawn(command, real_pictures):
+    done = command("federated", LIVELY)
+    assert (done.folder / "devices.png").read_bytes().startswith(b"\x89PNG")
+    assert done.summary["simulated_seconds"] > 0
+    assert done.summary["downlink_bytes"] == sum(record["downlink_bytes"] for record in done.records)
