@@ -230,7 +230,8 @@ class Distributed(Group):
                     child.kill()
                     child.wait()
                     if child.stdin:
-                        child.stdin.close()
+                        with suppress(BrokenPipeError):  # what a worker that died early was to be told is still there
+                            child.stdin.close()
                 if self.children and dist.is_initialized():
                     dist.destroy_process_group()
             self.stack.close()

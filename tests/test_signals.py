@@ -78,6 +78,19 @@ def test_a_worker_that_dies_while_it_starts_ends_the_run_at_once(tmp_path):
     assert process.returncode == 6
 
 
+def test_a_worker_that_is_gone_before_it_gets_its_job_is_told_of(command, monkeypatch):
+    class Gone(subprocess.Popen):
+        def __init__(self, arguments, **more):
+            super().__init__([sys.executable, "-c", ""] if "fl.worker" in str(arguments) else arguments, **more)
+            if "fl.worker" in str(arguments):
+                self.wait()
+
+    monkeypatch.setattr(subprocess, "Popen", Gone)
+    done = command("federated", "--workers 2")
+    assert done.code == 6
+    assert "worker 1 ended with code 0" in done.err
+
+
 @needs_proc
 def test_local_workers_listen_on_the_loopback_interface_only(tmp_path):
     process = begin([*TWO_WORKERS, "--global_epoch", "100000", "--run_dir", str(tmp_path / "run")], tmp_path / "tmp")
