@@ -19,6 +19,7 @@ def test_round_trip(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_and_every_truncation_is_reported(tmp_path):
     path = tmp_path / "c.pt"
     checkpoint.save(path, CONTENT)

@@ -99,6 +99,7 @@ def run_here(folder: Path, *flags: object) -> None:
     assert run_federated.run([*FLAGS, "--run_dir", str(folder), *map(str, flags)]) == 0
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_gives_the_same_bits_also_under_torchrun(tmp_path):
     for workers in (1, 2, 3):
         run_here(tmp_path / str(workers), "--engine", "distributed", "--workers", workers)
@@ -113,6 +114,7 @@ def test_any_number_of_workers_gives_the_same_bits_also_under_torchrun(tmp_path)
 KEPT = ("--momentum", "0.9", "--keep_optimizer_state", "--num_clients", "5", "--model", "logistic")
 
 
+@pytest.mark.slow
 def test_kept_optimizer_states_go_with_their_clients(tmp_path):
     """A client's state is right on whichever process trains it next, also after the run was stopped."""
     run_here(tmp_path / "1", *KEPT, "--engine", "sequential")

@@ -154,6 +154,7 @@ def test_torchrun_refuses_what_several_processes_cannot_do(script, flags, start,
     assert not done.folder.exists()
 
 
+@pytest.mark.slow
 def test_odd_environments(tmp_path):
     assert environments(4, 2, tmp_path) == []
 
