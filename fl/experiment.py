@@ -18,11 +18,13 @@ from fl.accountant import check_buffers
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
 from fl.check import with_clients
-from fl.client import state_of
+from fl.client import load_state, state_of
 from fl.cohort import NOBODY, Cohort, check_cohorts, cohort
 from fl.config import Config
 from fl.device import choose_device, keep_freed_memory, make_deterministic
 from fl.devices import has_clock
+from fl.evaluate import evaluate
+from fl.group import Group
 from fl.load import load_data
 from fl.parts import aggregate_of, algorithm_of, build_model, split, transforms_of
 from fl.proxy import set_aside
@@ -125,6 +127,11 @@ class Experiment:
             for earlier in range(len(self.clocks), t):
                 self.clocks.append(self.clocks[-1] + (at(earlier, self.clocks[-1]).seconds or 0.0))
         return at(t, self.clocks[t - 1] if has_clock(self.config) else 0.0)
+
+    def evaluate(self, w: State, group: Group) -> tuple[float, float]:
+        """Accuracy in [0, 1] and loss in nats of the model w on the whole test set."""
+        load_state(self.model, w)
+        return evaluate(self.model, self.data, group)
 
     def round_start(self, t: int, w: State, kept: Kept, S_t: Cohort = NOBODY) -> RoundStart:
         sizes = dict(zip(S_t.reporting, self.partition.sizes_of(S_t.reporting), strict=True))
