@@ -24,6 +24,7 @@ from fl.client import gradient_sum, load_state
 from fl.config import Config
 from fl.engines.sequential import Sequential
 from fl.environment import git_commit
+from fl.errors import DataError
 from fl.evaluate import evaluate as evaluated
 from fl.experiment import Experiment, federated, prepare
 from fl.noise import key_of
@@ -37,7 +38,7 @@ def answer(what: str, content: Any, settings: Settings) -> dict[str, Any]:
     """The answer to one question. Raises RunnerError for data that cannot be used, and KeyError for no question."""
     config, k = local_flags(content["flags"], settings), int(content["k"])
     if settings.get("partition", k) != k:
-        raise PermissionError(f"this node holds the share {settings['partition']}, and was asked as client {k}")
+        raise DataError(f"this node holds the share {settings['partition']}, and was asked as client {k}")
     return ANSWERS[what](experiment(config, k, settings), k, content | {"shares": "partition" in settings})
 
 
