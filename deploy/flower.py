@@ -145,6 +145,6 @@ def client_app() -> ClientApp:
             content, _ = record(answer(what, unpack(raw(message)), context.node_config))
             return Message(content, reply_to=message)
 
-    for what in ("facts", "train", "gradient", "evaluate"):
+    for what in ("learn", "facts", "train", "gradient", "evaluate"):
         answered(what)
     return app

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from data.partition import Partition
+from deploy import common
 from fl.client import gradient_sum, load_state
 from fl.config import Config
 from fl.engines.sequential import Sequential
@@ -27,8 +28,8 @@ from fl.environment import git_commit
 from fl.errors import DataError
 from fl.evaluate import evaluate as evaluated
 from fl.experiment import Experiment, federated, prepare
-from fl.noise import key_of
 from fl.group import Group
+from fl.noise import key_of
 from fl.state import Correction, Kept, RoundStart, Told
 
 Settings = Mapping[str, Any]
@@ -39,7 +40,9 @@ def answer(what: str, content: Any, settings: Settings) -> dict[str, Any]:
     config, k = local_flags(content["flags"], settings), int(content["k"])
     if settings.get("partition", k) != k:
         raise DataError(f"this node holds the share {settings['partition']}, and was asked as client {k}")
-    return ANSWERS[what](experiment(config, k, settings), k, content | {"shares": "partition" in settings})
+    if what == "learn":
+        return {"learnt": None if "partition" in settings else common.learn(config)}
+    return ANSWERS[what](experiment(config, k, settings, content["common"]), k, content)
 
 
 def local_flags(flags: dict[str, Any], settings: Settings) -> Config:
@@ -50,11 +53,14 @@ def local_flags(flags: dict[str, Any], settings: Settings) -> Config:
     return replace(config, data_dir=str(data_dir), device=str(device), run_dir=None, resume=False)
 
 
-def experiment(config: Config, k: int, settings: Settings) -> Experiment:
-    """The data and the model as a simulation has them, of which only client k's examples are used."""
+def experiment(config: Config, k: int, settings: Settings, agreed: Any) -> Experiment:
+    """The data and the model as a simulation has them, of which only client k's examples are used.
+
+    agreed: what clients with data of their own have in common, see common.py.
+    """
     if "partition" in settings:
         return federated(config)
-    data, model, device = prepare(config)
+    data, model, device = prepare(config, load=lambda config: common.load(config, agreed))
     n = len(data.train)
     return Experiment(config, data, data, model, device, Partition(torch.arange(n), torch.tensor([0] * (k + 1) + [n])))
 
@@ -63,7 +69,7 @@ def facts(x: Experiment, k: int, content: Any) -> dict[str, Any]:
     """What the server must know before the first round; no example is among it."""
     return {
         "n_k": len(x.partition[k]), "test": len(x.data.test), "shape": list(x.data.shape), "classes": x.data.classes,
-        "partition": x.partition.sha256(), "data": x.data.only(x.partition[k]).sha256(), "shares": content["shares"],
+        "partition": x.partition.sha256(), "data": x.data.only(x.partition[k]).sha256(),
         "torch": torch.__version__, "python": platform.python_version(),
         "commit": git_commit(), "threads": torch.get_num_threads(), "pid": os.getpid(),
     }  # fmt: skip

@@ -57,7 +57,7 @@ class Processes:
                 raise WorkerError(f"the {name} ended with code {code}: {last[-400:]}")
 
     def __exit__(self, *exception: object) -> None:
-        """End all of them, first those that were started last. Programs that they started may have left their family."""
+        """End all of them, the last first, and then what they started, which may have left their family."""
         family = descendants(os.getpid())
         for child in reversed(self.children.values()):
             with suppress(ProcessLookupError):

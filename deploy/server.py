@@ -17,13 +17,14 @@ import torch
 
 from data.dataset import Dataset, Split
 from data.partition import Partition
+from deploy import common
 from deploy.flower import FlowerChannel
 from deploy.limits import check_deployable
 from fl.check import with_clients
 from fl.command_line import parse
 from fl.config import Config
 from fl.device import choose_device, make_deterministic
-from fl.engines.networked import Asked, Networked, flags_of
+from fl.engines.networked import Networked, flags_of
 from fl.errors import FlagError, WorkerError
 from fl.experiment import Experiment, federated
 from fl.group import Group
@@ -84,15 +85,14 @@ def train(grid: Any, argv: list[str], keys: list[str]) -> None:
     if len(there) < len(keys):
         missing = ", ".join(str(k) for k in range(len(keys)) if k not in there)
         raise WorkerError(f"clients {missing} have not connected within --timeout {config.timeout:g}")
-    asked = channel.ask("facts", {k: {"flags": flags_of(config), "k": k} for k in range(len(keys))})
-    if asked.lost:
-        raise WorkerError("; ".join(f"client {k}: {why}" for k, why in sorted(asked.lost.items())))
-    x, notes = experiment(config, asked, keys)
-    engine = Networked(x, channel)
+    agreed = agreement(everyones(channel, "learn", config, keys))
+    known = everyones(channel, "facts", config, keys, common=agreed)
+    x, notes = with_shares(config, known) if agreed is None else with_own_data(config, known)
     channel.most_bytes = 2 * x.model_bytes + ROOM
-    if not notes["server_has_data"]:
+    engine = Networked(x, channel, {"common": agreed})
+    if agreed:
         x = replace(x, asks=engine)
-    for k, known in sorted(asked.answers.items()):
+    for k, known in enumerate(known):
         print(f"client {k}: {known['n_k']:,} examples, {known['test']:,} test examples, torch {known['torch']}")
     with RunFolder("federated", x, notes.pop("facts"), notes, config.global_epoch) as folder:
         rounds = explained(federated_rounds(x, engine, Group(), folder.start), engine)
@@ -105,28 +105,41 @@ def explained(rounds: Generator[Round], engine: Networked) -> Generator[Round]:
         yield replace(done, record=done.record | engine.outcome) if done.t else done
 
 
-def experiment(config: Config, asked: Asked, keys: list[str]) -> tuple[Deployed, dict[str, Any]]:
-    """The server's side of the experiment, and what environment.json tells of it.
+def everyones(channel: FlowerChannel, what: str, config: Config, keys: list[str], **more: Any) -> list[Any]:
+    """What all clients answer, in their order. Raises WorkerError if one does not."""
+    asked = channel.ask(what, {k: {"flags": flags_of(config), "k": k, **more} for k in range(len(keys))})
+    if asked.lost:
+        raise WorkerError("; ".join(f"client {k}: {why}" for k, why in sorted(asked.lost.items())))
+    return [asked.answers[k] for k in range(len(keys))]
 
-    Where all nodes hold shares of one data set, the server has it too, for its test set and to know who holds what.
-    Else it has no data, and knows no more than what the clients tell: how many examples of which shape they have.
+
+def agreement(answers: list[Any]) -> Any:
+    """What the clients' own data have in common; None where all hold shares of one data set."""
+    learnt = [one["learnt"] for one in answers]
+    if all(one is None for one in learnt):
+        return None
+    if None in learnt:
+        raise WorkerError("some nodes hold a share of a data set (partition=K), and others data of their own")
+    return common.agreed(learnt)
+
+
+def with_shares(config: Config, known: list[dict[str, Any]]) -> tuple[Deployed, dict[str, Any]]:
+    """The server's side where all nodes hold shares of one data set, and what environment.json tells of it.
+
+    The server has the data set too, for its test examples and to know who holds what.
     """
-    known = [asked.answers[k] for k in sorted(asked.answers)]
-    counts = [one["n_k"] for one in known]
-    for k, n_k in enumerate(counts):
-        if type(n_k) is not int or not 0 < n_k <= MOST_EXAMPLES:
-            raise WorkerError(f"client {k} claims {n_k} examples; expected from 1 to {MOST_EXAMPLES:,}")
-    notes = {"engine": "networked", "workers": 1, "clients": known}
-    hashes = {one["partition"] for one in known}
-    shares = [one["shares"] for one in known]
-    if all(shares):
-        x = federated(config)
-        if hashes != {x.partition.sha256()}:
-            raise WorkerError("the nodes do not hold shares of the server's data set: other data, flags or code")
-        notes |= {"server_has_data": True, "facts": x.facts}
-        return Deployed(x.config, x.clean, x.data, x.model, x.device, x.partition, x.proxy), notes
-    if any(shares):
-        raise WorkerError("some nodes hold a share of a data set (partition=K) and others all of theirs")
+    x = federated(config)
+    if {one["partition"] for one in known} != {x.partition.sha256()}:
+        raise WorkerError("the nodes do not hold shares of the server's data set: other data, flags or code")
+    notes = {"engine": "networked", "workers": 1, "nodes": known, "facts": x.facts}
+    return Deployed(x.config, x.clean, x.data, x.model, x.device, x.partition, x.proxy), notes
+
+
+def with_own_data(config: Config, known: list[dict[str, Any]]) -> tuple[Deployed, dict[str, Any]]:
+    """The same where the server has no data, and knows no more than how many examples of which shape there are."""
+    for k, one in enumerate(known):
+        if type(one["n_k"]) is not int or not 0 < one["n_k"] <= MOST_EXAMPLES:
+            raise WorkerError(f"client {k} claims {one['n_k']} examples; expected from 1 to {MOST_EXAMPLES:,}")
     shapes = {(*one["shape"], one["classes"]) for one in known}
     if len(shapes) > 1:
         raise WorkerError(f"the clients' examples differ in shape or number of classes: {sorted(shapes)}")
@@ -138,11 +151,10 @@ def experiment(config: Config, asked: Asked, keys: list[str]) -> tuple[Deployed,
     make_deterministic(config.precision, device)
     nothing = Split(torch.zeros(2, *shape), torch.zeros(2, dtype=torch.int64))
     data = Dataset(config.dataset, nothing, nothing, classes, source="the clients").to(device)
-    partition = sized(counts)
-    notes |= {"server_has_data": False}
-    notes["facts"] = {"data_sha256": digest(known), "partition_sha256": partition.sha256()}
-    model = build_model(config, data).to(device)
-    return Deployed(config, data, data, model, device, partition), notes
+    partition = sized([one["n_k"] for one in known])
+    facts = {"data_sha256": digest(known), "partition_sha256": partition.sha256()}
+    notes = {"engine": "networked", "workers": 1, "nodes": known, "facts": facts}
+    return Deployed(config, data, data, build_model(config, data).to(device), device, partition), notes
 
 
 def sized(counts: list[int]) -> Partition:
@@ -154,4 +166,3 @@ def sized(counts: list[int]) -> Partition:
 def digest(known: list[dict[str, Any]]) -> str:
     """Of the clients' data, as far as they tell of it, so that a resumed run is refused for other data."""
     return hashlib.sha256(json.dumps([one["data"] for one in known]).encode()).hexdigest()
-

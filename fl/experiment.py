@@ -165,12 +165,14 @@ def centralised(config: Config) -> Experiment:
     return Experiment(config, data, data, model, device, partition)
 
 
-def prepare(config: Config, device: torch.device | None = None) -> tuple[Dataset, nn.Module, torch.device]:
+def prepare(
+    config: Config, device: torch.device | None = None, load: Callable[[Config], Dataset] = load_data
+) -> tuple[Dataset, nn.Module, torch.device]:
     """The data set and the model with its first weights, on the device."""
     device = device or choose_device(config.device)
     make_deterministic(config.precision, device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # CUDA graphs are recorded on a stream of the current device
     keep_freed_memory()
-    data = load_data(config)
+    data = load(config)
     return data.to(device), build_model(config, data).to(device), device

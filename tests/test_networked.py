@@ -61,7 +61,7 @@ def flags(**more):
 def deployed(c, fault: Fault = lambda what, k, answer: answer, start=None):
     x = federated(c)
     x = Deployed(x.config, x.clean, x.data, x.model, x.device, x.partition, x.proxy)
-    engine = Networked(x, Calls(fault))
+    engine = Networked(x, Calls(fault), {"common": None})
     return list(explained(federated_rounds(x, engine, Group(), start), engine))
 
 

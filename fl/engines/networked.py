@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from data.dataset import Dataset
 from fl.config import Config
 from fl.errors import WorkerError
 from fl.experiment import Experiment
@@ -44,11 +43,14 @@ class Channel(Protocol):
 
 
 class Networked:
-    """An Engine. What became of the clients of the last round stands in `outcome`, as keys of its record."""
+    """An Engine. also: what every question says beside the round.
 
-    def __init__(self, x: Experiment, channel: Channel):
+    What became of the clients of the last round stands in `outcome`, as keys of its record.
+    """
+
+    def __init__(self, x: Experiment, channel: Channel, also: Mapping[str, Any]):
         self.model, self.data, self.partition, self.device = x.model, x.data, x.partition, x.device
-        self.config, self.channel = x.config, channel
+        self.config, self.channel, self.also = x.config, channel, dict(also)
         self.outcome: dict[str, Any] = {}
 
     def train(self, clients: Sequence[int], now: RoundStart, tell: Tell = tell_nothing) -> Iterator[Update]:
@@ -86,7 +88,7 @@ class Networked:
         return accuracy, loss
 
     def ask(self, what: str, contents: Mapping[int, Any]) -> Asked:
-        return self.channel.ask(what, contents)
+        return self.channel.ask(what, {k: {**content, **self.also} for k, content in contents.items()})
 
     def note(self, asked: Asked, fewest: int, updates: Mapping[int, Update]) -> None:
         self.outcome = {"downlink_bytes": asked.down, "uplink_bytes": asked.up}
