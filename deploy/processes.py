@@ -26,7 +26,6 @@ class Processes:
         self.logs: dict[str, Path] = {}
         self.environment: Mapping[str, str] = os.environ
         self.home = Path()
-        self.family: set[int] = set()
 
     def __enter__(self) -> Processes:
         return self
@@ -70,6 +69,9 @@ class Processes:
                 os.kill(pid, signal.SIGKILL)
         for child in self.children.values():
             child.wait()
+        deadline = time.monotonic() + POLITE_SECONDS
+        while time.monotonic() < deadline and running() & set(family):
+            time.sleep(0.05)
 
 
 def found(program: str) -> str:
@@ -82,11 +84,21 @@ def found(program: str) -> str:
 
 
 def descendants(of: int) -> list[int]:
-    """All processes that come from this one, as `ps` sees them."""
-    table = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout
-    parents = [tuple(map(int, line.split())) for line in table.splitlines()]
+    """All processes that come from this one."""
+    parents = [(pid, parent) for pid, parent, _ in processes()]
     family, grown = {of}, True
     while grown:
         more = {pid for pid, parent in parents if parent in family} - family
         family, grown = family | more, bool(more)
     return sorted(family - {of})
+
+
+def running() -> set[int]:
+    """All processes but those that have ended and wait for their parents to notice."""
+    return {pid for pid, _, state in processes() if not state.startswith("Z")}
+
+
+def processes() -> list[tuple[int, int, str]]:
+    """Number, parent and state of every process, as `ps` sees them."""
+    table = subprocess.run(["ps", "-eo", "pid=,ppid=,stat="], capture_output=True, text=True).stdout
+    return [(int(pid), int(parent), state) for pid, parent, state in map(str.split, table.splitlines())]
