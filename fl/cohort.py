@@ -14,6 +14,7 @@ from fl.devices import HOUR, STATES, comes_and_goes, devices_of, eligible, fate_
 from fl.errors import FlagError
 from fl.privacy import is_noisy
 from fl.rng import derive, select_clients, uniforms
+from fl.security import fewest_reports
 
 MOST_HOURS = 24  # that a server waits for m eligible clients
 EVENTS = ("decline_rate", "dropout_rate", "straggler_rate", "over_select", "min_reports", "round_deadline")
@@ -65,7 +66,6 @@ def cohort(config: Config, partition: Partition, t: int, clock: float, transfer:
     """
     K, m, most = len(partition), config.num_select_clients, config.num_select_clients
     wanted, waited = min(math.ceil(config.over_select * m), K), 0.0
-    fewest = 0 if is_noisy(config) else config.min_reports
     if comes_and_goes(config):
         S_t, waited = called_when_eligible(config, t, clock, m, wanted)
     elif config.sampling == "poisson":
@@ -74,7 +74,9 @@ def cohort(config: Config, partition: Partition, t: int, clock: float, transfer:
     else:
         S_t = select_clients(config.seed, t, K, wanted)
     if not is_eventful(config):
-        return Cohort(S_t, S_t, seconds=waited if has_clock(config) else None, abandoned=len(S_t) < fewest)
+        abandoned = len(S_t) < fewest(config, len(S_t))
+        seconds = waited if has_clock(config) else None
+        return Cohort(S_t, [] if abandoned else S_t, seconds=seconds, abandoned=abandoned)
 
     fates = {k: fate_of(config, t, k) for k in S_t}
     sizes = dict(zip(S_t, partition.sizes_of(S_t), strict=True))
@@ -97,7 +99,7 @@ def cohort(config: Config, partition: Partition, t: int, clock: float, transfer:
         lasted = max(
             [needed[k] for k in staying] + [(fates[k].vanishes or 0) * needed[k] for k in dropped], default=0.0
         )
-    abandoned = len(reporting) < fewest
+    abandoned = len(reporting) < fewest(config, len(S_t) - len(declined))
     return Cohort(
         S_t,
         [] if abandoned else sorted(reporting),
@@ -108,6 +110,11 @@ def cohort(config: Config, partition: Partition, t: int, clock: float, transfer:
         seconds=waited + lasted if has_clock(config) else None,
         abandoned=abandoned,
     )
+
+
+def fewest(config: Config, n: int) -> int:
+    """Without how many reports a round is abandoned, if n clients take part in it."""
+    return 0 if is_noisy(config) else max(config.min_reports, fewest_reports(config, n))
 
 
 def is_eventful(config: Config) -> bool:
