@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data.partition import Partition
+from fl.accountant import called
 from fl.conditions import has_speeds
 from fl.config import DEFAULTS, Config
 from fl.devices import HOUR, STATES, comes_and_goes, devices_of, eligible, fate_of, has_clock, most_eligible
@@ -147,17 +148,21 @@ def seconds_needed(config: Config, k: int, examples: float, transfer: tuple[int,
 
 def check_cohorts(config: Config, partition: Partition, transfer: tuple[int, int]) -> None:
     """Raise FlagError if no round can be expected to have the reports that it needs."""
-    if comes_and_goes(config) and (most := most_eligible(config)) < config.min_reports:
+    if comes_and_goes(config) and (most := most_eligible(config)) < (
+        least := max(config.min_reports, fewest(config, 0))
+    ):
+        said = f"--min_reports {least}" if least == config.min_reports else "--secure_aggregation"
         raise FlagError(
-            f"--min_reports {config.min_reports}: {most:.2g} of the {len(partition)} clients are eligible at the best "
+            f"{said}: {most:.2g} of the {len(partition)} clients are eligible at the best "
             f"hour; raise {', '.join(f'--{state}' for state in STATES)} or --num_clients"
         )
     if config.round_deadline is not None:
         E, clients = config.straggler_epochs or config.local_epoch, range(len(partition))
         sizes = partition.sizes.tolist()
         needed = sorted(seconds_needed(config, k, E * sizes[k], transfer) for k in clients)
-        if needed[config.min_reports - 1] > config.round_deadline:
+        least = max(config.min_reports, fewest(config, called(config)))
+        if needed[least - 1] > config.round_deadline:
             raise FlagError(
-                f"--round_deadline {config.round_deadline:g}: the fastest {config.min_reports} clients need "
-                f"{needed[config.min_reports - 1]:.3g} seconds; allow more"
+                f"--round_deadline {config.round_deadline:g}: the fastest {least} clients need "
+                f"{needed[least - 1]:.3g} seconds; allow more"
             )

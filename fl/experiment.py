@@ -14,8 +14,8 @@ from data.dataset import Dataset
 from data.heterogeneity import heterogeneity
 from data.niid_bench import noisy
 from data.partition import Partition
-from fl.accountant import check_buffers
-from fl.aggregates.secure.allowed import check_no_buffers, most_called
+from fl.accountant import called, check_buffers
+from fl.aggregates.secure.allowed import check_no_buffers
 from fl.aggregates.secure.wire import bytes_of_one
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
@@ -108,7 +108,7 @@ class Experiment:
         """What each client of a round gets, and sends."""
         down, up = (vectors * self.model_bytes for vectors in self.algorithm.transfers)
         if self.config.secure_aggregation:
-            more_down, up = bytes_of_one(most_called(self.config), self.parameters)
+            more_down, up = bytes_of_one(called(self.config), self.parameters)
             return down + more_down, up
         model = self.model_bytes
         for transform in self.transforms:

@@ -55,15 +55,13 @@ class Secure:
     def gather(self, group: Group, more: Tensor) -> Tensor:
         """Add up what the server has got in each process, and `more` of each, float64 of equal shapes; returns the
         sum of the latter."""
-        with self.timed():
-            total = group.sum(torch.from_numpy(self.server.total.view("int64")).to(group.device))
-            sent = torch.tensor([float(k in self.server.survivors) for k in self.clients], dtype=torch.float64)
-            both = group.sum(torch.cat([sent, more.to(sent).flatten()]).to(group.device)).cpu()
-            self.server.total = total.cpu().numpy().view("uint64")
-            came = dict(zip(self.clients, both[: len(sent)].tolist(), strict=True))
-            self.server.up += self.server.total.nbytes * sum(came[k] > (k in self.server.survivors) for k in came)
-            self.server.survivors = {k for k, has_come in came.items() if has_come}
-            return both[len(sent) :].view_as(more)
+        total = group.sum(torch.from_numpy(self.server.total.view("int64")).to(group.device))
+        sent = torch.tensor([float(k in self.server.survivors) for k in self.clients], dtype=torch.float64)
+        both = group.sum(torch.cat([sent, more.to(sent).flatten()]).to(group.device)).cpu()
+        survivors = {k for k, has_come in zip(self.clients, both.tolist(), strict=False) if has_come}
+        self.server.up += self.server.total.nbytes * len(survivors - self.server.survivors)
+        self.server.total, self.server.survivors = total.cpu().numpy().view("uint64"), survivors
+        return both[len(sent) :].view_as(more)
 
     def result(self, denominator: float) -> State:
         """w and the mean of the updates; the sum says itself by what it is to be divided."""

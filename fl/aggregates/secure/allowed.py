@@ -5,9 +5,9 @@ Imports no torch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 
+from fl.accountant import called
 from fl.config import DEFAULTS, Config
 from fl.errors import FlagError
 from fl.names import entry_of, is_own
@@ -50,17 +50,12 @@ def check_enough(config: Config) -> None:
         return
     if m < LEAST:
         raise FlagError(f"--num_select_clients {m}: the sum of one update is that update; expected at least {LEAST}")
-    called = most_called(config)
-    if (needed := fewest_reports(config, called)) > m:
+    n = called(config)
+    if (needed := fewest_reports(config, n)) > m:
         raise FlagError(
-            f"--over_select {config.over_select:g}: calls {called} clients, of whom {needed} must report, and a round "
+            f"--over_select {config.over_select:g}: calls {n} clients, of whom {needed} must report, and a round "
             f"is over with {m} reports; call fewer, or lower --secure_threshold {config.secure_threshold:.3g}"
         )
-
-
-def most_called(config: Config) -> int:
-    """How many clients a round calls; with --sampling poisson, on average."""
-    return min(math.ceil(config.over_select * config.num_select_clients), config.num_clients)
 
 
 def check_everyone_reports(config: Config) -> None:
