@@ -20,7 +20,7 @@ from cryptography.exceptions import InvalidTag
 from fl.aggregates.secure.aggregate import Secure
 from fl.aggregates.secure.client import Client
 from fl.aggregates.secure.fixed_point import RANGE, decoded, encoded, scale_of
-from fl.aggregates.secure.keys import add_masks, agreed, opened, public_of, sealed, stream_of
+from fl.aggregates.secure.keys import add_masks, agreed, opened, private, public_of, sealed, stream_of
 from fl.aggregates.secure.server import Server
 from fl.aggregates.secure.shamir import PRIME, SHARE_BYTES, lagrange, secret_of, shares
 from fl.aggregates.secure.wire import bytes_of_one
@@ -72,13 +72,13 @@ def test_fewer_than_t_shares_say_nothing():
 
 def test_both_sides_agree_on_a_key():
     """The keys are those of RFC 7748, section 6.1."""
-    alice = bytes.fromhex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a")
-    bob = bytes.fromhex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb")
+    alice = private(bytes.fromhex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a"))
+    bob = private(bytes.fromhex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"))
     assert public_of(alice).hex() == "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
     assert public_of(bob).hex() == "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"
     assert agreed(alice, public_of(bob), b"mask") == agreed(bob, public_of(alice), b"mask")
     keys = {agreed(alice, public_of(bob), b"mask"), agreed(alice, public_of(bob), b"mail"),
-            agreed(alice, public_of(os.urandom(32)), b"mask")}  # fmt: skip
+            agreed(alice, public_of(private(os.urandom(32))), b"mask")}  # fmt: skip
     assert len(keys) == 3
 
 

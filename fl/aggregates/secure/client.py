@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fl.aggregates.secure.fixed_point import Words
-from fl.aggregates.secure.keys import add_masks, agreed, opened, public_of, sealed
+from fl.aggregates.secure.keys import add_masks, agreed, opened, private, public_of, sealed
 from fl.aggregates.secure.shamir import SHARE_BYTES, shares
 from fl.aggregates.secure.wire import KEY_BYTES, SEALED_BYTES, letters, unpacked
 
@@ -17,12 +17,13 @@ from fl.aggregates.secure.wire import KEY_BYTES, SEALED_BYTES, letters, unpacked
 class Client:
     """Client k. t: how many must answer, or the masks stay on. random(n): n secret bytes, each time others.
 
-    of_masks and of_mail are the secret keys s^SK and c^SK of the paper, and own is b: the seed of k's own mask.
+    of_masks and of_mail are the private keys s^SK and c^SK of the paper. own is b: the seed of k's own mask.
     """
 
     def __init__(self, k: int, t: int, random: Callable[[int], bytes]):
         self.k, self.t, self.random = k, t, random
-        self.of_masks, self.of_mail, self.own = random(32), random(32), random(32)
+        self.secret, self.own = random(32), random(32)  # the two that are shared
+        self.of_masks, self.of_mail = private(self.secret), private(random(32))
         self.mask_keys: dict[int, bytes] = {}  # agreed with the others, by their numbers
         self.mail_keys: dict[int, bytes] = {}
         self.mail: dict[int, bytes] = {}
@@ -32,7 +33,7 @@ class Client:
         return public_of(self.of_masks) + public_of(self.of_mail)
 
     def share_keys(self, message: bytes) -> bytes:
-        """Round 1: a sealed letter to each of the others, with its shares of of_masks and of b.
+        """Round 1: a sealed letter to each of the others, with its shares of s^SK and of b.
 
         message: the public keys of the others. The share of the x-th client, counted from 1, is the value at x.
         """
@@ -42,7 +43,7 @@ class Client:
             self.mail_keys[v] = agreed(self.of_mail, keys[KEY_BYTES:], b"mail")
         everyone = sorted([self.k, *others])
         n, coefficients = len(everyone), 40 * (self.t - 1)
-        masks = shares(self.of_masks, self.t, n, self.random(coefficients))
+        masks = shares(self.secret, self.t, n, self.random(coefficients))
         owns = shares(self.own, self.t, n, self.random(coefficients))
         letter = {v: mask + own for v, mask, own in zip(everyone, masks, owns, strict=True)}
         self.kept = letter.pop(self.k)

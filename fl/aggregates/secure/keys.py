@@ -20,15 +20,19 @@ CHUNK = 1 << 13  # words of every mask at once: 64 KiB, which stay in a core's c
 ZEROS = bytes(8 * CHUNK)
 
 
-def public_of(secret: bytes) -> bytes:
-    """The public key of a secret one; 32 bytes each."""
-    return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+def private(secret: bytes) -> X25519PrivateKey:
+    """The private key of 32 secret bytes. Making it takes longer than agreeing on a key with it."""
+    return X25519PrivateKey.from_private_bytes(secret)
 
 
-def agreed(secret: bytes, public: bytes, purpose: bytes) -> bytes:
-    """32 bytes that the owners of two pairs of keys have in common: each has its own secret and the other's public."""
-    common = X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public))
-    return hashlib.sha256(purpose + common).digest()
+def public_of(own: X25519PrivateKey) -> bytes:
+    """The public key that belongs to it, 32 bytes."""
+    return own.public_key().public_bytes_raw()
+
+
+def agreed(own: X25519PrivateKey, public: bytes, purpose: bytes) -> bytes:
+    """32 bytes that the owners of two pairs of keys have in common: each has its own private and the other's public."""
+    return hashlib.sha256(purpose + own.exchange(X25519PublicKey.from_public_bytes(public))).digest()
 
 
 def add_masks(words: Words, plus: Sequence[bytes], minus: Sequence[bytes]) -> None:

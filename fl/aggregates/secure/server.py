@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fl.aggregates.secure.fixed_point import Words
-from fl.aggregates.secure.keys import add_masks, agreed
+from fl.aggregates.secure.keys import add_masks, agreed, private
 from fl.aggregates.secure.shamir import SHARE_BYTES, secret_of
 from fl.aggregates.secure.wire import KEY_BYTES, SEALED_BYTES, letters, numbers, unpacked
 
@@ -67,8 +67,9 @@ class Server:
             if v in self.survivors:
                 minus.append(secret)
                 continue
+            vanished = private(secret)
             for u in self.survivors:
-                key = agreed(secret, self.keys[u][:KEY_BYTES], b"mask")
+                key = agreed(vanished, self.keys[u][:KEY_BYTES], b"mask")
                 (plus if u > v else minus).append(key)  # u < v has added it, and u > v has subtracted it
         add_masks(self.total, plus, minus)
         return self.total
