@@ -22,7 +22,7 @@ def check_secure(config: Config) -> None:
     """Raise FlagError for what needs single updates, and for rounds that could never be unmasked."""
     if not config.secure_aggregation:
         return
-    if config.aggregate != "mean":
+    if config.aggregate != DEFAULTS["aggregate"]:
         raise FlagError(
             f"--aggregate {config.aggregate}: is no sum and looks at single updates, which {SAID} hides from the "
             "server; leave one of the two out"
