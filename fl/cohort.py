@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data.partition import Partition
+from fl.accountant import called
 from fl.conditions import has_speeds
 from fl.config import DEFAULTS, Config
 from fl.devices import HOUR, STATES, comes_and_goes, devices_of, eligible, fate_of, has_clock, most_eligible
 from fl.errors import FlagError
 from fl.privacy import is_noisy
 from fl.rng import derive, select_clients, uniforms
+from fl.security import fewest_reports
 
 MOST_HOURS = 24  # that a server waits for m eligible clients
 EVENTS = ("decline_rate", "dropout_rate", "straggler_rate", "over_select", "min_reports", "round_deadline")
@@ -65,7 +67,6 @@ def cohort(config: Config, partition: Partition, t: int, clock: float, transfer:
     """
     K, m, most = len(partition), config.num_select_clients, config.num_select_clients
     wanted, waited = min(math.ceil(config.over_select * m), K), 0.0
-    fewest = 0 if is_noisy(config) else config.min_reports
     if comes_and_goes(config):
         S_t, waited = called_when_eligible(config, t, clock, m, wanted)
     elif config.sampling == "poisson":
@@ -74,7 +75,9 @@ def cohort(config: Config, partition: Partition, t: int, clock: float, transfer:
     else:
         S_t = select_clients(config.seed, t, K, wanted)
     if not is_eventful(config):
-        return Cohort(S_t, S_t, seconds=waited if has_clock(config) else None, abandoned=len(S_t) < fewest)
+        abandoned = len(S_t) < fewest(config, len(S_t))
+        seconds = waited if has_clock(config) else None
+        return Cohort(S_t, [] if abandoned else S_t, seconds=seconds, abandoned=abandoned)
 
     fates = {k: fate_of(config, t, k) for k in S_t}
     sizes = dict(zip(S_t, partition.sizes_of(S_t), strict=True))
@@ -97,7 +100,7 @@ def cohort(config: Config, partition: Partition, t: int, clock: float, transfer:
         lasted = max(
             [needed[k] for k in staying] + [(fates[k].vanishes or 0) * needed[k] for k in dropped], default=0.0
         )
-    abandoned = len(reporting) < fewest
+    abandoned = len(reporting) < fewest(config, len(S_t) - len(declined))
     return Cohort(
         S_t,
         [] if abandoned else sorted(reporting),
@@ -108,6 +111,11 @@ def cohort(config: Config, partition: Partition, t: int, clock: float, transfer:
         seconds=waited + lasted if has_clock(config) else None,
         abandoned=abandoned,
     )
+
+
+def fewest(config: Config, n: int) -> int:
+    """Without how many reports a round is abandoned, if n clients take part in it."""
+    return 0 if is_noisy(config) else max(config.min_reports, fewest_reports(config, n))
 
 
 def is_eventful(config: Config) -> bool:
@@ -140,17 +148,21 @@ def seconds_needed(config: Config, k: int, examples: float, transfer: tuple[int,
 
 def check_cohorts(config: Config, partition: Partition, transfer: tuple[int, int]) -> None:
     """Raise FlagError if no round can be expected to have the reports that it needs."""
-    if comes_and_goes(config) and (most := most_eligible(config)) < config.min_reports:
+    if comes_and_goes(config) and (most := most_eligible(config)) < (
+        least := max(config.min_reports, fewest(config, 0))
+    ):
+        said = f"--min_reports {least}" if least == config.min_reports else "--secure_aggregation"
         raise FlagError(
-            f"--min_reports {config.min_reports}: {most:.2g} of the {len(partition)} clients are eligible at the best "
+            f"{said}: {most:.2g} of the {len(partition)} clients are eligible at the best "
             f"hour; raise {', '.join(f'--{state}' for state in STATES)} or --num_clients"
         )
     if config.round_deadline is not None:
         E, clients = config.straggler_epochs or config.local_epoch, range(len(partition))
         sizes = partition.sizes.tolist()
         needed = sorted(seconds_needed(config, k, E * sizes[k], transfer) for k in clients)
-        if needed[config.min_reports - 1] > config.round_deadline:
+        least = max(config.min_reports, fewest(config, called(config)))
+        if needed[least - 1] > config.round_deadline:
             raise FlagError(
-                f"--round_deadline {config.round_deadline:g}: the fastest {config.min_reports} clients need "
-                f"{needed[config.min_reports - 1]:.3g} seconds; allow more"
+                f"--round_deadline {config.round_deadline:g}: the fastest {least} clients need "
+                f"{needed[least - 1]:.3g} seconds; allow more"
             )

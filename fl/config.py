@@ -37,12 +37,13 @@ from fl.flags import (
     only_with,
 )
 from fl.privacy import Privacy
+from fl.security import Security
 from fl.transforms import ATTACKS, TRANSFORMS
 from fl.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Workload, Conditions, Privacy, Compression):
+class Config(Workload, Conditions, Privacy, Security, Compression):
     """Every flag, resolved: what `config.json` holds. Built by `parse`, or directly in tests."""
 
     # fmt: off

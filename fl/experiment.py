@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,9 @@ from data.dataset import Dataset
 from data.heterogeneity import heterogeneity
 from data.niid_bench import noisy
 from data.partition import Partition
-from fl.accountant import check_buffers
+from fl.accountant import called, check_buffers
+from fl.aggregates.secure.allowed import check_no_buffers
+from fl.aggregates.secure.wire import bytes_of_one
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
 from fl.check import with_clients
@@ -37,7 +39,7 @@ class Experiment:
 
     model: the one resident network, holding w_0 at first. partition: of the training examples; centralised training
     is that of one client with all of them. proxy: what the server has for itself.
-    noise_key: what the noise of the run is drawn from (fl/noise.py).
+    noise_key, mask_key: what the noise of the run and the clients' secrets are drawn from (fl/state.py).
     """
 
     config: Config
@@ -48,6 +50,7 @@ class Experiment:
     partition: Partition
     proxy: Dataset | None = None
     noise_key: bytes = b""
+    mask_key: bytes = b""
 
     @property
     def w(self) -> State:
@@ -104,6 +107,9 @@ class Experiment:
     def transfer_bytes(self) -> tuple[int, int]:
         """What each client of a round gets, and sends."""
         down, up = (vectors * self.model_bytes for vectors in self.algorithm.transfers)
+        if self.config.secure_aggregation:
+            more_down, up = bytes_of_one(called(self.config), self.parameters)
+            return down + more_down, up
         model = self.model_bytes
         for transform in self.transforms:
             if transform.bytes:
@@ -128,7 +134,8 @@ class Experiment:
 
     def round_start(self, t: int, w: State, kept: Kept, S_t: Cohort = NOBODY) -> RoundStart:
         sizes = dict(zip(S_t.reporting, self.partition.sizes_of(S_t.reporting), strict=True))
-        return RoundStart(self.config, t, w, kept, self.trained, self.n, sizes, cohort=S_t, noise_key=self.noise_key)
+        now = RoundStart(self.config, t, w, kept, self.trained, self.n, sizes, cohort=S_t)
+        return replace(now, noise_key=self.noise_key, mask_key=self.mask_key)
 
 
 def federated(config: Config, device: torch.device | None = None) -> Experiment:
@@ -144,7 +151,9 @@ def federated(config: Config, device: torch.device | None = None) -> Experiment:
     config = with_clients(config, len(partition))
     harmed = poisoned(noisy(data, partition, config.feature_noise, config.seed), partition, config)
     x = Experiment(config, data, harmed, model, device, partition, proxy)
-    check_buffers(config, x.w.keys() - set(x.trained))
+    buffers = x.w.keys() - set(x.trained)
+    check_buffers(config, buffers)
+    check_no_buffers(config, buffers)
     if has_clock(config):
         check_cohorts(config, partition, x.transfer_bytes)
     _ = x.algorithm, x.aggregate, x.transforms  # if one of the user's own fails, it does so before a run begins

@@ -7,6 +7,7 @@ fl/workers.py starts them.
 from __future__ import annotations
 
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -67,6 +68,10 @@ class Group:
     def content_from(self, rank: int, content: Any) -> Any:
         """The tensors, numbers, strings, dicts and lists of one rank, at every rank; on the CPU."""
         return content
+
+    def secret(self) -> bytes:
+        """32 bytes from the operating system's secure generator, the same at every rank."""
+        return bytes.fromhex(self.content_from(0, os.urandom(32).hex()))
 
     def union(self, content: dict[int, Any]) -> dict[int, Any]:
         """The ranks' dicts, which share no key, put together at every rank."""

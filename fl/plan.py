@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from fl.accountant import described
+from fl.accountant import called, described
+from fl.aggregates.secure.fixed_point import scale_of
 from fl.client import steps_of
 from fl.config import Config
 from fl.environment import read_environment
@@ -14,6 +15,7 @@ from fl.errors import RunFolderError
 from fl.estimate import rough, seconds_a_central_step, seconds_a_step, seconds_an_evaluation
 from fl.experiment import Experiment
 from fl.records import is_finished, read_records
+from fl.security import fewest_reports
 from fl.streams import warn
 
 MOST_CLIENTS_LISTED = 20
@@ -99,6 +101,7 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
         f"engine        {engine_line(engine, workers)}",
         f"algorithm     {config.algorithm}, aggregate {config.aggregate}, attack {config.attack or 'none'}",
         *described(config),
+        *([secure_line(x)] if config.secure_aggregation else []),
         f"bytes a round {m * down:,} down, {m * up:,} up",
         "client    n_k  examples of each label",
     ]
@@ -107,6 +110,14 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
     if K > MOST_CLIENTS_LISTED:
         lines.append(f"   ... and {K - MOST_CLIENTS_LISTED:,} more")
     return "\n".join(lines)
+
+
+def secure_line(x: Experiment) -> str:
+    n = called(x.config)
+    return (
+        f"secure sum    {fewest_reports(x.config, n)} of {n} must report; values of the mean are coded to within "
+        f"{2.0 ** -(scale_of(x.n) + 1):.1g}"
+    )
 
 
 def baseline_plan(x: Experiment, ends: Sequence[int]) -> str:

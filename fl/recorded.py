@@ -46,6 +46,7 @@ def federated_rounds(
     """
     begun = everywhere(x, group, start)
     x = replace(x, noise_key=key) if (key := key_of(x.config, group)) else x
+    x = replace(x, mask_key=group.secret()) if x.config.secure_aggregation else x
     group.awaited = begun.t < x.config.global_epoch
     return recorded(x, federated_averaging(x, engine, group, begun), begun, x.config.global_epoch, group)
 
@@ -105,6 +106,7 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
         "round_seconds": round_seconds,
         "evaluate_seconds": time.perf_counter() - began,
     } | now.cohort.record()
+    line |= done.got.costs
     if done.got.rejected:
         line["rejected"] = done.got.rejected
     if group.rank == 0:  # the others write nothing

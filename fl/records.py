@@ -49,7 +49,8 @@ FIELDS = {
     "round_seconds": SECONDS, "evaluate_seconds": SECONDS,
 }  # fmt: skip
 OPTIONAL = {
-    "simulated_seconds": SECONDS, "compressed_bytes": COUNT, "abandoned": Field(lambda value: value is True, "true"),
+    "simulated_seconds": SECONDS, "compressed_bytes": COUNT, "secure_bytes": COUNT, "secure_seconds": SECONDS,
+    "abandoned": Field(lambda value: value is True, "true"),
 }  # fmt: skip
 RECORD_KEYS = set(FIELDS)  # features add keys, of which a reader need not know
 
@@ -152,12 +153,14 @@ def summarise(records: Sequence[dict[str, Any]], targets: Sequence[float]) -> di
 
 
 def totals(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of a run whose devices are simulated or whose updates are compressed: time, traffic, abandoned rounds."""
-    if not any(key in record for record in records for key in ("called", "simulated_seconds", "compressed_bytes")):
+    """Time, traffic and abandoned rounds of a run with simulated devices, or with compressed or masked updates."""
+    telling = ("called", "simulated_seconds", "compressed_bytes", "secure_bytes")
+    if not any(key in record for record in records for key in telling):
         return {}
     sums = {key: sum(record[key] for record in records) for key in ("downlink_bytes", "uplink_bytes")}
-    if any("compressed_bytes" in record for record in records):
-        sums["compressed_bytes"] = sum(record.get("compressed_bytes", 0) for record in records)
+    for key in ("compressed_bytes", "secure_bytes"):
+        if any(key in record for record in records):
+            sums[key] = sum(record.get(key, 0) for record in records)
     if any("simulated_seconds" in record for record in records):
         sums["simulated_seconds"] = math.fsum(record.get("simulated_seconds", 0.0) for record in records)
     return sums | {"abandoned_rounds": sum("abandoned" in record for record in records)}

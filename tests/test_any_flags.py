@@ -55,7 +55,7 @@ VALUES = {
     "upload_mbps": rate, "speed_spread": rate,
     "sampling": st.sampled_from(["uniform", "poisson", "none"]), "clip_norm": rate, "clip_quantile": rate,
     "noise_multiplier": rate, "target_epsilon": st.sampled_from(["0", "8"]), "delta": st.sampled_from(["1e-4", "0"]),
-    "local_noise": rate,
+    "local_noise": rate, "secure_threshold": rate,
     "engine": st.sampled_from(["auto", "sequential", "stacked", "none"]),
     "stack_size": small,
     "workers": st.sampled_from(["-1", "0"]),
@@ -96,6 +96,7 @@ SWITCHES = [
     "grey",
     "skip_bad",
     "insecure_noise",
+    "secure_aggregation",
 ]
 
 
@@ -111,6 +112,7 @@ PARTNERS = {
     "compress_bits": "compress=quantise", "compress_density": "compress=top_k", "clip_quantile": "clip_norm=0.1",
     "noise_multiplier": "clip_norm=1", "target_epsilon": "clip_norm=1", "delta": "local_noise=1",
     "local_noise": "clip_norm=1", "insecure_noise": "noise_multiplier=1",
+    "secure_threshold": "secure_aggregation",
 }  # fmt: skip
 
 

@@ -59,6 +59,8 @@ def test_a_command_is_one_that_the_script_takes(line, monkeypatch, tmp_path):
     _, script, *flags = shlex.split(line)
     if "--target_epsilon" in flags:
         pytest.importorskip("dp_accounting", reason="needs the package of sh requirements.sh dp")
+    if "--secure_aggregation" in flags:
+        pytest.importorskip("cryptography", reason="needs the package of sh requirements.sh secure")
     if "--match" in flags:
         folder = Path(flags[flags.index("--match") + 1])
         if str(folder) != "latest":

@@ -43,9 +43,10 @@ VALUES: dict[str, list[Any]] = {
     "examples_per_second": [0.1, 10], "download_mbps": [1], "upload_mbps": [0.1], "speed_spread": [0, 2],
     "sampling": ["uniform", "poisson"], "clip_norm": [1e-3, 1, 1e30], "clip_quantile": [0.1, 0.9],
     "noise_multiplier": [0, 0.1, 1], "target_epsilon": [1, 10], "delta": [1e-5], "local_noise": [0, 0.1],
+    "secure_threshold": [0.5, 0.9],
     "eval_every": [1, 2, 5], "target_accuracy": [0.3, 0.99], "seed": [0, 1, 2**62], "checkpoint_every": [1, 2, 7],
 }  # fmt: skip
-SWITCHES = ["keep_optimizer_state", "stop_at_target", "quiet"]
+SWITCHES = ["keep_optimizer_state", "stop_at_target", "quiet", "secure_aggregation"]
 SCRIPTS = {"federated": run_federated.run, "baseline": run_baseline.run}
 
 
