@@ -23,7 +23,7 @@ MOST_ROUNDS_COUNTED = 1000
 def round_steps(x: Experiment, t: int) -> int:
     """Gradient steps of all the clients of round t."""
     S_t = x.cohort(t)
-    sizes = zip(S_t.reporting, x.partition.sizes_of(S_t.reporting), strict=True)
+    sizes = zip(S_t.reporting, x.held(t).sizes_of(S_t.reporting), strict=True)
     return sum(steps_of(x.config, n_k, S_t.epochs.get(k)) for k, n_k in sizes)
 
 
