@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -96,8 +96,12 @@ class Experiment:
 
     @property
     def label_counts(self) -> Tensor:
-        """(K, classes): how many examples of each label each client holds, before anyone attacks."""
+        """(K, classes): how many examples of each label each client owns, before anyone attacks."""
         return self.partition.label_counts(self.clean.labels, self.clean.classes)
+
+    def label_counts_at(self, rounds: Iterable[int]) -> dict[int, Tensor]:
+        """The same of what each client holds in these rounds."""
+        return {t: self.held(t).label_counts(self.clean.labels, self.clean.classes) for t in rounds}
 
     @cached_property
     def heterogeneity(self) -> dict[str, Any]:

@@ -99,6 +99,7 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
         f"engine        {engine_line(engine, workers)}",
         f"algorithm     {config.algorithm}, aggregate {config.aggregate}, attack {config.attack or 'none'}",
         *described(config),
+        *_changing(config),
         f"bytes a round {m * down:,} down, {m * up:,} up",
         "client    n_k  examples of each label",
     ]
@@ -107,6 +108,16 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
     if K > MOST_CLIENTS_LISTED:
         lines.append(f"   ... and {K - MOST_CLIENTS_LISTED:,} more")
     return "\n".join(lines)
+
+
+def _changing(config: Config) -> list[str]:
+    """How the data change over rounds, if they do."""
+    share, R = f"{config.drift_share:.3g} of a client's examples", config.drift_rounds
+    return {
+        "none": [],
+        "grow": [f"data drift    from {share} to all of them after {R} rounds"],
+        "shift": [f"data drift    {share} at any time, its labels in turn, all of them in {R} rounds"],
+    }[config.data_drift]
 
 
 def baseline_plan(x: Experiment, ends: Sequence[int]) -> str:

@@ -148,8 +148,8 @@ class RoundStart:
     w: w_t. trained: its parameters' names; the others are buffers, which no algorithm moves otherwise than FedAvg.
     n: examples that all K clients hold together. sizes: n_k of the clients that train. gradient: of the loss over their
     examples at w_t, by parameter, if the algorithm asks for it. cohort: these clients, and the others that were called.
-    noise_key: what the noise of the run is drawn from (fl/noise.py). partition: what the clients hold in this round, where
-    --data_drift changes it; None where it is what they hold in every round.
+    noise_key: what the noise of the run is drawn from (fl/noise.py). partition: what the clients hold in this round if
+    --data_drift changes that; None if it is the same in every round.
     """
 
     config: Config
