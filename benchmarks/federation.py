@@ -31,8 +31,9 @@ PHONES = "--charging 0.9,0.2 --unmetered 0.9,0.4 --idle 0.9,0.3 --decline_rate 0
 FEATURES = {
     PLAIN: "",
     "devices": PHONES,
-    "clipping": "--clip_norm 1",
-    "clipping and noise": "--clip_norm 1 --noise_multiplier 1",
+    # A norm that every client exceeds, and noise so small that training goes on for as many rounds as one likes.
+    "clipping": "--clip_norm 0.01",
+    "clipping and noise": "--clip_norm 0.01 --noise_multiplier 1",
     "quantise, 8 bits": "--compress quantise --compress_bits 8",
     "quantise, 2 bits": "--compress quantise --compress_bits 2",
     "top_k, 0.1": "--compress top_k --compress_density 0.1",
