@@ -21,7 +21,7 @@ def train(config: Config) -> None:
     from fl.experiment import federated
     from fl.labels import partition_title, run_title
     from fl.plan import engine_line, federated_plan, round_steps
-    from fl.plot import save_partition
+    from fl.plot import save_drift, save_partition
     from fl.record import RunFolder
     from fl.recorded import federated_rounds
     from fl.run import describe, follow
@@ -47,6 +47,9 @@ def train(config: Config) -> None:
                 print(describe(x, f"partition {config.partition}: {in_words(x.heterogeneity)}"))
                 print(f"engine {engine_line(engine_name, group.size)}")
             folder.picture("partition.png", lambda path: save_partition(path, x.label_counts, partition_title(config)))
+            if config.data_drift != "none":
+                shown = x.label_counts_at(sorted({1, 1 + folder.rounds // 2, max(folder.rounds, 1)}))
+                folder.picture("drift.png", lambda path: save_drift(path, shown, run_title(config, "federated")))
             rounds = federated_rounds(x, engine, group, folder.start)
             rounds = bar.over(rounds, lambda t: round_steps(x, t) // group.size, folder.first, folder.rounds)
             follow(config, folder, rounds, run_title(config, "federated"))

@@ -58,27 +58,46 @@ NOBODY = Cohort()
 
 
 def cohort(config: Config, partition: Partition, t: int, clock: float, transfer: tuple[int, int]) -> Cohort:
-    """S_t of Algorithm 1, m clients drawn uniformly without replacement, and who of them reports.
+    """S_t of Algorithm 1, and who of them reports.
 
-    The round is over with the m-th report, at the deadline, or when nobody is left to wait for. With --sampling poisson
-    each client is drawn with probability m / K, and there may be more than m, or none. Where the server adds noise no
-    round is abandoned, because that would tell without noise that somebody was missing. clock: simulated
-    seconds at which the round before was over. transfer: bytes of the model to a client, and of the update from it.
+    partition: what the clients hold in this round. clock: simulated seconds at which the round before was over.
+    transfer: bytes of the model to a client, and of the update from it. Where the server adds noise no round is
+    abandoned, because that would tell without noise that somebody was missing.
     """
-    K, m, most = len(partition), config.num_select_clients, config.num_select_clients
-    wanted, waited = min(math.ceil(config.over_select * m), K), 0.0
-    if comes_and_goes(config):
-        S_t, waited = called_when_eligible(config, t, clock, m, wanted)
-    elif config.sampling == "poisson":
-        S_t = (uniforms(config.seed, "cohort", t, n=K) < m / K).nonzero().flatten().tolist()
-        most = K
+    S_t, waited = call(config, len(partition), t, clock)
+    if is_eventful(config):
+        met, lasted = what_becomes_of(S_t, config, partition, t, transfer)
     else:
-        S_t = select_clients(config.seed, t, K, wanted)
-    if not is_eventful(config):
-        abandoned = len(S_t) < fewest(config, len(S_t))
-        seconds = waited if has_clock(config) else None
-        return Cohort(S_t, [] if abandoned else S_t, seconds=seconds, abandoned=abandoned)
+        met, lasted = Cohort(S_t, S_t), 0.0
+    if len(met.reporting) < fewest(config, met.got_the_model):
+        met = met._replace(reporting=[], epochs={}, abandoned=True)
+    return met._replace(seconds=waited + lasted) if has_clock(config) else met
 
+
+def call(config: Config, K: int, t: int, clock: float) -> tuple[list[int], float]:
+    """The clients that are called, ascending, and the simulated seconds that the server waited before it called them.
+
+    m clients drawn uniformly without replacement, or more with --over_select. With --sampling poisson each client is
+    drawn with probability m / K, and there may be more than m, or none.
+    """
+    m = config.num_select_clients
+    wanted = min(math.ceil(config.over_select * m), K)
+    if comes_and_goes(config):
+        return called_when_eligible(config, t, clock, m, wanted)
+    if config.sampling == "poisson":
+        return (uniforms(config.seed, "cohort", t, n=K) < m / K).nonzero().flatten().tolist(), 0.0
+    return select_clients(config.seed, t, K, wanted), 0.0
+
+
+def what_becomes_of(
+    S_t: Sequence[int], config: Config, partition: Partition, t: int, transfer: tuple[int, int]
+) -> tuple[Cohort, float]:
+    """Who of those called declines, drops out, is late or reports, and the seconds until the round is over.
+
+    That is with the m-th report, at the deadline, or when nobody is left to wait for. With --sampling poisson the
+    server waits for all, because it must not matter how many others were drawn.
+    """
+    most = len(partition) if config.sampling == "poisson" else config.num_select_clients
     fates = {k: fate_of(config, t, k) for k in S_t}
     sizes = dict(zip(S_t, partition.sizes_of(S_t), strict=True))
     epochs, needed = {}, {}
@@ -100,17 +119,9 @@ def cohort(config: Config, partition: Partition, t: int, clock: float, transfer:
         lasted = max(
             [needed[k] for k in staying] + [(fates[k].vanishes or 0) * needed[k] for k in dropped], default=0.0
         )
-    abandoned = len(reporting) < fewest(config, len(S_t) - len(declined))
-    return Cohort(
-        S_t,
-        [] if abandoned else sorted(reporting),
-        declined,
-        dropped,
-        late=sorted(set(staying) - set(reporting)),
-        epochs={k: E for k, E in epochs.items() if k in reporting},
-        seconds=waited + lasted if has_clock(config) else None,
-        abandoned=abandoned,
-    )
+    late = sorted(set(staying) - set(reporting))
+    epochs = {k: E for k, E in epochs.items() if k in reporting}
+    return Cohort(S_t, sorted(reporting), declined, dropped, late, epochs), lasted
 
 
 def fewest(config: Config, n: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from fl.aggregates import AGGREGATES
 from fl.algorithms import ALGORITHMS
+from fl.changing import Changing
 from fl.compression import Compression
 from fl.conditions import Conditions
 from fl.errors import FlagError
@@ -43,7 +44,7 @@ from fl.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Workload, Conditions, Privacy, Security, Compression):
+class Config(Workload, Changing, Conditions, Privacy, Security, Compression):
     """Every flag, resolved: what `config.json` holds. Built by `parse`, or directly in tests."""
 
     # fmt: off

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from data.dataset import Dataset
+from data.drift import Held
 from data.heterogeneity import heterogeneity
 from data.niid_bench import noisy
 from data.partition import Partition
@@ -26,6 +27,7 @@ from fl.config import Config
 from fl.device import choose_device, keep_freed_memory, make_deterministic
 from fl.devices import has_clock
 from fl.load import load_data
+from fl.names import named
 from fl.parts import aggregate_of, algorithm_of, build_model, split, transforms_of
 from fl.proxy import set_aside
 from fl.state import Kept, RoundStart, State
@@ -37,8 +39,8 @@ from fl.transforms.transform import Transform
 class Experiment:
     """data: what the clients train on, with noise and attackers' labels; clean: without them. Both on `device`.
 
-    model: the one resident network, holding w_0 at first. partition: of the training examples; centralised training
-    is that of one client with all of them. proxy: what the server has for itself.
+    model: the one resident network, holding w_0 at first. partition: who owns which training example; centralised
+    training is that of one client with all of them. proxy: what the server has for itself.
     noise_key, mask_key: what the noise of the run and the clients' secrets are drawn from (fl/state.py).
     """
 
@@ -84,14 +86,25 @@ class Experiment:
         return transforms_of(self.config)
 
     @cached_property
+    def held(self) -> Held:
+        """What the clients hold in round t: all that they own, the very `partition`, unless --data_drift changes it."""
+        c = self.config
+        drift: Callable[..., Held] = named("data_drift", c.data_drift)
+        return drift(self.partition, self.clean.labels, c.seed, c.drift_share, c.drift_rounds)
+
+    @cached_property
     def n(self) -> int:
         """Training examples of all clients together."""
         return int(self.partition.sizes.sum())
 
     @property
     def label_counts(self) -> Tensor:
-        """(K, classes): how many examples of each label each client holds, before anyone attacks."""
+        """(K, classes): how many examples of each label each client owns, before anyone attacks."""
         return self.partition.label_counts(self.clean.labels, self.clean.classes)
+
+    def label_counts_at(self, rounds: Iterable[int]) -> dict[int, Tensor]:
+        """The same of what each client holds in these rounds."""
+        return {t: self.held(t).label_counts(self.clean.labels, self.clean.classes) for t in rounds}
 
     @cached_property
     def heterogeneity(self) -> dict[str, Any]:
@@ -125,7 +138,7 @@ class Experiment:
         """Who is called to round t, and who reports. Where time passes, the rounds before it are gone through first."""
 
         def at(t: int, clock: float) -> Cohort:
-            return cohort(self.config, self.partition, t, clock, self.transfer_bytes)
+            return cohort(self.config, self.held(t), t, clock, self.transfer_bytes)
 
         if has_clock(self.config):
             for earlier in range(len(self.clocks), t):
@@ -133,9 +146,11 @@ class Experiment:
         return at(t, self.clocks[t - 1] if has_clock(self.config) else 0.0)
 
     def round_start(self, t: int, w: State, kept: Kept, S_t: Cohort = NOBODY) -> RoundStart:
-        sizes = dict(zip(S_t.reporting, self.partition.sizes_of(S_t.reporting), strict=True))
-        now = RoundStart(self.config, t, w, kept, self.trained, self.n, sizes, cohort=S_t)
-        return replace(now, noise_key=self.noise_key, mask_key=self.mask_key)
+        held = self.held(t)
+        sizes = dict(zip(S_t.reporting, held.sizes_of(S_t.reporting), strict=True))
+        now = RoundStart(self.config, t, w, kept, self.trained, len(held.indices), sizes, cohort=S_t)
+        changed = None if held is self.partition else held
+        return replace(now, noise_key=self.noise_key, mask_key=self.mask_key, partition=changed)
 
 
 def federated(config: Config, device: torch.device | None = None) -> Experiment:
@@ -155,7 +170,7 @@ def federated(config: Config, device: torch.device | None = None) -> Experiment:
     check_buffers(config, buffers)
     check_no_buffers(config, buffers)
     if has_clock(config):
-        check_cohorts(config, partition, x.transfer_bytes)
+        check_cohorts(config, x.held(1), x.transfer_bytes)
     _ = x.algorithm, x.aggregate, x.transforms  # if one of the user's own fails, it does so before a run begins
     return x
 

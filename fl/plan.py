@@ -25,7 +25,7 @@ MOST_ROUNDS_COUNTED = 1000
 def round_steps(x: Experiment, t: int) -> int:
     """Gradient steps of all the clients of round t."""
     S_t = x.cohort(t)
-    sizes = zip(S_t.reporting, x.partition.sizes_of(S_t.reporting), strict=True)
+    sizes = zip(S_t.reporting, x.held(t).sizes_of(S_t.reporting), strict=True)
     return sum(steps_of(x.config, n_k, S_t.epochs.get(k)) for k, n_k in sizes)
 
 
@@ -102,6 +102,7 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
         f"algorithm     {config.algorithm}, aggregate {config.aggregate}, attack {config.attack or 'none'}",
         *described(config),
         *([secure_line(x)] if config.secure_aggregation else []),
+        *_changing(config),
         f"bytes a round {m * down:,} down, {m * up:,} up",
         "client    n_k  examples of each label",
     ]
@@ -118,6 +119,16 @@ def secure_line(x: Experiment) -> str:
         f"secure sum    {fewest_reports(x.config, n)} of {n} must report; values of the mean are coded to within "
         f"{2.0 ** -(scale_of(x.n) + 1):.1g}"
     )
+
+
+def _changing(config: Config) -> list[str]:
+    """How the data change over rounds, if they do."""
+    share, R = f"{config.drift_share:.3g} of a client's examples", config.drift_rounds
+    return {
+        "none": [],
+        "grow": [f"data drift    from {share} to all of them after {R} rounds"],
+        "shift": [f"data drift    {share} at any time, its labels in turn, all of them in {R} rounds"],
+    }[config.data_drift]
 
 
 def baseline_plan(x: Experiment, ends: Sequence[int]) -> str:

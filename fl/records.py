@@ -13,7 +13,7 @@ from fl.strict_json import loads, read_regular
 
 OURS = (
     "config.json", "environment.json", "metrics.jsonl", "summary.json",
-    "curves.png", "partition.png", "devices.png", "model.pt", "checkpoint.pt",
+    "curves.png", "partition.png", "drift.png", "devices.png", "model.pt", "checkpoint.pt",
 )  # fmt: skip
 
 

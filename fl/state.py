@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from data.partition import Partition
 from fl.cohort import NOBODY, Cohort
 from fl.config import Config
 
@@ -145,10 +146,11 @@ class RoundStart:
     """A round before its clients train.
 
     w: w_t. trained: its parameters' names; the others are buffers, which no algorithm moves otherwise than FedAvg.
-    n: examples of all K clients together. sizes: n_k of the clients that train. gradient: of the loss over their
+    n: examples that all K clients hold together. sizes: n_k of the clients that train. gradient: of the loss over their
     examples at w_t, by parameter, if the algorithm asks for it. cohort: these clients, and the others that were called.
     noise_key: what the noise of the run is drawn from (fl/noise.py). mask_key: the same for what clients keep secret
-    (fl/aggregates/secure/).
+    (fl/aggregates/secure/). partition: what the clients hold in this round if --data_drift changes that; None if it is
+    the same in every round.
     """
 
     config: Config
@@ -162,6 +164,7 @@ class RoundStart:
     cohort: Cohort = NOBODY
     noise_key: bytes = b""
     mask_key: bytes = b""
+    partition: Partition | None = None
 
     def epochs_of(self, k: int) -> int:
         """E of client k, which may be stopped before it has done all of --local_epoch."""

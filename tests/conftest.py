@@ -93,7 +93,12 @@ def _plain_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
         import fl.ledger
         import fl.plot
 
-        for module, name in ((fl.plot, "save_curves"), (fl.plot, "save_partition"), (fl.ledger, "save_ledger")):
+        for module, name in (
+            (fl.plot, "save_curves"),
+            (fl.plot, "save_partition"),
+            (fl.plot, "save_drift"),
+            (fl.ledger, "save_ledger"),
+        ):
             monkeypatch.setattr(module, name, lambda path, *_: fl.plot.write_atomic(path, b"a picture"))
 
 

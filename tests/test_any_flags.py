@@ -48,6 +48,7 @@ VALUES = {
     "attack": st.sampled_from(["label_flip", "sign_flip", "gaussian", "scaled", "sybil"]),
     "compress": st.sampled_from(["none", "quantise", "top_k", "random_mask", "sign", "zip"]),
     "compress_bits": small, "compress_density": rate,
+    "data_drift": st.sampled_from(["none", "grow", "shift", "shrink"]), "drift_share": rate, "drift_rounds": small,
     "proxy_fraction": rate, "proxy_epochs": small,
     "charging": chances, "unmetered": chances, "idle": chances, "decline_rate": rate, "dropout_rate": rate,
     "straggler_rate": rate, "straggler_slowdown": small, "straggler_epochs": small, "over_select": small,
@@ -109,7 +110,8 @@ PARTNERS = {
     "alpha": "partition=dirichlet", "attack_scale": "attack=scaled", "hidden": "model=mlp",
     "min_examples": "partition=dirichlet", "beta": "dataset=synthetic", "server_momentum": "algorithm=fedavgm",
     "server_beta2": "algorithm=fedyogi", "server_tau": "algorithm=fedyogi", "byzantine": "aggregate=krum",
-    "compress_bits": "compress=quantise", "compress_density": "compress=top_k", "clip_quantile": "clip_norm=0.1",
+    "compress_bits": "compress=quantise", "compress_density": "compress=top_k",
+    "drift_share": "data_drift=grow", "drift_rounds": "data_drift=shift", "clip_quantile": "clip_norm=0.1",
     "noise_multiplier": "clip_norm=1", "target_epsilon": "clip_norm=1", "delta": "local_noise=1",
     "local_noise": "clip_norm=1", "insecure_noise": "noise_multiplier=1",
     "secure_threshold": "secure_aggregation",
@@ -165,6 +167,7 @@ def test_random_command_lines(monkeypatch, capsys, tmp_path):
     # Drawing is tested elsewhere and would be most of the time here.
     monkeypatch.setattr("fl.plot.save_curves", lambda path, *rest: path.write_bytes(b""))
     monkeypatch.setattr("fl.plot.save_partition", lambda path, *rest: path.write_bytes(b""))
+    monkeypatch.setattr("fl.plot.save_drift", lambda path, *rest: path.write_bytes(b""))
     monkeypatch.chdir(tmp_path)
     shutil.copy(Path(__file__).with_name("own.py"), tmp_path)
     codes.clear()

@@ -40,8 +40,9 @@ def full_gradient(engine: Engine, now: RoundStart, mine: Sequence[int], group: G
     """The round with the gradient at w_t of the mean loss over the examples of its clients, by parameter."""
     load_state(engine.model, now.w)
     sums = WeightedMean(now.parameters, len(now.sizes))
+    partition = now.partition or engine.partition
     for k in mine:
-        g = gradient_sum(engine.model, engine.data, engine.partition[k].to(engine.device))
+        g = gradient_sum(engine.model, engine.data, partition[k].to(engine.device))
         sums.add({name: tensor.unsqueeze(0) for name, tensor in g.items()}, [1.0])
     sums.gather(group, sums.sums.new_zeros(0))
     return replace(now, gradient=sums.result(sum(now.sizes.values())))

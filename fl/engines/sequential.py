@@ -35,7 +35,7 @@ class Sequential:
 
     def client_update(self, k: int, now: RoundStart, told: Told) -> Update:
         c, t = self.config, now.t
-        indices = self.partition[k].to(self.device)
+        indices = (now.partition or self.partition)[k].to(self.device)
         first = (t - 1) * c.local_epoch
         passes = (one_pass(self.data, c.seed, k, e, len(indices)) for e in range(first, first + now.epochs_of(k)))
         batches = minibatches(indices, passes, c.batch_size)

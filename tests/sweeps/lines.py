@@ -36,6 +36,7 @@ VALUES: dict[str, list[Any]] = {
     "shards_per_client": [1, 2, 3], "alpha": [0.01, 0.5, 1e6],
     "compress": ["none", "quantise", "top_k", "random_mask", "sign"], "compress_bits": [1, 4, 16],
     "compress_density": [0.01, 0.3, 1],
+    "data_drift": ["none", "grow", "shift"], "drift_share": [0.01, 0.3, 1], "drift_rounds": [1, 3, 50],
     "proxy_fraction": [0.1, 0.5], "proxy_epochs": [1, 2],
     "charging": ["1,1", "0.9,0.2"], "idle": ["0.5,0.5"], "unmetered": ["1,0.3"], "decline_rate": [0.1, 0.9],
     "dropout_rate": [0.1, 0.9], "straggler_rate": [0.3, 1], "straggler_slowdown": [1, 10], "straggler_epochs": [0, 1],
