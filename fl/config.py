@@ -36,13 +36,14 @@ from fl.flags import (
     number,
     only_with,
 )
+from fl.personal import Personal
 from fl.privacy import Privacy
 from fl.transforms import ATTACKS, TRANSFORMS
 from fl.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Workload, Conditions, Privacy, Compression):
+class Config(Workload, Conditions, Privacy, Compression, Personal):
     """Every flag, resolved: what `config.json` holds. Built by `parse`, or directly in tests."""
 
     # fmt: off
@@ -150,8 +151,8 @@ class Config(Workload, Conditions, Privacy, Compression):
 
 
 GROUPS = (
-    "Federation", "Algorithm", "Privacy", "Compression", "Devices and links", "Execution", "Training", "Baseline only",
-    "Model and data", "Evaluation", "Run",
+    "Federation", "Algorithm", "Privacy", "Compression", "Personalisation", "Devices and links", "Execution", "Training",
+    "Baseline only", "Model and data", "Evaluation", "Run",
 )  # fmt: skip
 FLAGS = {
     field.name: field

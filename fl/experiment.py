@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from data.dataset import Dataset
+from data.held_out import hold_out
 from data.heterogeneity import heterogeneity
 from data.niid_bench import noisy
 from data.partition import Partition
@@ -28,6 +29,7 @@ from fl.parts import aggregate_of, algorithm_of, build_model, split, transforms_
 from fl.proxy import set_aside
 from fl.state import Kept, RoundStart, State
 from fl.transforms.attack import poisoned
+from fl.transforms.personal import keep_at_home, personal_names, starting_at_home
 from fl.transforms.transform import Transform
 
 
@@ -37,7 +39,8 @@ class Experiment:
 
     model: the one resident network, holding w_0 at first. partition: of the training examples; centralised training
     is that of one client with all of them. proxy: what the server has for itself.
-    noise_key: what the noise of the run is drawn from (fl/noise.py).
+    noise_key: what the noise of the run is drawn from (fl/noise.py). held_out: what each client is tested on, of the
+    training examples, and never trained on. first: w_0, where the clients are to begin with it again after the rounds.
     """
 
     config: Config
@@ -48,6 +51,8 @@ class Experiment:
     partition: Partition
     proxy: Dataset | None = None
     noise_key: bytes = b""
+    held_out: Partition | None = None
+    first: State | None = None
 
     @property
     def w(self) -> State:
@@ -70,7 +75,8 @@ class Experiment:
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        return algorithm_of(self.config)
+        algorithm = algorithm_of(self.config)
+        return starting_at_home(self.personal, algorithm) if self.personal else algorithm
 
     @cached_property
     def aggregate(self) -> Callable[[RoundStart], Aggregate]:
@@ -78,7 +84,13 @@ class Experiment:
 
     @cached_property
     def transforms(self) -> Sequence[Transform]:
-        return transforms_of(self.config)
+        own = [keep_at_home(self.personal)] if self.personal else []  # first, so that nothing else sees these layers
+        return own + transforms_of(self.config)
+
+    @cached_property
+    def personal(self) -> list[str]:
+        """Names of the tensors that are each client's own, with --personal_layers."""
+        return personal_names(self.model, self.config.personal_layers)
 
     @cached_property
     def n(self) -> int:
@@ -103,12 +115,13 @@ class Experiment:
     @cached_property
     def transfer_bytes(self) -> tuple[int, int]:
         """What each client of a round gets, and sends."""
-        down, up = (vectors * self.model_bytes for vectors in self.algorithm.transfers)
-        model = self.model_bytes
+        sent = {name: tensor for name, tensor in self.w.items() if name not in self.personal}
+        whole = model = sum(tensor.nbytes for tensor in sent.values())
+        down, up = (vectors * whole for vectors in self.algorithm.transfers)
         for transform in self.transforms:
             if transform.bytes:
-                model = transform.bytes(self.w)
-        return down, up - self.model_bytes + model
+                model = transform.bytes(sent)
+        return down, up - whole + model
 
     @cached_property
     def clocks(self) -> list[float]:
@@ -142,8 +155,13 @@ def federated(config: Config, device: torch.device | None = None) -> Experiment:
         data, proxy = set_aside(data, config.proxy_fraction, config.seed)
     partition = split(config, data)
     config = with_clients(config, len(partition))
-    harmed = poisoned(noisy(data, partition, config.feature_noise, config.seed), partition, config)
-    x = Experiment(config, data, harmed, model, device, partition, proxy)
+    harmed = noisy(data, partition, config.feature_noise, config.seed)
+    held_out = None
+    if config.client_test_fraction:
+        partition, held_out = hold_out(partition, config.client_test_fraction, config.seed)
+    harmed = poisoned(harmed, partition, config)
+    first = state_of(model) if config.local_only else None
+    x = Experiment(config, data, harmed, model, device, partition, proxy, held_out=held_out, first=first)
     check_buffers(config, x.w.keys() - set(x.trained))
     if has_clock(config):
         check_cohorts(config, partition, x.transfer_bytes)

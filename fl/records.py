@@ -13,7 +13,8 @@ from fl.strict_json import loads, read_regular
 
 OURS = (
     "config.json", "environment.json", "metrics.jsonl", "summary.json",
-    "curves.png", "partition.png", "devices.png", "model.pt", "checkpoint.pt",
+    "curves.png", "partition.png", "devices.png", "clients.png", "personalised.png", "client_accuracy.json",
+    "model.pt", "checkpoint.pt",
 )  # fmt: skip
 
 
