@@ -20,7 +20,7 @@ def train(config: Config) -> None:
     from fl.engines import assist, choose, make_engine
     from fl.experiment import federated
     from fl.labels import partition_title, run_title
-    from fl.personalise import take_part, final_tests
+    from fl.personalise import final_tests, take_part
     from fl.plan import engine_line, federated_plan, round_steps
     from fl.plot import save_partition
     from fl.record import RunFolder

@@ -1,4 +1,4 @@
-"""The pictures of clients: how their accuracies go over the rounds, and what federation and tuning give each of them."""
+"""The pictures of clients: how accurate models are on their examples, over the rounds and at the end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def save_clients(path: Path, records: Sequence[Record], accuracies: Sequence[flo
     left.set_ylabel("accuracy on clients' own test examples, %")
     left.set_ylim(0, 102)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.legend(frameon=False, loc="lower right")
+    left.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize="small")
     histogram(right, accuracies, COLOURS[0])
     right.set_xlabel("accuracy after the last round, %")
     figure.suptitle("\n".join(textwrap.wrap(title, 100)), parse_math=False)

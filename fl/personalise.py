@@ -1,4 +1,4 @@
-"""After the rounds: does federation help each client? Everyone's model, each client's tuned one, and each one's alone."""
+"""After the rounds: does federation help each client? The model of all, each client's tuned one, and its own alone."""
 
 from __future__ import annotations
 

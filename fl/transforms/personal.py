@@ -42,8 +42,8 @@ def personal_names(model: nn.Module, layers: int) -> list[str]:
     for prefix, module in with_parameters.items():
         if prefix not in last and any(id(p) in theirs for p in module.parameters(False)):
             raise FlagError(
-                f"--personal_layers {layers}: the layer {prefix or 'of the whole model'} has a parameter in common with "
-                "them, so it would be shared as well; choose another number"
+                f"--personal_layers {layers}: the layer {prefix or 'of the whole model'} shares a parameter "
+                "with them; choose another number"
             )
     return [name for name in model.state_dict() if name.rpartition(".")[0] in last]
 
