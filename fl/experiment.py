@@ -41,6 +41,7 @@ class Experiment:
     is that of one client with all of them. proxy: what the server has for itself.
     noise_key: what the noise of the run is drawn from (fl/noise.py). held_out: what each client is tested on, of the
     training examples, and never trained on. first: w_0, where the clients are to begin with it again after the rounds.
+    personal: names of the tensors that each client keeps to itself.
     """
 
     config: Config
@@ -53,6 +54,7 @@ class Experiment:
     noise_key: bytes = b""
     held_out: Partition | None = None
     first: State | None = None
+    personal: Sequence[str] = ()
 
     @property
     def w(self) -> State:
@@ -86,11 +88,6 @@ class Experiment:
     def transforms(self) -> Sequence[Transform]:
         own = [keep_at_home(self.personal)] if self.personal else []  # first, so that nothing else sees these layers
         return own + transforms_of(self.config)
-
-    @cached_property
-    def personal(self) -> list[str]:
-        """Names of the tensors that are each client's own, with --personal_layers."""
-        return personal_names(self.model, self.config.personal_layers)
 
     @cached_property
     def n(self) -> int:
@@ -161,7 +158,10 @@ def federated(config: Config, device: torch.device | None = None) -> Experiment:
         partition, held_out = hold_out(partition, config.client_test_fraction, config.seed)
     harmed = poisoned(harmed, partition, config)
     first = state_of(model) if config.local_only else None
-    x = Experiment(config, data, harmed, model, device, partition, proxy, held_out=held_out, first=first)
+    personal = personal_names(model, config.personal_layers)
+    x = Experiment(
+        config, data, harmed, model, device, partition, proxy, held_out=held_out, first=first, personal=personal
+    )
     check_buffers(config, x.w.keys() - set(x.trained))
     if has_clock(config):
         check_cohorts(config, partition, x.transfer_bytes)

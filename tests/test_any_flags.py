@@ -49,6 +49,7 @@ VALUES = {
     "compress": st.sampled_from(["none", "quantise", "top_k", "random_mask", "sign", "zip"]),
     "compress_bits": small, "compress_density": rate,
     "proxy_fraction": rate, "proxy_epochs": small,
+    "client_test_fraction": rate, "client_eval_every": small, "personalise_epochs": small, "personal_layers": small,
     "charging": chances, "unmetered": chances, "idle": chances, "decline_rate": rate, "dropout_rate": rate,
     "straggler_rate": rate, "straggler_slowdown": small, "straggler_epochs": small, "over_select": small,
     "min_reports": small, "round_deadline": rate, "examples_per_second": small, "download_mbps": rate,
@@ -96,6 +97,7 @@ SWITCHES = [
     "grey",
     "skip_bad",
     "insecure_noise",
+    "local_only",
 ]
 
 
@@ -111,6 +113,8 @@ PARTNERS = {
     "compress_bits": "compress=quantise", "compress_density": "compress=top_k", "clip_quantile": "clip_norm=0.1",
     "noise_multiplier": "clip_norm=1", "target_epsilon": "clip_norm=1", "delta": "local_noise=1",
     "local_noise": "clip_norm=1", "insecure_noise": "noise_multiplier=1",
+    "client_eval_every": "client_test_fraction=0.5", "personalise_epochs": "client_test_fraction=0.1",
+    "local_only": "client_test_fraction=0.2", "personal_layers": "model=2nn",
 }  # fmt: skip
 
 

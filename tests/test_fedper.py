@@ -219,3 +219,9 @@ def test_flags_that_do_not_fit_are_refused(more, words, command):
     assert done.code == 2
     assert words in done.err
     assert not done.folder.exists()
+
+
+def test_the_baseline_has_no_clients_to_keep_a_layer(command):
+    """Nor examples of theirs: one command line serves both scripts."""
+    flags = "--personal_layers 1 --client_test_fraction 0.2 --client_eval_every 1 --local_only --epoch 1"
+    assert command("baseline", flags).sha256 == command("baseline", "--epoch 1").sha256

@@ -18,6 +18,7 @@ from fl.errors import FlagError
 from fl.experiment import federated
 from fl.group import Group
 from fl.personalise import final_tests, local_epochs, of_all, one_by_one
+from fl.records import parse_record
 from tests.rounds import run_rounds
 from tests.test_engines import OPTIMIZERS
 from tests.test_golden import SIZES, close, config, ragged, task_of
@@ -257,3 +258,19 @@ def test_flags_that_do_not_fit_are_refused(flags, words, command):
     assert done.code == 2
     assert words in done.err
     assert not done.folder.exists()
+
+
+@pytest.mark.parametrize("wrong", ['{"mean": 0.5}', '{"mean": null, "std": 0.1, "worst_decile": 0.1}', "0.5"])
+def test_a_record_that_is_damaged_is_refused(wrong, command):
+    done = command("federated", "--client_test_fraction 0.2 --client_eval_every 1")
+    line = (done.folder / "metrics.jsonl").read_bytes().splitlines()[1]
+    assert parse_record(line, 1)["client_accuracy"]
+    record = json.loads(line) | {"client_accuracy": json.loads(wrong)}
+    with pytest.raises(ValueError, match="expected mean, std and worst_decile in"):
+        parse_record(json.dumps(record).encode(), 1)
+
+
+def test_the_plan_says_what_is_held_out(command):
+    done = command("federated", "--client_test_fraction 0.2 --dry_run")
+    assert "held out      12 examples, on which 4 clients are tested" in done.out
+    assert "held out" not in command("federated", "--dry_run").out
