@@ -274,3 +274,35 @@ def test_the_plan_says_what_is_held_out(command):
     done = command("federated", "--client_test_fraction 0.2 --dry_run")
     assert "held out      12 examples, on which 4 clients are tested" in done.out
     assert "held out" not in command("federated", "--dry_run").out
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_where_clients_begin_after_the_rounds(layers):
+    """Tuning goes on from the final model as the round after the last; alone, clients begin with w_0 as in round 1."""
+    seen = []
+
+    class Watched(Sequential):
+        def train(self, clients, now, tell):
+            seen.append((now, tell([1])))
+            return super().train(clients, now, tell)
+
+    c = config(personal_layers=layers, client_test_fraction=0.2, personalise_epochs=4, local_only=True,
+               keep_optimizer_state=True, momentum=0.5)  # fmt: skip
+    task = replace(task_of(c), partition=ragged(), held_out=ragged())
+    task = replace(task, first=task.w)
+    engine = Watched(task.model, task.data, ragged(), c)
+    end = list(run_rounds(task, ragged(), engine, c))[-1]
+    seen.clear()
+    outcome = final_tests(task, engine, Group(), end)
+    assert outcome.clients == [0, 1, 2]
+    (tuned, told), (alone, told_alone) = seen
+    assert (tuned.t, alone.t) == (4, 1)
+    assert [[now.epochs_of(k) for k in range(3)] for now in (tuned, alone)] == [[4] * 3, [6] * 3]
+    assert tuned.kept.clients == alone.kept.clients == {}
+    close(tuned.w, end.w, 0)
+    close(alone.w, task.first, 0)
+    assert told_alone.start is None
+    if layers:
+        close({name: own[0] for name, own in told.start.items()}, end.kept.of(1, "personal"), 0)
+    else:
+        assert told.start is None
