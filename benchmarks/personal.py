@@ -100,8 +100,8 @@ def draw(path: Path, folders: dict[tuple[str, str], list[Path]]) -> None:
             axes.ecdf([100 * v for v in values], color=COLOURS[number], linestyle=DASHES[number % 4], label=row)
         axes.set_title(partition, fontsize="medium")
         axes.set_xlabel("accuracy on the client's own test examples, %")
-        axes.set_xlim(50, 100)
-    panels[0].set_ylabel("share of clients below")
+        axes.set_xlim(75, 100)
+    panels[0].set_ylabel("share of clients at or below")
     panels[0].legend(frameon=False, loc="upper left")
     write_atomic(path, encoded(figure, path))
 

@@ -67,8 +67,8 @@ def hits(x: Experiment, rows: Tensor) -> Tensor:
     x.model.eval()
     parts = []
     for some in rows.split(CHUNK.get(x.device.type, 1000)):
-        inputs, y = x.data.batch(x.data.train, some)
-        parts.append((x.model(inputs).argmax(1) == y).view(len(some), -1).sum(1))
+        y = x.data.train.targets[some]
+        parts.append((x.model(x.data.inputs(some)).argmax(1) == y).view(len(some), -1).sum(1))
     x.model.train()
     return torch.cat(parts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -59,10 +60,11 @@ def test_clients_of_one_example_have_no_test():
 
 
 def test_no_one_trains_on_what_is_held_out(command, monkeypatch):
-    seen, inputs = set(), Dataset.inputs
+    trained, tested, inputs = set(), set(), Dataset.inputs
 
     def watched(self, rows, draws=None):
-        seen.update(rows.flatten().tolist())
+        caller = sys._getframe(1).f_code.co_name
+        (tested if caller == "hits" else trained).update(rows.flatten().tolist())
         return inputs(self, rows, draws)
 
     monkeypatch.setattr(Dataset, "inputs", watched)
@@ -71,7 +73,8 @@ def test_no_one_trains_on_what_is_held_out(command, monkeypatch):
     x = federated(config(num_clients=4, client_test_fraction=0.2))
     held = set(x.held_out.indices.tolist())
     assert len(held) == len(x.held_out.indices) > 0
-    assert seen == set(range(len(x.data.train))) - held
+    assert tested == held
+    assert trained == set(range(len(x.data.train))) - held
 
 
 def test_the_labels_of_tests_are_no_attackers():
