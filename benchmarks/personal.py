@@ -64,13 +64,15 @@ def main() -> None:
         for partition in PARTITIONS
         for run in RUNS
     }
-    print("| clients' data | model | mean, % | std, % | worst decile, % |\n|---|---|---|---|---|")
-    for partition in PARTITIONS:
-        for row, (run, kind) in ROWS.items():
+    print(f"| % | {' | '.join(f'{one}: mean | std | worst decile' for one in PARTITIONS)} |")
+    print("|---" * (1 + 3 * len(PARTITIONS)) + "|")
+    for row, (run, kind) in ROWS.items():
+        cells = []
+        for partition in PARTITIONS:
             ends = [json.loads((one / "summary.json").read_text()) for one in folders[partition, run]]
             found = [end["personalised"][kind] for end in ends]
-            cells = [said([100 * one[key] for one in found]) for key in ("mean", "std", "worst_decile")]
-            print(f"| {partition} | {row} | {' | '.join(cells)} |")
+            cells += [said([100 * one[key] for one in found]) for key in ("mean", "std", "worst_decile")]
+        print(f"| {row} | {' | '.join(cells)} |")
     draw(words.picture, folders)
 
 
