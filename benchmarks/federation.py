@@ -41,6 +41,7 @@ FEATURES = {
     "random_mask, 0.1": "--compress random_mask --compress_density 0.1",
     "sign": "--compress sign",
     # With all examples at any time, so that a round has the work of one without drift.
+    "secure aggregation": "--secure_aggregation",
     "data drift": "--data_drift shift --drift_share 1",
 }
 

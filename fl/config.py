@@ -37,6 +37,7 @@ from fl.flags import (
     number,
     only_with,
 )
+from fl.personal import Personal
 from fl.privacy import Privacy
 from fl.security import Security
 from fl.transforms import ATTACKS, TRANSFORMS
@@ -44,7 +45,7 @@ from fl.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Workload, Changing, Conditions, Privacy, Security, Compression):
+class Config(Workload, Changing, Conditions, Privacy, Security, Compression, Personal):
     """Every flag, resolved: what `config.json` holds. Built by `parse`, or directly in tests."""
 
     # fmt: off
@@ -152,8 +153,8 @@ class Config(Workload, Changing, Conditions, Privacy, Security, Compression):
 
 
 GROUPS = (
-    "Federation", "Algorithm", "Privacy", "Compression", "Devices and links", "Execution", "Training", "Baseline only",
-    "Model and data", "Evaluation", "Run",
+    "Federation", "Algorithm", "Privacy", "Compression", "Personalisation", "Devices and links", "Execution", "Training",
+    "Baseline only", "Model and data", "Evaluation", "Run",
 )  # fmt: skip
 FLAGS = {
     field.name: field

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from data.dataset import Dataset
 from data.drift import Held
+from data.held_out import hold_out
 from data.heterogeneity import heterogeneity
 from data.niid_bench import noisy
 from data.partition import Partition
@@ -32,6 +33,7 @@ from fl.parts import aggregate_of, algorithm_of, build_model, split, transforms_
 from fl.proxy import set_aside
 from fl.state import Kept, RoundStart, State
 from fl.transforms.attack import poisoned
+from fl.transforms.personal import keep_at_home, personal_names, starting_at_home
 from fl.transforms.transform import Transform
 
 
@@ -42,6 +44,8 @@ class Experiment:
     model: the one resident network, holding w_0 at first. partition: who owns which training example; centralised
     training is that of one client with all of them. proxy: what the server has for itself.
     noise_key, mask_key: what the noise of the run and the clients' secrets are drawn from (fl/state.py).
+    held_out: what each client is tested on, of the training examples, and never trained on. first: w_0, where the
+    clients are to begin with it again after the rounds. personal: names of the tensors that each client keeps.
     """
 
     config: Config
@@ -53,6 +57,9 @@ class Experiment:
     proxy: Dataset | None = None
     noise_key: bytes = b""
     mask_key: bytes = b""
+    held_out: Partition | None = None
+    first: State | None = None
+    personal: Sequence[str] = ()
 
     @property
     def w(self) -> State:
@@ -75,7 +82,8 @@ class Experiment:
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        return algorithm_of(self.config)
+        algorithm = algorithm_of(self.config)
+        return starting_at_home(self.personal, algorithm) if self.personal else algorithm
 
     @cached_property
     def aggregate(self) -> Callable[[RoundStart], Aggregate]:
@@ -83,7 +91,8 @@ class Experiment:
 
     @cached_property
     def transforms(self) -> Sequence[Transform]:
-        return transforms_of(self.config)
+        own = [keep_at_home(self.personal)] if self.personal else []  # first, so that nothing else sees these layers
+        return own + transforms_of(self.config)
 
     @cached_property
     def held(self) -> Held:
@@ -119,15 +128,16 @@ class Experiment:
     @cached_property
     def transfer_bytes(self) -> tuple[int, int]:
         """What each client of a round gets, and sends."""
-        down, up = (vectors * self.model_bytes for vectors in self.algorithm.transfers)
+        sent = {name: tensor for name, tensor in self.w.items() if name not in self.personal}
+        whole = model = sum(tensor.nbytes for tensor in sent.values())
+        down, up = (vectors * whole for vectors in self.algorithm.transfers)
         if self.config.secure_aggregation:
             more_down, up = bytes_of_one(called(self.config), self.parameters)
             return down + more_down, up
-        model = self.model_bytes
         for transform in self.transforms:
             if transform.bytes:
-                model = transform.bytes(self.w)
-        return down, up - self.model_bytes + model
+                model = transform.bytes(sent)
+        return down, up - whole + model
 
     @cached_property
     def clocks(self) -> list[float]:
@@ -164,8 +174,15 @@ def federated(config: Config, device: torch.device | None = None) -> Experiment:
         data, proxy = set_aside(data, config.proxy_fraction, config.seed)
     partition = split(config, data)
     config = with_clients(config, len(partition))
-    harmed = poisoned(noisy(data, partition, config.feature_noise, config.seed), partition, config)
-    x = Experiment(config, data, harmed, model, device, partition, proxy)
+    harmed, held_out = noisy(data, partition, config.feature_noise, config.seed), None
+    if config.client_test_fraction:
+        partition, held_out = hold_out(partition, config.client_test_fraction, config.seed)
+    x = Experiment(
+        config, data, poisoned(harmed, partition, config), model, device, partition, proxy,
+        held_out=held_out,
+        first=state_of(model) if config.local_only else None,
+        personal=personal_names(model, config.personal_layers),
+    )  # fmt: skip
     buffers = x.w.keys() - set(x.trained)
     check_buffers(config, buffers)
     check_no_buffers(config, buffers)

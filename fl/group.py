@@ -82,6 +82,9 @@ class Group:
         """The numbers of the rounds, as long as rank 0 asks for another."""
         return iter(range(first, last + 1))
 
+    def end_rounds(self) -> None:
+        """Rank 0 has seen enough, so that no other round begins; the others hear it if they wait for a word."""
+
     def __enter__(self) -> Group:
         return self
 
@@ -220,13 +223,17 @@ class Distributed(Group):
         """Whether rank 0 begins another round."""
         return bool(self.from_first(torch.tensor(int(yes), device=self.device)))
 
+    def end_rounds(self) -> None:
+        if self.rank == 0 and self.awaited:
+            self.another_round(False)
+            self.awaited = False
+
     def __exit__(self, *exception: object) -> None:
         self.ending = True
         try:
             # Ranks that torchrun started end together. Our own workers wait here for their end, which is below.
             if exception[0] is None and not self.children:
-                if self.rank == 0 and self.awaited:
-                    self.another_round(False)  # rank 0 has seen enough
+                self.end_rounds()
                 self.wait("end", lambda: dist.barrier(async_op=True))
                 dist.destroy_process_group()
         finally:

@@ -93,6 +93,7 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
         *_what(x),
         f"partition     {config.partition}, sha256 {partition.sha256()}",
         f"clients       K = {K}, m = {m} a round; n_k from {int(sizes.min())} to {int(sizes.max())}, n = {n}",
+        *_held_out(x),
         "labels        {} to {} a client, median {}; ".format(*(summary["labels"][i] for i in (0, 2, 1)))
         + f"total variation {summary['total_variation']:.4f} from the whole",
         f"local work    E = {E}, B = {B or 'the whole data set'}, u = E n / (K B) = {u:g} steps a client a round",
@@ -150,6 +151,14 @@ def baseline_plan(x: Experiment, ends: Sequence[int]) -> str:
             "bytes a round 0 down, 0 up",
         ]
     )
+
+
+def _held_out(x: Experiment) -> list[str]:
+    """What clients are tested on, if there are such examples."""
+    if x.held_out is None:
+        return []
+    sizes = x.held_out.sizes
+    return [f"held out      {int(sizes.sum()):,} examples, on which {int((sizes > 0).sum()):,} clients are tested"]
 
 
 def engine_line(engine: str, workers: int) -> str:

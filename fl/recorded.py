@@ -11,6 +11,7 @@ from typing import Any
 
 from fl.check import rates
 from fl.client import load_state
+from fl.client_eval import client_accuracies, spread
 from fl.config import Config
 from fl.device import accumulator_dtype
 from fl.engines.engine import Engine
@@ -90,6 +91,9 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
     if now.t % x.config.eval_every == 0 or now.t == last:
         load_state(x.model, done.w)
         accuracy, loss = evaluate(x.model, x.data, group)
+    clients, every = None, x.config.client_eval_every
+    if x.held_out and every and (now.t % every == 0 or now.t == last):
+        clients = spread(client_accuracies(x, done.w, done.kept, group))
     examples = sum(report.examples for report in reports)
     # Centralised training has no clients, and so no algorithm, which may be one of the user's own that fails.
     down, up = x.transfer_bytes if now.cohort.called else (0, 0)
@@ -107,6 +111,8 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
         "evaluate_seconds": time.perf_counter() - began,
     } | now.cohort.record()
     line |= done.got.costs
+    if clients:
+        line["client_accuracy"] = clients
     if done.got.rejected:
         line["rejected"] = done.got.rejected
     if group.rank == 0:  # the others write nothing

@@ -50,6 +50,7 @@ VALUES = {
     "compress_bits": small, "compress_density": rate,
     "data_drift": st.sampled_from(["none", "grow", "shift", "shrink"]), "drift_share": rate, "drift_rounds": small,
     "proxy_fraction": rate, "proxy_epochs": small,
+    "client_test_fraction": rate, "client_eval_every": small, "personalise_epochs": small, "personal_layers": small,
     "charging": chances, "unmetered": chances, "idle": chances, "decline_rate": rate, "dropout_rate": rate,
     "straggler_rate": rate, "straggler_slowdown": small, "straggler_epochs": small, "over_select": small,
     "min_reports": small, "round_deadline": rate, "examples_per_second": small, "download_mbps": rate,
@@ -98,6 +99,7 @@ SWITCHES = [
     "skip_bad",
     "insecure_noise",
     "secure_aggregation",
+    "local_only",
 ]
 
 
@@ -115,6 +117,8 @@ PARTNERS = {
     "noise_multiplier": "clip_norm=1", "target_epsilon": "clip_norm=1", "delta": "local_noise=1",
     "local_noise": "clip_norm=1", "insecure_noise": "noise_multiplier=1",
     "secure_threshold": "secure_aggregation",
+    "client_eval_every": "client_test_fraction=0.5", "personalise_epochs": "client_test_fraction=0.1",
+    "local_only": "client_test_fraction=0.2", "personal_layers": "model=2nn",
 }  # fmt: skip
 
 

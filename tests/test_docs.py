@@ -24,7 +24,14 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOTEBOOK = ROOT / "docs" / "first_steps.ipynb"
 SCRIPTS = {"run_federated.py": "federated", "run_baseline.py": "baseline"}
-FOREIGN = {"--nproc_per_node", "--algorithms", "--workload", "--only", "--turns"}  # of torchrun and the benchmarks
+FOREIGN = {
+    "--nproc_per_node",
+    "--algorithms",
+    "--workload",
+    "--only",
+    "--turns",
+    "--cost",
+}  # of torchrun and the benchmarks
 
 
 def texts() -> dict[str, str]:

@@ -430,6 +430,7 @@ def test_the_plan_says_what_must_report(command):
         ("--algorithm fednova", "--algorithm fednova: weighs each update by the client's examples and steps, but"),
         (f"--algorithm {OWN}:prox", "own.py:prox: may use more than the mean, but --secure_aggregation"),
         ("--compress sign", "--compress sign: makes updates small, but a masked update has all its values"),
+        ("--personal_layers 1", "--personal_layers 1: are not sent, but --secure_aggregation masks and sends all"),
         ("--num_select_clients 1", "--num_select_clients 1: the sum of one update is that update; expected at least 2"),
         ("--over_select 2", "--over_select 2: calls 4 clients, of whom 3 must report, and a round is over with 2"),
         ("--secure_threshold 1", "--secure_threshold 1: expected a number in [0.5, 1)"),

@@ -37,7 +37,8 @@ VALUES: dict[str, list[Any]] = {
     "compress": ["none", "quantise", "top_k", "random_mask", "sign"], "compress_bits": [1, 4, 16],
     "compress_density": [0.01, 0.3, 1],
     "data_drift": ["none", "grow", "shift"], "drift_share": [0.01, 0.3, 1], "drift_rounds": [1, 3, 50],
-    "proxy_fraction": [0.1, 0.5], "proxy_epochs": [1, 2],
+    "proxy_fraction": [0.1, 0.5], "proxy_epochs": [1, 2], "client_test_fraction": [0.1, 0.5],
+    "client_eval_every": [1, 3], "personalise_epochs": [1, 2], "personal_layers": [1, 2],
     "charging": ["1,1", "0.9,0.2"], "idle": ["0.5,0.5"], "unmetered": ["1,0.3"], "decline_rate": [0.1, 0.9],
     "dropout_rate": [0.1, 0.9], "straggler_rate": [0.3, 1], "straggler_slowdown": [1, 10], "straggler_epochs": [0, 1],
     "over_select": [1, 1.3, 3], "min_reports": [1, 2], "round_deadline": [1e-3, 1, 100],
@@ -47,7 +48,7 @@ VALUES: dict[str, list[Any]] = {
     "secure_threshold": [0.5, 0.9],
     "eval_every": [1, 2, 5], "target_accuracy": [0.3, 0.99], "seed": [0, 1, 2**62], "checkpoint_every": [1, 2, 7],
 }  # fmt: skip
-SWITCHES = ["keep_optimizer_state", "stop_at_target", "quiet", "secure_aggregation"]
+SWITCHES = ["keep_optimizer_state", "stop_at_target", "quiet", "secure_aggregation", "local_only"]
 SCRIPTS = {"federated": run_federated.run, "baseline": run_baseline.run}
 
 

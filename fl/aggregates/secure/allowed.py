@@ -38,6 +38,11 @@ def check_secure(config: Config) -> None:
             f"--compress {config.compress}: makes updates small, but a masked update has all its values, each of 8 "
             f"bytes, whatever they were; leave out one of --compress and {SAID}"
         )
+    if config.personal_layers:
+        raise FlagError(
+            f"--personal_layers {config.personal_layers}: are not sent, but {SAID} masks and sends all layers; leave "
+            "one of the two out"
+        )
     check_enough(config)
     if is_noisy(config):
         check_everyone_reports(config)
