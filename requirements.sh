@@ -5,6 +5,7 @@
 #   sh requirements.sh notebook     the same, and what runs docs/first_steps.ipynb
 #   sh requirements.sh tensorboard  the same, and what --tensorboard needs
 #   sh requirements.sh dp           the same, and what noise on updates needs, to say what it is worth
+#   sh requirements.sh secure       the same, and what --secure_aggregation needs
 #   sh requirements.sh bench        the same, and the frameworks that benchmarks/rounds.py compares with
 set -euf
 
@@ -13,14 +14,16 @@ core="torch>=2.11,<3 torchvision>=0.26,<1 tqdm>=4.60 matplotlib>=3.7"
 notebook="nbclient>=0.10 ipykernel>=6"
 tensorboard="tensorboard>=2.10"
 dp="dp-accounting>=0.5"
+secure="cryptography>=43"
 case "${1-}" in
     "") extra="" ;;
-    dev) extra="pytest>=8 hypothesis>=6.100 ruff>=0.6 mypy>=1.10 $notebook $tensorboard $dp" ;;
+    dev) extra="pytest>=8 hypothesis>=6.100 ruff>=0.6 mypy>=1.10 $notebook $tensorboard $dp $secure" ;;
     notebook) extra=$notebook ;;
     tensorboard) extra=$tensorboard ;;
     dp) extra=$dp ;;
+    secure) extra=$secure ;;
     bench) extra="flwr[simulation]>=1.20 pfl>=0.4" ;;
-    *) echo "requirements.sh: unknown extra '$1' (accepted: dev, notebook, tensorboard, dp, bench)" >&2; exit 2 ;;
+    *) echo "requirements.sh: unknown extra '$1' (accepted: dev, notebook, tensorboard, dp, secure, bench)" >&2; exit 2 ;;
 esac
 # shellcheck disable=SC2086  # the lists are meant to be split into words
 exec python3 -m pip install $core $extra

@@ -20,8 +20,9 @@ def train(config: Config) -> None:
     from fl.engines import assist, choose, make_engine
     from fl.experiment import federated
     from fl.labels import partition_title, run_title
+    from fl.personalise import final_tests, take_part
     from fl.plan import engine_line, federated_plan, round_steps
-    from fl.plot import save_partition
+    from fl.plot import save_drift, save_partition
     from fl.record import RunFolder
     from fl.recorded import federated_rounds
     from fl.run import describe, follow
@@ -38,8 +39,7 @@ def train(config: Config) -> None:
     engine = make_engine(engine_name, x, tick=bar)
     with group_of(config, workers, assist) as group:
         if group.rank:  # started by torchrun; what --workers starts goes to `assist` directly
-            for _ in federated_rounds(x, engine, group):
-                pass
+            take_part(x, engine, group)
             return
         notes = {"engine": engine_name, "workers": group.size, "partition": x.heterogeneity}
         with RunFolder("federated", x, x.facts, notes, config.global_epoch) as folder:
@@ -47,9 +47,13 @@ def train(config: Config) -> None:
                 print(describe(x, f"partition {config.partition}: {in_words(x.heterogeneity)}"))
                 print(f"engine {engine_line(engine_name, group.size)}")
             folder.picture("partition.png", lambda path: save_partition(path, x.label_counts, partition_title(config)))
+            if config.data_drift != "none":
+                shown = x.label_counts_at(sorted({1, 1 + folder.rounds // 2, max(folder.rounds, 1)}))
+                folder.picture("drift.png", lambda path: save_drift(path, shown, run_title(config, "federated")))
             rounds = federated_rounds(x, engine, group, folder.start)
             rounds = bar.over(rounds, lambda t: round_steps(x, t) // group.size, folder.first, folder.rounds)
-            follow(config, folder, rounds, run_title(config, "federated"))
+            title = run_title(config, "federated")
+            follow(config, folder, rounds, title, lambda end: final_tests(x, engine, group, end))
 
 
 def run(argv: Sequence[str] | None = None) -> int:

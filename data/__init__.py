@@ -1,4 +1,4 @@
-"""Data sets, augmentations and partitioners by name; downloads land beside this file too, by default.
+"""Data sets, augmentations, partitioners and drifts by name; downloads land beside this file too, by default.
 
 The names stand here without their modules, so that reading the flags imports no torch.
 A new data set or partitioner is one function and one line here; an Entry says what it asks of other flags.
@@ -68,4 +68,11 @@ PARTITIONS: dict[str, str | Entry] = {
     ),
     "natural": Entry("data.partition:natural", defaults={"num_clients": 0}),
     "quantity": Entry("data.partition:quantity", reads=("alpha", "min_examples"), check=_concentration),
+}
+
+# A drift is a function (partition, labels, seed, share, rounds) that returns a function from a round to a Partition.
+DRIFTS: dict[str, str | Entry] = {
+    "none": "data.drift:none",
+    "grow": Entry("data.drift:grow", reads=("drift_share", "drift_rounds")),
+    "shift": Entry("data.drift:shift", reads=("drift_share", "drift_rounds")),
 }

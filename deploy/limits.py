@@ -7,14 +7,16 @@ from fl.errors import FlagError
 
 SIMULATED = "simulates what a real network does by itself"
 HERE = "says how one machine executes the clients"
+NOT_BUILT = "is not built for a network, where models travel whole and clients keep nothing between rounds"
 REFUSED = {
     **{name: SIMULATED for name in (
         "charging", "unmetered", "idle", "decline_rate", "dropout_rate", "straggler_rate", "over_select",
-        "round_deadline", "examples_per_second", "download_mbps", "upload_mbps", "attack",
+        "round_deadline", "examples_per_second", "download_mbps", "upload_mbps", "data_drift", "attack",
     )},
     **{name: HERE for name in ("stack_size", "workers")},
-    "keep_optimizer_state": "would send the optimizer's state to and fro, which is not built",
-    "compress": "is not built for the network: models travel whole",
+    **{name: NOT_BUILT for name in (
+        "keep_optimizer_state", "compress", "secure_aggregation", "client_test_fraction", "personal_layers",
+    )},
 }  # fmt: skip
 
 

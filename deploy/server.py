@@ -92,8 +92,8 @@ def train(grid: Any, argv: list[str], keys: list[str]) -> None:
     engine = Networked(x, channel, {"common": agreed})
     if agreed:
         x = replace(x, asks=engine)
-    for k, known in enumerate(known):
-        print(f"client {k}: {known['n_k']:,} examples, {known['test']:,} test examples, torch {known['torch']}")
+    for k, one in enumerate(known):
+        print(f"client {k}: {one['n_k']:,} examples, {one['test']:,} test examples, torch {one['torch']}")
     with RunFolder("federated", x, notes.pop("facts"), notes, config.global_epoch) as folder:
         rounds = explained(federated_rounds(x, engine, Group(), folder.start), engine)
         follow(config, folder, rounds, run_title(config, "federated"))

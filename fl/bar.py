@@ -57,6 +57,7 @@ class Bar:
         finally:
             if self.bar is not None:
                 self.bar.close()
+            self.quiet = True  # what is trained after the rounds belongs to none of them
 
     def begin(self, t: int) -> None:
         self.t, self.steps = t, 0

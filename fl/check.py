@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fl.accountant import check_private, with_noise
+from fl.aggregates.secure.allowed import check_secure
 from fl.config import DEFAULTS, FLAGS, MATCHED, NAMES, Config, names_in
 from fl.config_file import read_config
 from fl.errors import FlagError, RunFolderError
@@ -133,6 +134,7 @@ def check(config: Config, given: dict[str, Any]) -> None:
     if {"noise_multiplier", "target_epsilon"} <= given.keys():
         raise FlagError(f"--noise_multiplier {config.noise_multiplier:g}: says what --target_epsilon says; give one")
     check_private(config)
+    check_secure(config)
 
 
 def check_entry(config: Config, given: dict[str, Any], name: str, chosen: str) -> None:

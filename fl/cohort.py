@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data.partition import Partition
+from fl.accountant import called
 from fl.conditions import has_speeds
 from fl.config import DEFAULTS, Config
 from fl.devices import HOUR, STATES, comes_and_goes, devices_of, eligible, fate_of, has_clock, most_eligible
 from fl.errors import FlagError
 from fl.privacy import is_noisy
 from fl.rng import derive, select_clients, uniforms
+from fl.security import fewest_reports
 
 MOST_HOURS = 24  # that a server waits for m eligible clients
 EVENTS = ("decline_rate", "dropout_rate", "straggler_rate", "over_select", "min_reports", "round_deadline")
@@ -56,26 +58,46 @@ NOBODY = Cohort()
 
 
 def cohort(config: Config, partition: Partition, t: int, clock: float, transfer: tuple[int, int]) -> Cohort:
-    """S_t of Algorithm 1, m clients drawn uniformly without replacement, and who of them reports.
+    """S_t of Algorithm 1, and who of them reports.
 
-    The round is over with the m-th report, at the deadline, or when nobody is left to wait for. With --sampling poisson
-    each client is drawn with probability m / K, and there may be more than m, or none. Where the server adds noise no
-    round is abandoned, because that would tell without noise that somebody was missing. clock: simulated
-    seconds at which the round before was over. transfer: bytes of the model to a client, and of the update from it.
+    partition: what the clients hold in this round. clock: simulated seconds at which the round before was over.
+    transfer: bytes of the model to a client, and of the update from it. Where the server adds noise no round is
+    abandoned, because that would tell without noise that somebody was missing.
     """
-    K, m, most = len(partition), config.num_select_clients, config.num_select_clients
-    wanted, waited = min(math.ceil(config.over_select * m), K), 0.0
-    fewest = 0 if is_noisy(config) else config.min_reports
-    if comes_and_goes(config):
-        S_t, waited = called_when_eligible(config, t, clock, m, wanted)
-    elif config.sampling == "poisson":
-        S_t = (uniforms(config.seed, "cohort", t, n=K) < m / K).nonzero().flatten().tolist()
-        most = K
+    S_t, waited = call(config, len(partition), t, clock)
+    if is_eventful(config):
+        met, lasted = what_becomes_of(S_t, config, partition, t, transfer)
     else:
-        S_t = select_clients(config.seed, t, K, wanted)
-    if not is_eventful(config):
-        return Cohort(S_t, S_t, seconds=waited if has_clock(config) else None, abandoned=len(S_t) < fewest)
+        met, lasted = Cohort(S_t, S_t), 0.0
+    if len(met.reporting) < fewest(config, met.got_the_model):
+        met = met._replace(reporting=[], epochs={}, abandoned=True)
+    return met._replace(seconds=waited + lasted) if has_clock(config) else met
 
+
+def call(config: Config, K: int, t: int, clock: float) -> tuple[list[int], float]:
+    """The clients that are called, ascending, and the simulated seconds that the server waited before it called them.
+
+    m clients drawn uniformly without replacement, or more with --over_select. With --sampling poisson each client is
+    drawn with probability m / K, and there may be more than m, or none.
+    """
+    m = config.num_select_clients
+    wanted = min(math.ceil(config.over_select * m), K)
+    if comes_and_goes(config):
+        return called_when_eligible(config, t, clock, m, wanted)
+    if config.sampling == "poisson":
+        return (uniforms(config.seed, "cohort", t, n=K) < m / K).nonzero().flatten().tolist(), 0.0
+    return select_clients(config.seed, t, K, wanted), 0.0
+
+
+def what_becomes_of(
+    S_t: Sequence[int], config: Config, partition: Partition, t: int, transfer: tuple[int, int]
+) -> tuple[Cohort, float]:
+    """Who of those called declines, drops out, is late or reports, and the seconds until the round is over.
+
+    That is with the m-th report, at the deadline, or when nobody is left to wait for. With --sampling poisson the
+    server waits for all, because it must not matter how many others were drawn.
+    """
+    most = len(partition) if config.sampling == "poisson" else config.num_select_clients
     fates = {k: fate_of(config, t, k) for k in S_t}
     sizes = dict(zip(S_t, partition.sizes_of(S_t), strict=True))
     epochs, needed = {}, {}
@@ -97,17 +119,14 @@ def cohort(config: Config, partition: Partition, t: int, clock: float, transfer:
         lasted = max(
             [needed[k] for k in staying] + [(fates[k].vanishes or 0) * needed[k] for k in dropped], default=0.0
         )
-    abandoned = len(reporting) < fewest
-    return Cohort(
-        S_t,
-        [] if abandoned else sorted(reporting),
-        declined,
-        dropped,
-        late=sorted(set(staying) - set(reporting)),
-        epochs={k: E for k, E in epochs.items() if k in reporting},
-        seconds=waited + lasted if has_clock(config) else None,
-        abandoned=abandoned,
-    )
+    late = sorted(set(staying) - set(reporting))
+    epochs = {k: E for k, E in epochs.items() if k in reporting}
+    return Cohort(S_t, sorted(reporting), declined, dropped, late, epochs), lasted
+
+
+def fewest(config: Config, n: int) -> int:
+    """Without how many reports a round is abandoned, if n clients take part in it."""
+    return 0 if is_noisy(config) else max(config.min_reports, fewest_reports(config, n))
 
 
 def is_eventful(config: Config) -> bool:
@@ -140,17 +159,21 @@ def seconds_needed(config: Config, k: int, examples: float, transfer: tuple[int,
 
 def check_cohorts(config: Config, partition: Partition, transfer: tuple[int, int]) -> None:
     """Raise FlagError if no round can be expected to have the reports that it needs."""
-    if comes_and_goes(config) and (most := most_eligible(config)) < config.min_reports:
+    if comes_and_goes(config) and (most := most_eligible(config)) < (
+        least := max(config.min_reports, fewest(config, 0))
+    ):
+        said = f"--min_reports {least}" if least == config.min_reports else "--secure_aggregation"
         raise FlagError(
-            f"--min_reports {config.min_reports}: {most:.2g} of the {len(partition)} clients are eligible at the best "
+            f"{said}: {most:.2g} of the {len(partition)} clients are eligible at the best "
             f"hour; raise {', '.join(f'--{state}' for state in STATES)} or --num_clients"
         )
     if config.round_deadline is not None:
         E, clients = config.straggler_epochs or config.local_epoch, range(len(partition))
         sizes = partition.sizes.tolist()
         needed = sorted(seconds_needed(config, k, E * sizes[k], transfer) for k in clients)
-        if needed[config.min_reports - 1] > config.round_deadline:
+        least = max(config.min_reports, fewest(config, called(config)))
+        if needed[least - 1] > config.round_deadline:
             raise FlagError(
-                f"--round_deadline {config.round_deadline:g}: the fastest {config.min_reports} clients need "
-                f"{needed[config.min_reports - 1]:.3g} seconds; allow more"
+                f"--round_deadline {config.round_deadline:g}: the fastest {least} clients need "
+                f"{needed[least - 1]:.3g} seconds; allow more"
             )

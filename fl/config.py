@@ -12,6 +12,7 @@ from typing import Any
 
 from fl.aggregates import AGGREGATES
 from fl.algorithms import ALGORITHMS
+from fl.changing import Changing
 from fl.compression import Compression
 from fl.conditions import Conditions
 from fl.errors import FlagError
@@ -36,13 +37,15 @@ from fl.flags import (
     number,
     only_with,
 )
+from fl.personal import Personal
 from fl.privacy import Privacy
+from fl.security import Security
 from fl.transforms import ATTACKS, TRANSFORMS
 from fl.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Workload, Conditions, Privacy, Compression):
+class Config(Workload, Changing, Conditions, Privacy, Security, Compression, Personal):
     """Every flag, resolved: what `config.json` holds. Built by `parse`, or directly in tests."""
 
     # fmt: off
@@ -150,8 +153,8 @@ class Config(Workload, Conditions, Privacy, Compression):
 
 
 GROUPS = (
-    "Federation", "Algorithm", "Privacy", "Compression", "Devices and links", "Execution", "Training", "Baseline only",
-    "Model and data", "Evaluation", "Run",
+    "Federation", "Algorithm", "Privacy", "Compression", "Personalisation", "Devices and links", "Execution", "Training",
+    "Baseline only", "Model and data", "Evaluation", "Run",
 )  # fmt: skip
 FLAGS = {
     field.name: field

@@ -30,7 +30,7 @@ def seconds_a_step(x: Experiment, engine: str, workers: int) -> float:
     """
     if has_one_thread(x.config, workers):
         torch.set_num_threads(1)
-    c = replace(x.config, local_epoch=1)
+    c = replace(x.config, local_epoch=1, data_drift="none")  # so that minibatches are full
     clients = x.cohort(1).reporting or [0]
     mine = clients[: -(-len(clients) // workers)]
     short = replace(x, config=c, partition=cut(x.partition, mine, STEPS_TIMED * c.batch_size or len(x.data.train)))

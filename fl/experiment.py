@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,10 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from data.dataset import Dataset
+from data.drift import Held
+from data.held_out import hold_out
 from data.heterogeneity import heterogeneity
 from data.niid_bench import noisy
 from data.partition import Partition
-from fl.accountant import check_buffers
+from fl.accountant import called, check_buffers
+from fl.aggregates.secure.allowed import check_no_buffers
+from fl.aggregates.secure.wire import bytes_of_one
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
 from fl.check import with_clients
@@ -26,10 +30,12 @@ from fl.devices import has_clock
 from fl.evaluate import evaluate
 from fl.group import Group
 from fl.load import load_data
+from fl.names import named
 from fl.parts import aggregate_of, algorithm_of, build_model, split, transforms_of
 from fl.proxy import set_aside
 from fl.state import Kept, RoundStart, State
 from fl.transforms.attack import poisoned
+from fl.transforms.personal import keep_at_home, personal_names, starting_at_home
 from fl.transforms.transform import Transform
 
 
@@ -37,9 +43,11 @@ from fl.transforms.transform import Transform
 class Experiment:
     """data: what the clients train on, with noise and attackers' labels; clean: without them. Both on `device`.
 
-    model: the one resident network, holding w_0 at first. partition: of the training examples; centralised training
-    is that of one client with all of them. proxy: what the server has for itself.
-    noise_key: what the noise of the run is drawn from (fl/noise.py).
+    model: the one resident network, holding w_0 at first. partition: who owns which training example; centralised
+    training is that of one client with all of them. proxy: what the server has for itself.
+    noise_key, mask_key: what the noise of the run and the clients' secrets are drawn from (fl/state.py).
+    held_out: what each client is tested on, of the training examples, and never trained on. first: w_0, where the
+    clients are to begin with it again after the rounds. personal: names of the tensors that each client keeps.
     """
 
     config: Config
@@ -50,6 +58,10 @@ class Experiment:
     partition: Partition
     proxy: Dataset | None = None
     noise_key: bytes = b""
+    mask_key: bytes = b""
+    held_out: Partition | None = None
+    first: State | None = None
+    personal: Sequence[str] = ()
 
     @property
     def w(self) -> State:
@@ -72,7 +84,8 @@ class Experiment:
 
     @cached_property
     def algorithm(self) -> Algorithm:
-        return algorithm_of(self.config)
+        algorithm = algorithm_of(self.config)
+        return starting_at_home(self.personal, algorithm) if self.personal else algorithm
 
     @cached_property
     def aggregate(self) -> Callable[[RoundStart], Aggregate]:
@@ -80,7 +93,15 @@ class Experiment:
 
     @cached_property
     def transforms(self) -> Sequence[Transform]:
-        return transforms_of(self.config)
+        own = [keep_at_home(self.personal)] if self.personal else []  # first, so that nothing else sees these layers
+        return own + transforms_of(self.config)
+
+    @cached_property
+    def held(self) -> Held:
+        """What the clients hold in round t: all that they own, the very `partition`, unless --data_drift changes it."""
+        c = self.config
+        drift: Callable[..., Held] = named("data_drift", c.data_drift)
+        return drift(self.partition, self.clean.labels, c.seed, c.drift_share, c.drift_rounds)
 
     @cached_property
     def n(self) -> int:
@@ -89,8 +110,12 @@ class Experiment:
 
     @property
     def label_counts(self) -> Tensor:
-        """(K, classes): how many examples of each label each client holds, before anyone attacks."""
+        """(K, classes): how many examples of each label each client owns, before anyone attacks."""
         return self.partition.label_counts(self.clean.labels, self.clean.classes)
+
+    def label_counts_at(self, rounds: Iterable[int]) -> dict[int, Tensor]:
+        """The same of what each client holds in these rounds."""
+        return {t: self.held(t).label_counts(self.clean.labels, self.clean.classes) for t in rounds}
 
     @cached_property
     def heterogeneity(self) -> dict[str, Any]:
@@ -105,12 +130,16 @@ class Experiment:
     @cached_property
     def transfer_bytes(self) -> tuple[int, int]:
         """What each client of a round gets, and sends."""
-        down, up = (vectors * self.model_bytes for vectors in self.algorithm.transfers)
-        model = self.model_bytes
+        sent = {name: tensor for name, tensor in self.w.items() if name not in self.personal}
+        whole = model = sum(tensor.nbytes for tensor in sent.values())
+        down, up = (vectors * whole for vectors in self.algorithm.transfers)
+        if self.config.secure_aggregation:
+            more_down, up = bytes_of_one(called(self.config), self.parameters)
+            return down + more_down, up
         for transform in self.transforms:
             if transform.bytes:
-                model = transform.bytes(self.w)
-        return down, up - self.model_bytes + model
+                model = transform.bytes(sent)
+        return down, up - whole + model
 
     @cached_property
     def clocks(self) -> list[float]:
@@ -121,7 +150,7 @@ class Experiment:
         """Who is called to round t, and who reports. Where time passes, the rounds before it are gone through first."""
 
         def at(t: int, clock: float) -> Cohort:
-            return cohort(self.config, self.partition, t, clock, self.transfer_bytes)
+            return cohort(self.config, self.held(t), t, clock, self.transfer_bytes)
 
         if has_clock(self.config):
             for earlier in range(len(self.clocks), t):
@@ -134,8 +163,11 @@ class Experiment:
         return evaluate(self.model, self.data, group)
 
     def round_start(self, t: int, w: State, kept: Kept, S_t: Cohort = NOBODY) -> RoundStart:
-        sizes = dict(zip(S_t.reporting, self.partition.sizes_of(S_t.reporting), strict=True))
-        return RoundStart(self.config, t, w, kept, self.trained, self.n, sizes, cohort=S_t, noise_key=self.noise_key)
+        held = self.held(t)
+        sizes = dict(zip(S_t.reporting, held.sizes_of(S_t.reporting), strict=True))
+        now = RoundStart(self.config, t, w, kept, self.trained, len(held.indices), sizes, cohort=S_t)
+        changed = None if held is self.partition else held
+        return replace(now, noise_key=self.noise_key, mask_key=self.mask_key, partition=changed)
 
 
 def federated(config: Config, device: torch.device | None = None) -> Experiment:
@@ -149,11 +181,20 @@ def federated(config: Config, device: torch.device | None = None) -> Experiment:
         data, proxy = set_aside(data, config.proxy_fraction, config.seed)
     partition = split(config, data)
     config = with_clients(config, len(partition))
-    harmed = poisoned(noisy(data, partition, config.feature_noise, config.seed), partition, config)
-    x = Experiment(config, data, harmed, model, device, partition, proxy)
-    check_buffers(config, x.w.keys() - set(x.trained))
+    harmed, held_out = noisy(data, partition, config.feature_noise, config.seed), None
+    if config.client_test_fraction:
+        partition, held_out = hold_out(partition, config.client_test_fraction, config.seed)
+    x = Experiment(
+        config, data, poisoned(harmed, partition, config), model, device, partition, proxy,
+        held_out=held_out,
+        first=state_of(model) if config.local_only else None,
+        personal=personal_names(model, config.personal_layers),
+    )  # fmt: skip
+    buffers = x.w.keys() - set(x.trained)
+    check_buffers(config, buffers)
+    check_no_buffers(config, buffers)
     if has_clock(config):
-        check_cohorts(config, partition, x.transfer_bytes)
+        check_cohorts(config, x.held(1), x.transfer_bytes)
     _ = x.algorithm, x.aggregate, x.transforms  # if one of the user's own fails, it does so before a run begins
     return x
 

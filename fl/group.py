@@ -7,6 +7,7 @@ fl/workers.py starts them.
 from __future__ import annotations
 
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -68,6 +69,10 @@ class Group:
         """The tensors, numbers, strings, dicts and lists of one rank, at every rank; on the CPU."""
         return content
 
+    def secret(self) -> bytes:
+        """32 bytes from the operating system's secure generator, the same at every rank."""
+        return bytes.fromhex(self.content_from(0, os.urandom(32).hex()))
+
     def union(self, content: dict[int, Any]) -> dict[int, Any]:
         """The ranks' dicts, which share no key, put together at every rank."""
         parts = [self.content_from(rank, content) for rank in range(self.size)]
@@ -76,6 +81,9 @@ class Group:
     def rounds(self, first: int, last: int) -> Iterator[int]:
         """The numbers of the rounds, as long as rank 0 asks for another."""
         return iter(range(first, last + 1))
+
+    def end_rounds(self) -> None:
+        """Rank 0 has seen enough, so that no other round begins; the others hear it if they wait for a word."""
 
     def __enter__(self) -> Group:
         return self
@@ -215,13 +223,17 @@ class Distributed(Group):
         """Whether rank 0 begins another round."""
         return bool(self.from_first(torch.tensor(int(yes), device=self.device)))
 
+    def end_rounds(self) -> None:
+        if self.rank == 0 and self.awaited:
+            self.another_round(False)
+            self.awaited = False
+
     def __exit__(self, *exception: object) -> None:
         self.ending = True
         try:
             # Ranks that torchrun started end together. Our own workers wait here for their end, which is below.
             if exception[0] is None and not self.children:
-                if self.rank == 0 and self.awaited:
-                    self.another_round(False)  # rank 0 has seen enough
+                self.end_rounds()
                 self.wait("end", lambda: dist.barrier(async_op=True))
                 dist.destroy_process_group()
         finally:

@@ -24,6 +24,7 @@ SAID: dict[str, str] = {
     "attackers": "attackers={}", "normalise": "normalise={}", "augment": "augment={}", "clip_norm": "C={}",
     "noise_multiplier": "z={}", "target_epsilon": "epsilon={}",
     "compress": "compress={}", "compress_bits": "{} bits", "compress_density": "density={}",
+    "data_drift": "data {}", "drift_share": "share={}", "drift_rounds": "in {} rounds",
     "stop_at_target": "stopped there", "target_accuracy": "to {}",
 }  # fmt: skip
 
@@ -33,8 +34,9 @@ DEFINING = (
     "algorithm", "model", "dataset", "partition", "shards_per_client", "labels_per_client", "alpha", "num_clients",
     "num_select_clients", "local_epoch", "batch_size", "optimizer", "init_lr", "proximal_mu", "server_lr", "trim",
     "byzantine", "attack", "attackers", "attack_scale", "compress", "compress_bits", "compress_density",
+    "data_drift", "drift_share", "drift_rounds",
 )  # fmt: skip
-OFF = ("compress",)  # of these, if the default says that nothing is done
+OFF = ("compress", "data_drift")  # of these, if the default says that nothing is done
 GROUPS = ("Federation", "Algorithm", "Privacy", "Compression", "Devices and links", "Training", "Model and data")
 ALSO, SEEN = ("precision",), ("global_epoch",)  # beside these groups; and what the axis of rounds shows
 

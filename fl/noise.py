@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 
 import torch
 from torch import Tensor
@@ -38,7 +37,7 @@ def key_of(config: Config, group: Group) -> bytes:
         return b""
     if config.insecure_noise:
         return hashlib.sha256(f"{config.seed}/noise".encode()).digest()
-    return bytes.fromhex(group.content_from(0, os.urandom(32).hex()))
+    return group.secret()
 
 
 def normals(key: bytes, purpose: str, *number: int, n: int) -> Tensor:

@@ -104,6 +104,10 @@ def split(config: Config, data: Dataset) -> Partition:
 
 def aggregate_of(config: Config) -> Callable[[RoundStart], Aggregate]:
     """What --aggregate makes of a round. Raises FlagError."""
+    if config.secure_aggregation:
+        from fl.aggregates.secure.aggregate import Secure  # here, because it needs a package that may be missing
+
+        return Secure
     named = _rule_of(config)
     return named if isinstance(named, type) else partial(Robust, named)
 

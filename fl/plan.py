@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from fl.accountant import described
+from fl.accountant import called, described
+from fl.aggregates.secure.fixed_point import scale_of
 from fl.client import steps_of
 from fl.config import Config
 from fl.environment import read_environment
@@ -14,6 +15,7 @@ from fl.errors import RunFolderError
 from fl.estimate import rough, seconds_a_central_step, seconds_a_step, seconds_an_evaluation
 from fl.experiment import Experiment
 from fl.records import is_finished, read_records
+from fl.security import fewest_reports
 from fl.streams import warn
 
 MOST_CLIENTS_LISTED = 20
@@ -23,7 +25,7 @@ MOST_ROUNDS_COUNTED = 1000
 def round_steps(x: Experiment, t: int) -> int:
     """Gradient steps of all the clients of round t."""
     S_t = x.cohort(t)
-    sizes = zip(S_t.reporting, x.partition.sizes_of(S_t.reporting), strict=True)
+    sizes = zip(S_t.reporting, x.held(t).sizes_of(S_t.reporting), strict=True)
     return sum(steps_of(x.config, n_k, S_t.epochs.get(k)) for k, n_k in sizes)
 
 
@@ -91,6 +93,7 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
         *_what(x),
         f"partition     {config.partition}, sha256 {partition.sha256()}",
         f"clients       K = {K}, m = {m} a round; n_k from {int(sizes.min())} to {int(sizes.max())}, n = {n}",
+        *_held_out(x),
         "labels        {} to {} a client, median {}; ".format(*(summary["labels"][i] for i in (0, 2, 1)))
         + f"total variation {summary['total_variation']:.4f} from the whole",
         f"local work    E = {E}, B = {B or 'the whole data set'}, u = E n / (K B) = {u:g} steps a client a round",
@@ -99,6 +102,8 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
         f"engine        {engine_line(engine, workers)}",
         f"algorithm     {config.algorithm}, aggregate {config.aggregate}, attack {config.attack or 'none'}",
         *described(config),
+        *([secure_line(x)] if config.secure_aggregation else []),
+        *_changing(config),
         f"bytes a round {m * down:,} down, {m * up:,} up",
         "client    n_k  examples of each label",
     ]
@@ -107,6 +112,24 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
     if K > MOST_CLIENTS_LISTED:
         lines.append(f"   ... and {K - MOST_CLIENTS_LISTED:,} more")
     return "\n".join(lines)
+
+
+def secure_line(x: Experiment) -> str:
+    n = called(x.config)
+    return (
+        f"secure sum    {fewest_reports(x.config, n)} of {n} must report; values of the mean are coded to within "
+        f"{2.0 ** -(scale_of(x.n) + 1):.1g}"
+    )
+
+
+def _changing(config: Config) -> list[str]:
+    """How the data change over rounds, if they do."""
+    share, R = f"{config.drift_share:.3g} of a client's examples", config.drift_rounds
+    return {
+        "none": [],
+        "grow": [f"data drift    from {share} to all of them after {R} rounds"],
+        "shift": [f"data drift    {share} at any time, its labels in turn, all of them in {R} rounds"],
+    }[config.data_drift]
 
 
 def baseline_plan(x: Experiment, ends: Sequence[int]) -> str:
@@ -128,6 +151,14 @@ def baseline_plan(x: Experiment, ends: Sequence[int]) -> str:
             "bytes a round 0 down, 0 up",
         ]
     )
+
+
+def _held_out(x: Experiment) -> list[str]:
+    """What clients are tested on, if there are such examples."""
+    if x.held_out is None:
+        return []
+    sizes = x.held_out.sizes
+    return [f"held out      {int(sizes.sum()):,} examples, on which {int((sizes > 0).sum()):,} clients are tested"]
 
 
 def engine_line(engine: str, workers: int) -> str:

@@ -1,4 +1,4 @@
-"""A run's own pictures: its curves, and how its data are spread over the clients."""
+"""A run's own pictures: its curves, how its data are spread over the clients, and how that changes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from data.heterogeneity import heterogeneity, in_words
 from fl.curves import Record, averaged, view_of
 from fl.files import write_atomic
 from fl.panel import TARGET, draw, out_of_view
-from fl.style import COLOURS, Figure, MaxNLocator, as_shipped, encoded, matplotlib, style
+from fl.style import COLOURS, Axes, Figure, MaxNLocator, as_shipped, encoded, matplotlib, style
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_CLIENTS_AS_BARS = 40
+MOST_CLIENTS_IN_A_PANEL = 20  # of several side by side
 MOST_LABELS_AS_BARS = 20  # as many as there are colours
 MOST_CLIENTS_IN_ORDER = 300  # of their numbers; more look like noise
 MOST_CLIENTS_SHOWN = 1000
@@ -69,21 +70,51 @@ def save_partition(path: Path, counts: Tensor, title: str) -> None:
     write_atomic(path, encoded(figure, path, title))
 
 
+@as_shipped
+def save_drift(path: Path, counts: dict[int, Tensor], title: str) -> None:
+    """By round, (K, classes): how many examples of each label each client holds in it. A panel for each round.
+
+    Of many clients the first are shown, and of more labels than there are colours only how many examples there are.
+    """
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
+    for axes, (t, of_all) in zip(panels, counts.items(), strict=True):
+        shown = of_all[:MOST_CLIENTS_IN_A_PANEL]
+        _stacked(axes, shown if shown.shape[1] <= MOST_LABELS_AS_BARS else shown.sum(1, keepdim=True))
+        axes.set_title(f"round {t:,}")
+        axes.set_xlabel("client" if len(shown) == len(of_all) else f"first {len(shown)} of {len(of_all):,} clients")
+    panels[0].set_ylabel("examples")
+    if next(iter(counts.values())).shape[1] <= MOST_LABELS_AS_BARS:
+        _legend_of_labels(figure, panels[0])
+    figure.suptitle("\n".join(textwrap.wrap(title, 100)), parse_math=False)
+    write_atomic(path, encoded(figure, path, title))
+
+
 def _bars(figure: Figure, counts: Tensor) -> None:
+    """A bar for each client."""
+    axes = figure.subplots()
+    _stacked(axes, counts)
+    axes.set_xlabel("client")
+    axes.set_ylabel("examples")
+    _legend_of_labels(figure, axes)
+
+
+def _stacked(axes: Axes, counts: Tensor) -> None:
     """A bar for each client, and in it a piece for each label, in colours that say no more than which label it is."""
     K, classes = counts.shape
-    axes = figure.subplots()
     colours = matplotlib.colormaps["tab10" if classes <= 10 else "tab20"]
     bottom = counts.new_zeros(K)
     for label in range(classes):
         axes.bar(range(K), counts[:, label].tolist(), bottom=bottom.tolist(), width=0.85,
                  color=colours(label), edgecolor="white", linewidth=0.3, label=str(label))  # fmt: skip
         bottom = bottom + counts[:, label]
-    axes.set_xlabel("client")
-    axes.set_ylabel("examples")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _legend_of_labels(figure: Figure, axes: Axes) -> None:
+    """The label on top of the bars stands on top of the legend."""
     handles, labels = axes.get_legend_handles_labels()
-    small = "small" if classes > 10 else "medium"
+    small = "small" if len(labels) > 10 else "medium"
     figure.legend(handles[::-1], labels[::-1], loc="outside right upper", title="label", frameon=False, fontsize=small)
 
 

@@ -24,6 +24,7 @@ from fl.errors import FlagError, RunFolderError, reason
 from fl.experiment import Experiment
 from fl.files import clear_stale, locked, temporary_names, write_atomic
 from fl.journal import Journal
+from fl.personalise import Outcome
 from fl.recorded import Round
 from fl.records import OURS, parse_lines, summarise
 from fl.restore import restore
@@ -111,7 +112,8 @@ class RunFolder:
         self._write_json("config.json", {"script": self.script} | flags)
         self.clients.drop_all_but({k: t for k, (_, t) in self.clients.written.items()})
         # What was drawn and summed up speaks of an earlier end.
-        (self.path / "summary.json").unlink(missing_ok=True)
+        for name in ("summary.json", "client_accuracy.json"):
+            (self.path / name).unlink(missing_ok=True)
         self._write_json("environment.json", {"resumed_at_round": [], "resumed_with": []} | now)
         write_atomic(self.path / "metrics.jsonl", lines)
         self.metrics = Journal(self.path / "metrics.jsonl", lines)
@@ -186,8 +188,8 @@ class RunFolder:
         except OSError as error:
             warn(f"{self.path / name} not written ({reason(error)})")
 
-    def finish(self) -> dict[str, Any]:
-        """Write the model and summary.json; returns the summary."""
+    def finish(self, outcome: Outcome | None = None) -> dict[str, Any]:
+        """Write the model, summary.json and how the clients do; returns the summary."""
         assert self.last
         summary = finite(
             summarise(self.records, self.config.target_accuracy)
@@ -196,6 +198,7 @@ class RunFolder:
                 "model_sha256": checkpoint.model_sha256(self.last.w),
                 "parameters": self.x.parameters,
             }
+            | (outcome.summary(self.config) if outcome else {})
         )
         try:
             if self.last.t > self.saved_round:
@@ -203,6 +206,8 @@ class RunFolder:
             buffer = io.BytesIO()
             torch.save({name: tensor.cpu().contiguous() for name, tensor in self.last.w.items()}, buffer)
             write_atomic(self.path / "model.pt", buffer.getvalue())
+            if outcome:
+                write_atomic(self.path / "client_accuracy.json", outcome.as_json())
             self._write_json("summary.json", summary)
         except OSError as error:
             raise RunFolderError(f"{self.path}: cannot be written ({reason(error)})") from None

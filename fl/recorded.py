@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fl.check import rates
+from fl.client_eval import client_accuracies, spread
 from fl.config import Config
 from fl.device import accumulator_dtype
 from fl.engines.engine import Engine
@@ -44,6 +45,7 @@ def federated_rounds(
     """
     begun = everywhere(x, group, start)
     x = replace(x, noise_key=key) if (key := key_of(x.config, group)) else x
+    x = replace(x, mask_key=group.secret()) if x.config.secure_aggregation else x
     group.awaited = begun.t < x.config.global_epoch
     return recorded(x, federated_averaging(x, engine, group, begun), begun, x.config.global_epoch, group)
 
@@ -86,6 +88,9 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
     accuracy = loss = None
     if now.t % x.config.eval_every == 0 or now.t == last:
         accuracy, loss = x.evaluate(done.w, group)
+    clients, every = None, x.config.client_eval_every
+    if x.held_out and every and (now.t % every == 0 or now.t == last):
+        clients = spread(client_accuracies(x, done.w, done.kept, group))
     examples = sum(report.examples for report in reports)
     # Centralised training has no clients, and so no algorithm, which may be one of the user's own that fails.
     down, up = x.transfer_bytes if now.cohort.called else (0, 0)
@@ -102,6 +107,9 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
         "round_seconds": round_seconds,
         "evaluate_seconds": time.perf_counter() - began,
     } | now.cohort.record()
+    line |= done.got.costs
+    if clients:
+        line["client_accuracy"] = clients
     if done.got.rejected:
         line["rejected"] = done.got.rejected
     if group.rank == 0:  # the others write nothing

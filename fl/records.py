@@ -13,7 +13,8 @@ from fl.strict_json import loads, read_regular
 
 OURS = (
     "config.json", "environment.json", "metrics.jsonl", "summary.json",
-    "curves.png", "partition.png", "devices.png", "model.pt", "checkpoint.pt",
+    "curves.png", "partition.png", "drift.png", "devices.png", "clients.png", "personalised.png",
+    "client_accuracy.json", "model.pt", "checkpoint.pt",
 )  # fmt: skip
 
 
@@ -41,6 +42,14 @@ NUMBER = Field(lambda value: type(value) in (int, float) and abs(value) <= 1e100
 SECONDS = Field(lambda value: NUMBER.holds(value) and value >= 0, "a number in [0, 1e+100]")
 ACCURACY = Field(lambda value: value is None or (NUMBER.holds(value) and 0 <= value <= 1), "a number in [0, 1] or null")
 LOSS = Field(lambda value: value is None or NUMBER.holds(value), f"{NUMBER.accepts} or null")
+SPREAD = Field(
+    lambda value: (
+        isinstance(value, dict)
+        and value.keys() == {"mean", "std", "worst_decile"}
+        and all(NUMBER.holds(one) and 0 <= one <= 1 for one in value.values())
+    ),
+    "mean, std and worst_decile in [0, 1]",
+)
 CLIENTS = Field(lambda value: isinstance(value, list) and all(map(COUNT.holds, value)), "a list of integers >= 0")
 
 FIELDS = {
@@ -49,7 +58,9 @@ FIELDS = {
     "round_seconds": SECONDS, "evaluate_seconds": SECONDS,
 }  # fmt: skip
 OPTIONAL = {
-    "simulated_seconds": SECONDS, "compressed_bytes": COUNT, "abandoned": Field(lambda value: value is True, "true"),
+    "simulated_seconds": SECONDS, "compressed_bytes": COUNT, "secure_bytes": COUNT, "secure_seconds": SECONDS,
+    "client_accuracy": SPREAD,
+    "abandoned": Field(lambda value: value is True, "true"),
 }  # fmt: skip
 RECORD_KEYS = set(FIELDS)  # features add keys, of which a reader need not know
 
@@ -152,12 +163,14 @@ def summarise(records: Sequence[dict[str, Any]], targets: Sequence[float]) -> di
 
 
 def totals(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of a run whose devices are simulated or whose updates are compressed: time, traffic, abandoned rounds."""
-    if not any(key in record for record in records for key in ("called", "simulated_seconds", "compressed_bytes")):
+    """Time, traffic and abandoned rounds of a run with simulated devices, or with compressed or masked updates."""
+    telling = ("called", "simulated_seconds", "compressed_bytes", "secure_bytes")
+    if not any(key in record for record in records for key in telling):
         return {}
     sums = {key: sum(record[key] for record in records) for key in ("downlink_bytes", "uplink_bytes")}
-    if any("compressed_bytes" in record for record in records):
-        sums["compressed_bytes"] = sum(record.get("compressed_bytes", 0) for record in records)
+    for key in ("compressed_bytes", "secure_bytes"):
+        if any(key in record for record in records):
+            sums[key] = sum(record.get(key, 0) for record in records)
     if any("simulated_seconds" in record for record in records):
         sums["simulated_seconds"] = math.fsum(record.get("simulated_seconds", 0.0) for record in records)
     return sums | {"abandoned_rounds": sum("abandoned" in record for record in records)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,23 @@ from fl.tensorboard import tensorboard
 if TYPE_CHECKING:
     from fl.config import Config
     from fl.experiment import Experiment
+    from fl.personalise import Outcome
     from fl.record import RunFolder
     from fl.recorded import Round
 
 
-def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: str) -> None:
-    """Record and show every round, then sum the run up on disk and on the screen."""
+def follow(
+    config: Config,
+    folder: RunFolder,
+    rounds: Generator[Round],
+    title: str,
+    final_tests: Callable[[Round | None], Outcome | None] = lambda end: None,
+) -> None:
+    """Record and show every round, then sum the run up on disk and on the screen.
+
+    final_tests: how the clients do after the last round, if a flag asks for it.
+    """
+    from fl.client_picture import save_clients, save_personalised
     from fl.ledger import has_ledger, save_ledger
     from fl.plot import save_curves
     from fl.records import EXPLODED, summarise
@@ -62,19 +73,28 @@ def follow(config: Config, folder: RunFolder, rounds: Generator[Round], title: s
                     say(round_line(done.record, folder.rounds))
                     if reached():
                         break
+        outcome = final_tests(folder.last)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"; continue with --resume --run_dir {folder.path}") from None
     except DivergedError as error:
         raise DivergedError(f"{error}; the rounds before it are in {folder.path}") from None
     except WorkerError as error:
         raise WorkerError(f"{error}; continue with --resume --run_dir {folder.path}") from None
-    summary = folder.finish()
+    summary = folder.finish(outcome)
     folder.picture("curves.png", lambda path: save_curves(path, folder.records, title, config.target_accuracy))
     if has_ledger(folder.records):
         folder.picture("devices.png", lambda path: save_ledger(path, folder.records, title))
+    if outcome:
+        accuracies = {name: values.tolist() for name, values in outcome.accuracies.items()}
+        if config.client_eval_every:
+            folder.picture("clients.png", lambda path: save_clients(path, folder.records, accuracies["before"], title))
+        if len(accuracies) > 1:
+            folder.picture("personalised.png", lambda path: save_personalised(path, accuracies, title))
     for target, rounds_needed in summary["rounds_to_target"].items():
         reached_in = "not reached" if rounds_needed is None else f"{rounds_needed:.2f} rounds"
         say(f"{float(target):.2%} test accuracy: {reached_in}")
+    for name, figures in summary.get("personalised", {}).items():
+        say(clients_line(name, figures))
     say(f"{summary['wall_seconds']:.1f} s; model, records and curves in {folder.path}")
     print(f"Test Accuracy = {summary['test_accuracy']:.2%}")
     print(f"Test Loss = {shown(summary['test_loss'], '.3f')}")
@@ -84,6 +104,12 @@ def largest_loss(record: dict[str, Any]) -> float:
     """The larger of the round's test and training loss, as far as they are known."""
     losses: list[float] = [record[key] for key in ("test_loss", "train_loss") if record[key] is not None]
     return max(losses, default=0.0)
+
+
+def clients_line(name: str, figures: dict[str, float]) -> str:
+    """One line on how the clients do with one kind of model."""
+    mean, std, worst = (f"{figures[key]:7.2%}" for key in ("mean", "std", "worst_decile"))
+    return f"clients, {name.replace('_', ' '):10s}  mean {mean}  std {std}  worst decile {worst}"
 
 
 def shown(value: float | None, spec: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from data.partition import Partition
 from fl.cohort import NOBODY, Cohort
 from fl.config import Config
 
@@ -145,9 +146,11 @@ class RoundStart:
     """A round before its clients train.
 
     w: w_t. trained: its parameters' names; the others are buffers, which no algorithm moves otherwise than FedAvg.
-    n: examples of all K clients together. sizes: n_k of the clients that train. gradient: of the loss over their
+    n: examples that all K clients hold together. sizes: n_k of the clients that train. gradient: of the loss over their
     examples at w_t, by parameter, if the algorithm asks for it. cohort: these clients, and the others that were called.
-    noise_key: what the noise of the run is drawn from (fl/noise.py).
+    noise_key: what the noise of the run is drawn from (fl/noise.py). mask_key: the same for what clients keep secret
+    (fl/aggregates/secure/). partition: what the clients hold in this round if --data_drift changes that; None if it is
+    the same in every round.
     """
 
     config: Config
@@ -160,6 +163,8 @@ class RoundStart:
     gradient: State | None = None
     cohort: Cohort = NOBODY
     noise_key: bytes = b""
+    mask_key: bytes = b""
+    partition: Partition | None = None
 
     def epochs_of(self, k: int) -> int:
         """E of client k, which may be stopped before it has done all of --local_epoch."""
@@ -178,7 +183,8 @@ class Got:
     mean: what --aggregate makes of the models; w_t if no update counts. reports: of the clients whose updates count,
     ascending. rejected: why the others do not, by client. kept: w_t's, and what the clients keep of this round.
     models: theirs in the order of the reports, (m, ...) each, if the algorithm asks for them. is_noised: whether the
-    mean has noise, with which the server takes its step even if nobody reported.
+    mean has noise, with which the server takes its step even if nobody reported. costs: keys of the round's record that
+    the aggregate adds, or knows better.
     """
 
     mean: State
@@ -187,6 +193,7 @@ class Got:
     kept: Kept
     models: State = field(default_factory=dict)
     is_noised: bool = False
+    costs: dict[str, Any] = field(default_factory=dict)
 
     def with_mean(self, mean: State) -> Got:
         return replace(self, mean=mean)

@@ -90,10 +90,14 @@ def real_pictures() -> None:
 @pytest.fixture(autouse=True)
 def _plain_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "real_pictures" not in request.fixturenames:
+        import fl.client_picture
         import fl.ledger
         import fl.plot
 
-        for module, name in ((fl.plot, "save_curves"), (fl.plot, "save_partition"), (fl.ledger, "save_ledger")):
+        drawn = [(fl.plot, "save_curves"), (fl.plot, "save_partition"), (fl.plot, "save_drift"),
+                 (fl.ledger, "save_ledger"), (fl.client_picture, "save_clients"),
+                 (fl.client_picture, "save_personalised")]  # fmt: skip
+        for module, name in drawn:
             monkeypatch.setattr(module, name, lambda path, *_: fl.plot.write_atomic(path, b"a picture"))
 
 

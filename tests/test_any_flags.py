@@ -48,14 +48,16 @@ VALUES = {
     "attack": st.sampled_from(["label_flip", "sign_flip", "gaussian", "scaled", "sybil"]),
     "compress": st.sampled_from(["none", "quantise", "top_k", "random_mask", "sign", "zip"]),
     "compress_bits": small, "compress_density": rate,
+    "data_drift": st.sampled_from(["none", "grow", "shift", "shrink"]), "drift_share": rate, "drift_rounds": small,
     "proxy_fraction": rate, "proxy_epochs": small,
+    "client_test_fraction": rate, "client_eval_every": small, "personalise_epochs": small, "personal_layers": small,
     "charging": chances, "unmetered": chances, "idle": chances, "decline_rate": rate, "dropout_rate": rate,
     "straggler_rate": rate, "straggler_slowdown": small, "straggler_epochs": small, "over_select": small,
     "min_reports": small, "round_deadline": rate, "examples_per_second": small, "download_mbps": rate,
     "upload_mbps": rate, "speed_spread": rate,
     "sampling": st.sampled_from(["uniform", "poisson", "none"]), "clip_norm": rate, "clip_quantile": rate,
     "noise_multiplier": rate, "target_epsilon": st.sampled_from(["0", "8"]), "delta": st.sampled_from(["1e-4", "0"]),
-    "local_noise": rate,
+    "local_noise": rate, "secure_threshold": rate,
     "engine": st.sampled_from(["auto", "sequential", "stacked", "none"]),
     "stack_size": small,
     "workers": st.sampled_from(["-1", "0"]),
@@ -96,6 +98,8 @@ SWITCHES = [
     "grey",
     "skip_bad",
     "insecure_noise",
+    "secure_aggregation",
+    "local_only",
 ]
 
 
@@ -108,9 +112,13 @@ PARTNERS = {
     "alpha": "partition=dirichlet", "attack_scale": "attack=scaled", "hidden": "model=mlp",
     "min_examples": "partition=dirichlet", "beta": "dataset=synthetic", "server_momentum": "algorithm=fedavgm",
     "server_beta2": "algorithm=fedyogi", "server_tau": "algorithm=fedyogi", "byzantine": "aggregate=krum",
-    "compress_bits": "compress=quantise", "compress_density": "compress=top_k", "clip_quantile": "clip_norm=0.1",
+    "compress_bits": "compress=quantise", "compress_density": "compress=top_k",
+    "drift_share": "data_drift=grow", "drift_rounds": "data_drift=shift", "clip_quantile": "clip_norm=0.1",
     "noise_multiplier": "clip_norm=1", "target_epsilon": "clip_norm=1", "delta": "local_noise=1",
     "local_noise": "clip_norm=1", "insecure_noise": "noise_multiplier=1",
+    "secure_threshold": "secure_aggregation",
+    "client_eval_every": "client_test_fraction=0.5", "personalise_epochs": "client_test_fraction=0.1",
+    "local_only": "client_test_fraction=0.2", "personal_layers": "model=2nn",
 }  # fmt: skip
 
 
@@ -163,6 +171,7 @@ def test_random_command_lines(monkeypatch, capsys, tmp_path):
     # Drawing is tested elsewhere and would be most of the time here.
     monkeypatch.setattr("fl.plot.save_curves", lambda path, *rest: path.write_bytes(b""))
     monkeypatch.setattr("fl.plot.save_partition", lambda path, *rest: path.write_bytes(b""))
+    monkeypatch.setattr("fl.plot.save_drift", lambda path, *rest: path.write_bytes(b""))
     monkeypatch.chdir(tmp_path)
     shutil.copy(Path(__file__).with_name("own.py"), tmp_path)
     codes.clear()

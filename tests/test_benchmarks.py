@@ -10,9 +10,10 @@ import sys
 import pytest
 import torch
 
-from benchmarks import loading, rivals, rounds
+from benchmarks import federation, loading, rivals, rounds
 from benchmarks.beside import Run, table, verdicts
 from benchmarks.contenders import WORKLOADS
+from fl.command_line import parse
 from tests.conftest import ROOT
 
 real_data = pytest.mark.skipif(not (ROOT / "data/MNIST/raw").exists(), reason="needs MNIST in data/")
@@ -43,6 +44,34 @@ def test_beside_runs(tmp_path):
     runs = json.loads((tmp_path / "beside.json").read_text())["runs"]
     assert sorted(runs) == ["logistic", "logistic, beside"]
     assert all(0 < one["rounds"] < one["seconds"] for many in runs.values() for one in many)
+
+
+def test_what_a_feature_adds_is_the_difference_of_medians():
+    lines = federation.table({"nothing": [0.1, 0.2, 0.9], "devices": [0.25, 0.22, 0.1]}).splitlines()
+    assert lines[2:] == [
+        "| nothing | 3 | 200.0 (150.0 to 550.0) |  |",
+        "| devices | 3 | 220.0 (160.0 to 235.0) | +10.0% |",
+    ]
+
+
+@pytest.mark.parametrize("name", federation.FEATURES)
+def test_the_flags_of_a_feature_are_such_that_its_rounds_can_go_on(name):
+    flags = f"{federation.SETTING} {federation.FEATURES[name]}"
+    if "--noise_multiplier" in flags:
+        pytest.importorskip("dp_accounting", reason="needs the package of sh requirements.sh dp")
+    config = parse(flags.split(), "federated", "")
+    assert config.num_select_clients * 600 == federation.EXAMPLES
+    assert config.engine == "stacked"
+
+
+@pytest.mark.slow
+@real_data
+def test_the_cost_of_a_feature_is_measured(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.federation", "--turns", "2", "--only", "data drift"]
+    done = subprocess.run([*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    seconds = json.loads((tmp_path / "federation.json").read_text())["processor_seconds"]
+    assert {name: len(values) for name, values in seconds.items()} == {"nothing": 2, "data drift": 2}
 
 
 def test_every_workload_has_turns_and_rounds():

@@ -42,6 +42,7 @@ def test_what_resumed_matched_and_compared_runs_make_of_flags():
     assert {
         "global_epoch", "epoch", "target_accuracy", "stop_at_target", "device", "data_dir", "text",
         "workers", "timeout", "run_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet", "tensorboard",
+        "personalise_epochs", "local_only",
     } == RESUMABLE  # fmt: skip
     assert {
         "batch_size", "init_lr", "lr_decay", "optimizer", "momentum", "weight_decay",
@@ -52,6 +53,7 @@ def test_what_resumed_matched_and_compared_runs_make_of_flags():
     assert {name for name in FLAGS if not counts(name, DEFAULTS | {"stop_at_target": True})} == {
         "seed", "name", "run_dir", "out_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",
         "data_dir", "device", "match", "client_fraction", "tensorboard",
+        "client_eval_every", "personalise_epochs", "local_only",
     }  # fmt: skip
     assert not counts("target_accuracy", DEFAULTS)
     anew = {name for name in FLAGS if FLAGS[name].metadata["resume"] == ANEW}

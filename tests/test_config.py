@@ -29,6 +29,7 @@ WHO_ONLY_CHECKS = {
 
 
 has_package = find_spec("dp_accounting") is not None  # without it there is no noise
+has_cryptography = find_spec("cryptography") is not None  # without it there is no secure aggregation
 
 
 def pictures(place: Path) -> Path:
@@ -94,6 +95,7 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         "--clip_norm 1 --clip_quantile 0.5 --sampling poisson",
         *["--clip_norm 1 --sampling poisson --local_noise 1 --target_epsilon 9 --delta 1e-4 --insecure_noise"]
         * has_package,
+        *["--secure_aggregation --secure_threshold 0.6"] * has_cryptography,
     ):
         assert command("federated", flags).code == 0
     argv = ["--match", str(tmp_path / "a"), "--run_dir", str(tmp_path / "b")]
@@ -101,6 +103,7 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
 
     assert run_baseline.run(argv) == 0
     unknown = set() if has_package else {"local_noise", "target_epsilon", "delta", "insecure_noise"}
+    unknown |= set() if has_cryptography else {"secure_threshold"}
     assert read | unknown >= set(FLAGS), set(FLAGS) - read
 
 

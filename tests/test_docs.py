@@ -24,7 +24,14 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOTEBOOK = ROOT / "docs" / "first_steps.ipynb"
 SCRIPTS = {"run_federated.py": "federated", "run_baseline.py": "baseline"}
-FOREIGN = {"--nproc_per_node", "--algorithms", "--workload", "--only", "--turns"}  # of torchrun and the benchmarks
+FOREIGN = {
+    "--nproc_per_node",
+    "--algorithms",
+    "--workload",
+    "--only",
+    "--turns",
+    "--cost",
+}  # of torchrun and the benchmarks
 
 
 def texts() -> dict[str, str]:
@@ -59,6 +66,8 @@ def test_a_command_is_one_that_the_script_takes(line, monkeypatch, tmp_path):
     _, script, *flags = shlex.split(line)
     if "--target_epsilon" in flags:
         pytest.importorskip("dp_accounting", reason="needs the package of sh requirements.sh dp")
+    if "--secure_aggregation" in flags:
+        pytest.importorskip("cryptography", reason="needs the package of sh requirements.sh secure")
     if "--match" in flags:
         folder = Path(flags[flags.index("--match") + 1])
         if str(folder) != "latest":

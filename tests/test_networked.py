@@ -172,7 +172,8 @@ def test_a_node_answers_for_its_own_share_alone():
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_a_network_cannot_have_is_refused(name):
     values = {"charging": "0.5,0.5", "unmetered": "0.5,0.5", "idle": "0.5,0.5", "attack": "sign_flip",
-              "keep_optimizer_state": True, "compress": "sign", "over_select": 1.5}  # fmt: skip
+              "keep_optimizer_state": True, "compress": "sign", "secure_aggregation": True,
+              "data_drift": "grow", "over_select": 1.5}  # fmt: skip
     kind = type(DEFAULTS[name])
     value = values.get(name, kind(DEFAULTS[name] + 0.5) if kind is float else 2 if kind is int else 1.0)
     with pytest.raises(FlagError, match=f"--{name} .*leave it out"):

@@ -11,13 +11,19 @@ from torch import Tensor
 
 from fl.aggregates.models import Models
 from fl.group import Group
+from fl.security import fewest_reports
 from fl.state import Got, Report, RoundStart, State, Update, floating
 
-NOT_FINITE, WRONG_SHAPE, ABSURD_WEIGHT = REASONS = ("not finite", "wrong shape", "absurd weight")
+NOT_FINITE, WRONG_SHAPE, ABSURD_WEIGHT, STILL_MASKED = REASONS = (
+    "not finite", "wrong shape", "absurd weight", "too few others",
+)  # fmt: skip
 
 
 class Aggregate(Protocol):
-    """What --aggregate does: takes models and their weights as they come, then makes one of them."""
+    """What --aggregate does: takes models and their weights as they come, then makes one of them.
+
+    One with an attribute `costs` has it looked at in the end, for keys of the round's record.
+    """
 
     def add(self, update: Update, weights: Sequence[float]) -> None: ...
     def gather(self, group: Group, more: Tensor) -> Tensor: ...
@@ -25,7 +31,11 @@ class Aggregate(Protocol):
 
 
 class Total:
-    """The sum of a round. keep_models: whether the algorithm asks for all models beside what is made of them."""
+    """The sum of a round. keep_models: whether the algorithm asks for all models beside what is made of them.
+
+    With --secure_aggregation `examine` is what each client does before it masks its update: the server would see
+    nothing but noise. If too few are left to unmask the sum, nobody's update counts.
+    """
 
     def __init__(self, now: RoundStart, aggregate: Aggregate, keep_models: bool = False):
         self.now, self.aggregate = now, aggregate
@@ -66,6 +76,9 @@ class Total:
                 self.kept = group.union(self.kept)
             if self.models:
                 self.models.gather(group)
+        if len(self.reports) < fewest_reports(self.now.config, self.now.cohort.got_the_model):
+            self.rejected |= {report.client: STILL_MASKED for report in self.reports}
+            self.reports, self.kept = [], {}
         clients = [report.client for report in self.reports]
         denominator = math.fsum(self.weights[k] for k in clients)  # the same, whatever the grouping
         return Got(
@@ -74,6 +87,7 @@ class Total:
             rejected=self.rejected,
             kept=self.now.kept.with_clients(self.kept) if self.kept else self.now.kept,
             models=self.models.of(clients) if self.models else {},
+            costs=getattr(self.aggregate, "costs", {}),
         )
 
     def table(self) -> Tensor:

@@ -77,8 +77,7 @@ def make_engine(name: str, x: Experiment, tick: Callable[[int], None] = lambda s
 def assist(config: Config, group: Group) -> None:
     """What every process but the first does: the same rounds on its share of the clients, and no records."""
     from fl.experiment import federated
-    from fl.recorded import federated_rounds
+    from fl.personalise import take_part
 
     x = federated(config, group.device)
-    for _ in federated_rounds(x, make_engine(choose(x)[0], x), group):
-        pass
+    take_part(x, make_engine(choose(x)[0], x), group)

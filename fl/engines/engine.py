@@ -16,10 +16,10 @@ from fl.state import RoundStart, State, Tell, Update, tell_nothing
 class Engine(Protocol):
     """How clients are executed.
 
-    An engine holds the resident model, the data on its device, the partition and the flags of the local training. What
-    survives a round is not its own: it reads `now.kept` and returns what is new in `Update.kept`, so that whichever
-    process holds the client next can go on. fl/engines/sequential.py is the reference, whose result every other engine
-    must give.
+    An engine holds the resident model, the data on its device, the flags of the local training, and the partition, in
+    whose place it takes `now.partition` where there is one. What survives a round is not its own: it reads `now.kept`
+    and returns what is new in `Update.kept`, so that whichever process holds the client next can go on.
+    fl/engines/sequential.py is the reference, whose result every other engine must give.
     """
 
     model: nn.Module

@@ -121,7 +121,7 @@ def checked(answer: Any, k: int, now: RoundStart) -> Update | str:
     """The update in client k's answer, or what is wrong with it. Whether it is finite is seen when it is added up."""
     if not isinstance(answer, dict) or not is_like(answer.get("w"), now.w):
         return MALFORMED
-    numbers = [answer.get(name) for name in ("n_k", "examples", "steps", "loss", "clipped")]
+    numbers: list[Any] = [answer.get(name) for name in ("n_k", "examples", "steps", "loss", "clipped")]
     if not all(type(number) is kind for number, kind in zip(numbers, (int, int, int, float, float), strict=True)):
         return MALFORMED
     n_k, examples, steps, loss, clipped = numbers

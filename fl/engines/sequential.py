@@ -34,11 +34,11 @@ class Sequential:
             yield self.client_update(k, now, tell([k]))
 
     def gradients(self, clients: Sequence[int], now: RoundStart) -> Iterator[tuple[int, State]]:
-        yield from gradient_sums(self.model, self.data, self.partition, clients, now.w)
+        yield from gradient_sums(self.model, self.data, now.partition or self.partition, clients, now.w)
 
     def client_update(self, k: int, now: RoundStart, told: Told) -> Update:
         c, t = self.config, now.t
-        indices = self.partition[k].to(self.device)
+        indices = (now.partition or self.partition)[k].to(self.device)
         first = (t - 1) * c.local_epoch
         passes = (one_pass(self.data, c.seed, k, e, len(indices)) for e in range(first, first + now.epochs_of(k)))
         batches = minibatches(indices, passes, c.batch_size)

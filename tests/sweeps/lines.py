@@ -36,16 +36,19 @@ VALUES: dict[str, list[Any]] = {
     "shards_per_client": [1, 2, 3], "alpha": [0.01, 0.5, 1e6],
     "compress": ["none", "quantise", "top_k", "random_mask", "sign"], "compress_bits": [1, 4, 16],
     "compress_density": [0.01, 0.3, 1],
-    "proxy_fraction": [0.1, 0.5], "proxy_epochs": [1, 2],
+    "data_drift": ["none", "grow", "shift"], "drift_share": [0.01, 0.3, 1], "drift_rounds": [1, 3, 50],
+    "proxy_fraction": [0.1, 0.5], "proxy_epochs": [1, 2], "client_test_fraction": [0.1, 0.5],
+    "client_eval_every": [1, 3], "personalise_epochs": [1, 2], "personal_layers": [1, 2],
     "charging": ["1,1", "0.9,0.2"], "idle": ["0.5,0.5"], "unmetered": ["1,0.3"], "decline_rate": [0.1, 0.9],
     "dropout_rate": [0.1, 0.9], "straggler_rate": [0.3, 1], "straggler_slowdown": [1, 10], "straggler_epochs": [0, 1],
     "over_select": [1, 1.3, 3], "min_reports": [1, 2], "round_deadline": [1e-3, 1, 100],
     "examples_per_second": [0.1, 10], "download_mbps": [1], "upload_mbps": [0.1], "speed_spread": [0, 2],
     "sampling": ["uniform", "poisson"], "clip_norm": [1e-3, 1, 1e30], "clip_quantile": [0.1, 0.9],
     "noise_multiplier": [0, 0.1, 1], "target_epsilon": [1, 10], "delta": [1e-5], "local_noise": [0, 0.1],
+    "secure_threshold": [0.5, 0.9],
     "eval_every": [1, 2, 5], "target_accuracy": [0.3, 0.99], "seed": [0, 1, 2**62], "checkpoint_every": [1, 2, 7],
 }  # fmt: skip
-SWITCHES = ["keep_optimizer_state", "stop_at_target", "quiet"]
+SWITCHES = ["keep_optimizer_state", "stop_at_target", "quiet", "secure_aggregation", "local_only"]
 SCRIPTS = {"federated": run_federated.run, "baseline": run_baseline.run}
 
 

@@ -80,7 +80,7 @@ class Stacked:
         and with them a client's bits would depend on the company it is in.
         """
         alike: dict[int, list[Member]] = {}
-        for k, (start, n_k) in zip(clients, self.partition.spans_of(clients), strict=True):
+        for k, (start, n_k) in zip(clients, (now.partition or self.partition).spans_of(clients), strict=True):
             member = Member(k, start, n_k, now.epochs_of(k))
             alike.setdefault(min(self.config.batch_size or n_k, n_k), []).append(member)
         for members in alike.values():
@@ -92,7 +92,7 @@ class Stacked:
                 yield update
 
     def gradients(self, clients: Sequence[int], now: RoundStart) -> Iterator[tuple[int, State]]:
-        yield from gradient_sums(self.model, self.data, self.partition, clients, now.w)
+        yield from gradient_sums(self.model, self.data, now.partition or self.partition, clients, now.w)
 
     @torch.no_grad()
     def train_stack(self, members: Sequence[Member], now: RoundStart, tell: Tell) -> Update:
@@ -100,7 +100,8 @@ class Stacked:
         ordered = sorted(members, key=lambda one: (-steps_of(self.config, one.n_k, one.E), -one.n_k))
         steps = [steps_of(self.config, one.n_k, one.E) for one in ordered]
         positions, weights, draws = schedule(self.config, now.t, ordered, self.data)  # (S, steps, B) each
-        rows = self.indices[positions]
+        indices = self.indices if now.partition is None else now.partition.indices.to(self.device)
+        rows = indices[positions]
         S, _, B = rows.shape
         told = tell([one.k for one in ordered])
         stack = self.stack_of(S, B, told.correction)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fl.engines.stacked.products import product, product_back
+from fl.engines.stacked.products import computable, product, product_back
 from fl.engines.stacked.weights import Weights
 
 aten: Any = torch.ops.aten  # the backward passes that autograd itself calls
@@ -76,18 +76,21 @@ class Conv2d:
         self.W = merged(weight)  # (S O, C / groups, h, w)
         self.bias_sizes = None if bias is None else [bias.numel()]
         flat = None if bias is None else bias.flatten()
-        return torch.conv2d(x, self.W, flat, *self.geometry, groups=self.groups * len(weight))
+        flat = None if flat is None else computable(flat)
+        y = torch.conv2d(computable(x), computable(self.W), flat, *self.geometry, groups=self.groups * len(weight))
+        return y.to(x.dtype)
 
     def backward(self, g: Tensor, wanted: bool) -> Any:
         S = len(self.weights.in_use["weight"])
         wants = [wanted, True, self.bias_sizes is not None]
         g_x, g_W, g_b = aten.convolution_backward(
-            g, self.x, self.W, self.bias_sizes, *self.geometry, False, [0, 0], self.groups * S, wants
-        )
+            computable(g), computable(self.x), computable(self.W), self.bias_sizes, *self.geometry, False, [0, 0],
+            self.groups * S, wants,
+        )  # fmt: skip
         self.weights.update("weight", g_W.unflatten(0, (S, -1)))
         if self.bias_sizes is not None:
             self.weights.update("bias", g_b)
-        return g_x
+        return g_x.to(g.dtype) if wanted else None
 
 
 def merged(weight: Tensor) -> Tensor:
