@@ -42,10 +42,11 @@ NUMBER = Field(lambda value: type(value) in (int, float) and abs(value) <= 1e100
 SECONDS = Field(lambda value: NUMBER.holds(value) and value >= 0, "a number in [0, 1e+100]")
 ACCURACY = Field(lambda value: value is None or (NUMBER.holds(value) and 0 <= value <= 1), "a number in [0, 1] or null")
 LOSS = Field(lambda value: value is None or NUMBER.holds(value), f"{NUMBER.accepts} or null")
+OF_CLIENTS = ("mean", "std", "worst_decile")
 SPREAD = Field(
     lambda value: (
         isinstance(value, dict)
-        and value.keys() == {"mean", "std", "worst_decile"}
+        and value.keys() == set(OF_CLIENTS)
         and all(NUMBER.holds(one) and 0 <= one <= 1 for one in value.values())
     ),
     "mean, std and worst_decile in [0, 1]",

@@ -145,7 +145,7 @@ def command_lines(draw):
 codes = []
 
 
-@settings(max_examples=320, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=360, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(words=command_lines(), baseline=st.booleans(), named=st.booleans())
 def check(words, baseline, named):
     place = Path(tempfile.mkdtemp())

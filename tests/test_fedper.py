@@ -210,8 +210,8 @@ def test_every_models_last_layer_makes_its_logits(model):
     ("more", "words"),
     [
         ("", "--personal_layers 1: the model has 1 layers, and one at least must be shared; lower it"),
-        ("--algorithm fsvrg", "--personal_layers 1: needs another --algorithm than fsvrg"),
-        ("--compress sign", "--personal_layers 1: needs --compress none"),
+        ("--algorithm fsvrg", "--personal_layers 1: needs another --algorithm"),
+        ("--compress sign", "--personal_layers 1: needs another --compress"),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(more, words, command):

@@ -61,7 +61,8 @@ ALGORITHMS: dict[str, str | Entry] = {
     ),
     "fsvrg": Entry(
         "fl.algorithms.fsvrg:fsvrg",
-        needs={"optimizer": "sgd", "momentum": 0, "weight_decay": 0, "aggregate": "mean"},
+        # Its full gradient is that of one model, so no client can have layers of its own.
+        needs={"optimizer": "sgd", "momentum": 0, "weight_decay": 0, "aggregate": "mean", "personal_layers": 0},
         needs_stacking=True,
         leaks="has clients send their gradients as well",
     ),

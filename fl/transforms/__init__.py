@@ -23,13 +23,15 @@ ATTACKS: Table = {
     "scaled": Entry("fl.transforms.attack:attack", reads=("attack_scale",), check=someone_attacks),
 }
 
-# --compress: functions (config) -> fl.transforms.compressors.Compressor, or None.
+# --compress: functions (config) -> fl.transforms.compressors.Compressor, or None. Their messages have the values of all
+# layers, so none may stay with the clients.
+SHARED: dict[str, int] = {"personal_layers": 0}
 COMPRESSORS: Table = {
     "none": "fl.transforms.compressors:none",
-    "quantise": Entry("fl.transforms.compressors:quantise", reads=("compress_bits",)),
-    "top_k": Entry("fl.transforms.compressors:top_k", reads=("compress_density",)),
-    "random_mask": Entry("fl.transforms.compressors:random_mask", reads=("compress_density",)),
-    "sign": "fl.transforms.compressors:sign",
+    "quantise": Entry("fl.transforms.compressors:quantise", needs=SHARED, reads=("compress_bits",)),
+    "top_k": Entry("fl.transforms.compressors:top_k", needs=SHARED, reads=("compress_density",)),
+    "random_mask": Entry("fl.transforms.compressors:random_mask", needs=SHARED, reads=("compress_density",)),
+    "sign": Entry("fl.transforms.compressors:sign", needs=SHARED),
 }
 
 # --transform: a Transform, or a function (config) -> Transform. There are none by name yet, only the user's own.
