@@ -60,7 +60,7 @@ class FlowerChannel:
     def __init__(self, grid: Grid, keys: Sequence[str], seconds: float):
         self.grid, self.seconds = grid, seconds
         self.client_of = {identity(key): k for k, key in enumerate(keys)}
-        self.most_bytes = 1 << 40
+        self.most_bytes = 1 << 30
         self.asked = 0
 
     def connected(self) -> dict[int, int]:
@@ -91,7 +91,8 @@ class FlowerChannel:
             )  # fmt: skip
         waiting = dict(zip(self.grid.push_messages(messages), clients, strict=True))
         client_at = {there[k]: k for k in clients}
-        deadline, away = time.monotonic() + self.seconds, {}
+        deadline = time.monotonic() + self.seconds
+        away: dict[int, float] = {}
         while waiting and time.monotonic() < deadline:
             for reply in self.grid.pull_messages(list(waiting)):
                 k = waiting.pop(reply.metadata.reply_to_message_id, None)

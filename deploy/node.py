@@ -47,7 +47,7 @@ def answer(what: str, content: Any, settings: Settings) -> dict[str, Any]:
 
 def local_flags(flags: dict[str, Any], settings: Settings) -> Config:
     """The server's flags, with this machine's data and device."""
-    known = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+    known: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
     config = Config(**known)
     data_dir, device = settings.get("data-dir", config.data_dir), settings.get("device", "auto")
     return replace(config, data_dir=str(data_dir), device=str(device), run_dir=None, resume=False)

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -25,7 +26,7 @@ from deploy import identity  # noqa: E402
 from deploy.limits import check_deployable  # noqa: E402
 from deploy.processes import Processes  # noqa: E402
 from fl.command_line import parse  # noqa: E402
-from fl.errors import FlagError, WorkerError  # noqa: E402
+from fl.errors import FlagError, RunnerError, WorkerError  # noqa: E402
 from fl.guard import guarded, leave  # noqa: E402
 
 HOST = "127.0.0.1"
@@ -35,9 +36,22 @@ QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 START_SECONDS, POLL_SECONDS = 60.0, 0.2
 
 
+class Ended(RunnerError):
+    """The server has ended with this code, and has said why."""
+
+    def __init__(self, code: int):
+        super().__init__("")
+        self.exit_code = code
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise FlagError(message.removeprefix("argument "))
+
+
 def words(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Our own flags, and those of run_federated.py."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="deploy/up.py", usage="%(prog)s [--nodes N | --node_data PATH ...] [flags of run_federated.py]",
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
@@ -77,7 +91,7 @@ def federate(own: argparse.Namespace, argv: list[str]) -> None:
         submit(home, flags, screen, processes)
         code = followed(screen, processes)
     if code:
-        raise SystemExit(code)
+        raise Ended(code)
 
 
 def start(home: Path, node_data: list[str], N: int, data_dir: str, processes: Processes) -> list[str]:
@@ -160,8 +174,7 @@ def reachable(port: int, processes: Processes) -> None:
 
 
 def main() -> int:
-    own, argv = words(sys.argv[1:])
-    return guarded("deploy/up.py", lambda: federate(own, argv))
+    return guarded("deploy/up.py", lambda: federate(*words(sys.argv[1:])))
 
 
 if __name__ == "__main__":
