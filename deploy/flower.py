@@ -26,7 +26,7 @@ from fl.engines.networked import Asked
 FIELD, PART = "content", "bytes"  # under which a message holds its bytes
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 60.0  # that a node may be away in a round before it counts as gone
-NOT_THERE, SILENT, GONE, TWICE = "not connected", "no answer in time", "gone in mid-round", "answered twice"
+NOT_THERE, SILENT, GONE, FOREIGN = "not connected", "no answer in time", "gone in mid-round", "another node's answer"
 
 
 def record(content: Any) -> tuple[RecordDict, int]:
@@ -90,16 +90,18 @@ class FlowerChannel:
                         group_id=str(self.asked))
             )  # fmt: skip
         waiting = dict(zip(self.grid.push_messages(messages), clients, strict=True))
-        client_at = {there[k]: k for k in clients}
         deadline = time.monotonic() + self.seconds
         away: dict[int, float] = {}
         while waiting and time.monotonic() < deadline:
             for reply in self.grid.pull_messages(list(waiting)):
                 k = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if k is None or client_at.get(reply.metadata.src_node_id) != k:
-                    continue  # an answer to another question, or another node's
-                if reply.has_error():
+                if k is None:
+                    continue  # an answer that came already, or to another question
+                if reply.has_error():  # the node's own, or Flower's for a node that has gone
                     lost[k] = f"failed: {' '.join((reply.error.reason or 'no reason given').split())[:200]}"
+                    continue
+                if reply.metadata.src_node_id != there[k]:
+                    lost[k] = FOREIGN
                     continue
                 try:
                     data = raw(reply)
