@@ -17,6 +17,7 @@ def train(config: Config) -> None:
     # Imported only now: --help and wrong flags answer without waiting for torch.
     from data.heterogeneity import in_words
     from fl.bar import Bar
+    from fl.changing import has_drift
     from fl.engines import assist, choose, make_engine
     from fl.experiment import federated
     from fl.labels import partition_title, run_title
@@ -47,7 +48,7 @@ def train(config: Config) -> None:
                 print(describe(x, f"partition {config.partition}: {in_words(x.heterogeneity)}"))
                 print(f"engine {engine_line(engine_name, group.size)}")
             folder.picture("partition.png", lambda path: save_partition(path, x.label_counts, partition_title(config)))
-            if config.data_drift != "none":
+            if has_drift(config):
                 shown = x.label_counts_at(sorted({1, 1 + folder.rounds // 2, max(folder.rounds, 1)}))
                 folder.picture("drift.png", lambda path: save_drift(path, shown, run_title(config, "federated")))
             rounds = federated_rounds(x, engine, group, folder.start)

@@ -22,3 +22,8 @@ class Changing:
     drift_rounds: int = flag(50, GROUP, integer(1, high=10**9),
         "rounds until a client has all (grow), or until each of its labels had its turn (shift)", reads=FEDERATED)
     # fmt: on
+
+
+def has_drift(config: Changing) -> bool:
+    """Whether what clients hold changes over rounds."""
+    return config.data_drift != Changing.data_drift

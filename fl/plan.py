@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fl.accountant import called, described
 from fl.aggregates.secure.fixed_point import scale_of
+from fl.changing import has_drift
 from fl.client import steps_of
 from fl.config import Config
 from fl.environment import read_environment
@@ -122,14 +123,11 @@ def secure_line(x: Experiment) -> str:
     )
 
 
-def _changing(config: Config) -> list[str]:
+def _changing(c: Config) -> list[str]:
     """How the data change over rounds, if they do."""
-    share, R = f"{config.drift_share:.3g} of a client's examples", config.drift_rounds
-    return {
-        "none": [],
-        "grow": [f"data drift    from {share} to all of them after {R} rounds"],
-        "shift": [f"data drift    {share} at any time, its labels in turn, all of them in {R} rounds"],
-    }[config.data_drift]
+    if not has_drift(c):
+        return []
+    return [f"data drift    {c.data_drift}: a share of {c.drift_share:g}, {c.drift_rounds:,} rounds"]
 
 
 def baseline_plan(x: Experiment, ends: Sequence[int]) -> str:

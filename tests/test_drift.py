@@ -186,7 +186,7 @@ def test_the_plan_counts_the_steps_of_what_is_held(command):
     done = command("federated", "--data_drift grow --drift_share 0.3 --drift_rounds 2")
     steps = sum(record["local_steps"] for record in done.records)
     assert f"{steps} gradient steps" in plan
-    assert "from 0.3 of a client's examples to all of them after 2 rounds" in plan
+    assert "grow: a share of 0.3, 2 rounds" in plan
     assert steps < sum(record["local_steps"] for record in command("federated").records)
 
 
