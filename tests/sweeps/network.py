@@ -81,9 +81,8 @@ def main() -> int:
         reasons = Counter(why.split(":")[0] for one in records for why in one.get("lost", {}).values())
         left = sum(map(len, of_nodes(place).values()))
         print(f"killed: {dict(killed)}; nodes that were gone: {sorted(dead)}")
-        print(
-            f"exit code {child.returncode}, {len(records)} rounds, {sum('abandoned' in one for one in records)} abandoned"
-        )
+        abandoned = sum("abandoned" in one for one in records)
+        print(f"exit code {child.returncode}, {len(records)} rounds, {abandoned} abandoned")
         print(f"lost: {dict(reasons)}; rounds that do not say what became of each client: {unexplained}")
         print(f"processes left: {left}")
     return int(child.returncode != 0 or len(records) != words.rounds or bool(unexplained) or left > 0)
