@@ -96,8 +96,8 @@ def test_three_sites_with_a_table_each_and_one_of_them_killed(tmp, tmp_path):
         folder.mkdir()
         (folder / "patients.csv").write_text("\n".join(["marker,ward,ill", *rows]) + "\n")
         sites += ["--node_data", folder / "patients.csv"]
-    words = ["--dataset", "csv", "--label", "ill", "--partition", "natural", "--optimizer", "sgd", "--init_lr", 0.3,
-             "--batch_size", 4, "--local_epoch", 1, "--global_epoch", 2, "--eval_every", 2, "--timeout", 60]  # fmt: skip
+    words = ["--dataset", "csv", "--label", "ill", "--partition", "natural", "--optimizer", "sgd", "--batch_size", 4,
+             "--local_epoch", 1, "--global_epoch", 2, "--eval_every", 2, "--timeout", 60]  # fmt: skip
     child = up(*sites, *words, "--run_dir", tmp_path / "run")
     try:
         wait_for(lambda: len(records(tmp_path / "run")) > 1, 200)
