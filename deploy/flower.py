@@ -39,9 +39,10 @@ def record(content: Any) -> tuple[RecordDict, int]:
 def raw(message: Message) -> bytes:
     """Raises ValueError if there is anything else in the message."""
     content = message.content
-    if set(content) != {FIELD} or not isinstance(content[FIELD], ArrayRecord) or set(content[FIELD]) != {PART}:
+    arrays = content[FIELD] if set(content) == {FIELD} else None
+    if not isinstance(arrays, ArrayRecord) or set(arrays) != {PART}:
         raise ValueError("no message of ours")
-    return bytes(content[FIELD][PART].data)
+    return bytes(arrays[PART].data)
 
 
 def identity(public_key: str | bytes) -> bytes:
@@ -94,9 +95,9 @@ class FlowerChannel:
         away: dict[int, float] = {}
         while waiting and time.monotonic() < deadline:
             for reply in self.grid.pull_messages(list(waiting)):
-                k = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if k is None:
+                if reply.metadata.reply_to_message_id not in waiting:
                     continue  # an answer that came already, or to another question
+                k = waiting.pop(reply.metadata.reply_to_message_id)
                 if reply.has_error():  # the node's own, or Flower's for a node that has gone
                     lost[k] = f"failed: {' '.join((reply.error.reason or 'no reason given').split())[:200]}"
                     continue
