@@ -82,6 +82,11 @@ def found(data_dir: Path) -> tuple[list[str], list[Image], list[Image]]:
     return classes, train, test
 
 
+def class_names(data_dir: Path) -> list[str]:
+    """In their order. Raises as `folder` does."""
+    return found(data_dir)[0]
+
+
 def subfolders(place: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and not entry.name.startswith("."))
 

@@ -10,17 +10,36 @@ import csv
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.arrays import put_aside
-from data.columns import HEADER, MOST, Columns, Numbers, Texts, header, parsed, read
+from data.columns import HEADER, MOST, Columns, Texts, header, read
 from data.dataset import Dataset, Split
+from data.schema import Schema, encoded, fit, in_order, learnt
 from fl.errors import DataError, FlagError, reason
 
 SHOWN = 12  # columns that a message names
+
+
+class Rows(NamedTuple):
+    """A table that has been read. columns: the inputs. classes, targets (n,): the label's values, and each row's place
+    among them. whose (n,): each row's client, if the table says so. train, test: the numbers of rows.
+    """
+
+    columns: Columns
+    classes: list[str]
+    targets: Tensor
+    whose: Tensor | None
+    train: Tensor
+    test: Tensor
+
+    def learnt(self) -> Schema:
+        train = self.train.numpy()
+        return Schema(self.classes, {name: learnt(column, train) for name, column in self.columns.items()})
 
 
 def table(
@@ -31,6 +50,15 @@ def table(
     client: the column that says whose each row is, which is no input; drop: columns that are left out. Raises
     FlagError for a column that there is not, and DataError (exit 3) for what is wrong with the file.
     """
+    rows = rows_of(data_dir, label, client, drop, test_fraction, seed)
+    return dataset(data_dir, rows, rows.learnt())
+
+
+def rows_of(
+    data_dir: Path, label: str | None, client: str | None, drop: str | None, test_fraction: float, seed: int,
+    is_part: bool = False,
+) -> Rows:  # fmt: skip
+    """is_part: of a larger table, whose other parts may have other classes. Raises as `table` does."""
     if data_dir.is_dir():
         raise DataError(f"--data_dir {data_dir}: is a folder; expected a file of comma-separated values")
     try:
@@ -43,23 +71,33 @@ def table(
     except OSError as error:
         raise DataError(f"--data_dir {data_dir}: cannot be read ({reason(error)})") from None
     check_columns(data_dir, columns)
-    targets, classes = classes_of(data_dir, label, columns)
+    targets, classes = classes_of(data_dir, label, columns, is_part)
     whose = None if client is None else torch.from_numpy(numbered(data_dir, "client", client, columns)[0])
     train, test = put_aside(targets, test_fraction, seed, whose)
     if len(test) == 0:
         raise DataError(f"{data_dir}: no row can be put aside for the test, for each client of {client} has one alone")
     for name in texts:
         del columns[name]
-    examples = inputs(columns, train.numpy(), [train.numpy(), test.numpy()])
+    return Rows(columns, classes, targets, whose, train, test)
+
+
+def dataset(path: Path, rows: Rows, schema: Schema) -> Dataset:
+    """The rows as inputs and classes. Raises DataError for a table that the schema does not fit."""
+    fit(rows.columns, schema, path)
+    place = {text: number for number, text in enumerate(schema.classes)}
+    if unknown := set(rows.classes) - place.keys():
+        raise DataError(f"{path}: has the class {min(unknown)!r}, which the other tables do not know of")
+    targets = torch.tensor([place[text] for text in rows.classes])[rows.targets]
+    examples = inputs(rows.columns, schema, [rows.train.numpy(), rows.test.numpy()])
     if examples[0].shape[1] == 0:
-        raise DataError(f"{data_dir}: no column is left for the inputs; expected others than {', '.join(texts)}")
+        raise DataError(f"{path}: no column is left for the inputs; expected others than the label and the client")
     return Dataset(
         "csv",
-        Split(examples[0], targets[train]),
-        Split(examples[1], targets[test]),
-        classes=classes,
-        source=str(data_dir),
-        clients=None if whose is None else whose[train],
+        Split(examples[0], targets[rows.train]),
+        Split(examples[1], targets[rows.test]),
+        classes=len(schema.classes),
+        source=str(path),
+        clients=None if rows.whose is None else rows.whose[rows.train],
     )
 
 
@@ -74,17 +112,17 @@ def check_columns(path: Path, columns: Columns) -> None:
         raise DataError(f"{path}: columns of {limit}: {some}; leave them out with --drop {written(of_names)}")
 
 
-def classes_of(path: Path, label: str, columns: Columns) -> tuple[Tensor, int]:
-    """(n,) int64: the class of each row, and the number of classes. Raises DataError for what cannot be learnt."""
+def classes_of(path: Path, label: str, columns: Columns, is_part: bool) -> tuple[Tensor, list[str]]:
+    """(n,) int64: the class of each row; and the classes. Raises DataError for what cannot be learnt."""
     y, values = numbered(path, "label", label, columns)
-    if len(values) < 2:
+    if len(values) < 2 and not is_part:
         raise DataError(f"{path}: column {label} holds {values[0]!r} alone; expected two classes or more")
     alone = np.flatnonzero(np.bincount(y) == 1)
     if len(alone):
         row = int(np.flatnonzero(y == alone[0])[0]) + 1 + HEADER
         which = f"row {row} alone has {values[alone[0]]!r} in column {label}"
         raise DataError(f"{path}: {which} ({len(alone)} such values); expected two rows or more of each class")
-    return torch.from_numpy(y), len(values)
+    return torch.from_numpy(y), values
 
 
 def dropped(drop: str | None) -> list[str]:
@@ -138,42 +176,15 @@ def numbered(path: Path, flag: str, name: str, columns: Columns) -> tuple[np.nda
     if len(missing):
         row = int(missing[0]) + 1 + HEADER
         raise DataError(f"{path}: row {row}: no value in column {name}, the --{flag} ({len(missing)} such rows)")
-    sizes = parsed(texts)
-    by_size = bool(np.isfinite(sizes).all())
-    order = sorted(range(len(texts)), key=lambda i: (sizes[i] if by_size else 0, texts[i]))
-    place = np.empty(len(texts), np.int64)
-    place[order] = np.arange(len(texts))
-    return place[codes], [texts[i] for i in order]
+    ordered = in_order(texts)
+    places = {text: number for number, text in enumerate(ordered)}
+    return np.array([places[text] for text in texts], np.int64)[codes], ordered
 
 
-def inputs(columns: Columns, train: np.ndarray, parts: Sequence[np.ndarray]) -> list[Tensor]:
-    """(rows, F) float32 for each part, which is the numbers of its rows. `train` are the rows to learn from."""
-    blocks = [block for column in columns.values() for block in encoded(column, train)]
+def inputs(columns: Columns, schema: Schema, parts: Sequence[np.ndarray]) -> list[Tensor]:
+    """(rows, F) float32 for each part, which is the numbers of its rows. Columns stand in the schema's order."""
+    blocks = [block for name, known in schema.columns.items() for block in encoded(columns[name], known)]
     if not blocks:
         return [torch.zeros(len(rows), 0) for rows in parts]
     made = [np.concatenate([block[rows] for block in blocks], axis=1, dtype=np.float32) for rows in parts]
     return [torch.from_numpy(array) for array in made]
-
-
-def encoded(column: Numbers | Texts, train: np.ndarray) -> list[np.ndarray]:
-    """(n, k) each: what becomes of a column, for all its rows.
-
-    A number becomes (x - mean) / deviation, and 0, which is the mean, where it is missing. A text becomes a one in the
-    column of its category, in alphabetical order; a text that no training row has becomes zeros. Either gets one more
-    column, which says that the value is missing, if it is missing in a training row.
-    """
-    if isinstance(column, Numbers):
-        x = column.values
-        missing = np.isnan(x)
-        known = x[train][~missing[train]]
-        mean, deviation = (known.mean(), known.std()) if len(known) else (0.0, 0.0)
-        block = ((x - mean) / (deviation or 1.0)).astype(np.float32)
-        block[missing] = 0
-        made = [block[:, None]]
-    else:
-        codes = column.codes
-        missing = codes < 0
-        seen = [int(code) for code in np.unique(codes[train]) if code >= 0]
-        alphabetical = sorted(seen, key=column.texts.__getitem__)
-        made = [codes[:, None] == np.array(alphabetical, dtype=np.int64)]
-    return [*made, missing[:, None]] if missing[train].any() else made

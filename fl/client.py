@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from data.dataset import IGNORED, Dataset
+from data.partition import Partition
 from fl.config import Config
 from fl.device import accumulator_dtype
 from fl.rng import shuffles, visit_draws
@@ -137,6 +138,15 @@ def gradient_sum(model: nn.Module, data: Dataset, indices: Tensor) -> State:
         scale = len(indices) / int((data.train.targets[indices] != IGNORED).sum())
         total = {name: g * scale for name, g in total.items()}
     return total
+
+
+def gradient_sums(
+    model: nn.Module, data: Dataset, partition: Partition, clients: Iterable[int], w: State
+) -> Iterator[tuple[int, State]]:
+    """k and its `gradient_sum` at w, for each of the clients."""
+    load_state(model, w)
+    for k in clients:
+        yield k, gradient_sum(model, data, partition[k].to(data.train.targets.device))
 
 
 def offload(value: Any) -> Any:

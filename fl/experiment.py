@@ -22,11 +22,13 @@ from fl.aggregates.secure.wire import bytes_of_one
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
 from fl.check import with_clients
-from fl.client import state_of
+from fl.client import load_state, state_of
 from fl.cohort import NOBODY, Cohort, check_cohorts, cohort
 from fl.config import Config
 from fl.device import choose_device, keep_freed_memory, make_deterministic
 from fl.devices import has_clock
+from fl.evaluate import evaluate
+from fl.group import Group
 from fl.load import load_data
 from fl.names import named
 from fl.parts import aggregate_of, algorithm_of, build_model, split, transforms_of
@@ -155,6 +157,11 @@ class Experiment:
                 self.clocks.append(self.clocks[-1] + (at(earlier, self.clocks[-1]).seconds or 0.0))
         return at(t, self.clocks[t - 1] if has_clock(self.config) else 0.0)
 
+    def evaluate(self, w: State, group: Group) -> tuple[float, float]:
+        """Accuracy in [0, 1] and loss in nats of the model w on the whole test set."""
+        load_state(self.model, w)
+        return evaluate(self.model, self.data, group)
+
     def round_start(self, t: int, w: State, kept: Kept, S_t: Cohort = NOBODY) -> RoundStart:
         held = self.held(t)
         sizes = dict(zip(S_t.reporting, held.sizes_of(S_t.reporting), strict=True))
@@ -199,12 +206,14 @@ def centralised(config: Config) -> Experiment:
     return Experiment(config, data, data, model, device, partition)
 
 
-def prepare(config: Config, device: torch.device | None = None) -> tuple[Dataset, nn.Module, torch.device]:
+def prepare(
+    config: Config, device: torch.device | None = None, load: Callable[[Config], Dataset] = load_data
+) -> tuple[Dataset, nn.Module, torch.device]:
     """The data set and the model with its first weights, on the device."""
     device = device or choose_device(config.device)
     make_deterministic(config.precision, device)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # CUDA graphs are recorded on a stream of the current device
     keep_freed_memory()
-    data = load_data(config)
+    data = load(config)
     return data.to(device), build_model(config, data).to(device), device

@@ -42,4 +42,9 @@ def load_data(config: Config) -> Dataset:
                 counts[:, 1:] |= y[:, 1:] == IGNORED
             if y.dtype != torch.int64 or not counts.all():
                 refuse(flag, value, f"{name} has other targets than int64 from 0 to classes - 1 = {data.classes - 1}")
+    return as_asked(data, config)
+
+
+def as_asked(data: Dataset, config: Config) -> Dataset:
+    """The data set with --augment and --normalise."""
     return normalised(named("augment", config.augment)(data), config.normalise)

@@ -10,13 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fl.check import rates
-from fl.client import load_state
 from fl.client_eval import client_accuracies, spread
 from fl.config import Config
 from fl.device import accumulator_dtype
 from fl.engines.engine import Engine
 from fl.errors import DivergedError
-from fl.evaluate import evaluate
 from fl.experiment import Experiment
 from fl.group import Group
 from fl.noise import key_of
@@ -89,8 +87,7 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
     began = time.perf_counter()
     accuracy = loss = None
     if now.t % x.config.eval_every == 0 or now.t == last:
-        load_state(x.model, done.w)
-        accuracy, loss = evaluate(x.model, x.data, group)
+        accuracy, loss = x.evaluate(done.w, group)
     clients, every = None, x.config.client_eval_every
     if x.held_out and every and (now.t % every == 0 or now.t == last):
         clients = spread(client_accuracies(x, done.w, done.kept, group))
@@ -126,7 +123,7 @@ def check_finite(x: Experiment, done: Trained) -> None:
 
     Attackers have their hands in the model: where they spoil all updates, the round leaves it as it was.
     """
-    nothing_left = done.now.sizes and not done.got.reports and attack(x.config) is None
+    nothing_left = done.got.rejected and not done.got.reports and attack(x.config) is None
     whole = [v.sum(dtype=accumulator_dtype(v.device)) for v in done.w.values() if v.is_floating_point()]
     if nothing_left or not math.isfinite(sum(whole)):
         raise diverged(done.now.t, x.config)

@@ -118,7 +118,7 @@ def test_the_example_names_its_own_command():
 @pytest.mark.parametrize("name", texts())
 def test_every_flag_exists(name):
     known = FOREIGN | {f"--{flag}" for flag in FLAGS} | {"--help"}
-    for path in (ROOT / "compare.py", *(ROOT / "fl").glob("*.py")):
+    for path in (ROOT / "compare.py", *(ROOT / "fl").glob("*.py"), ROOT / "deploy" / "up.py"):
         known |= set(re.findall(r'add_argument\(\s*"(--\w+)"', path.read_text()))
     assert set(re.findall(r"(?<![\w-])--[a-z]\w*", texts()[name])) <= known
 
@@ -200,6 +200,7 @@ def test_requirements_are_those_of_the_package():
     script = (ROOT / "requirements.sh").read_text()
     variables = dict(re.findall(r'^(\w+)="(.+)"$', script, re.MULTILINE))
     assert variables["core"].split() == listed("dependencies")
+    variables["extra"] = ""  # what the words before have brought
     cases = dict(re.findall(r'^ +(\w+)\) extra="?([^";]*)"? ;;$', script, re.MULTILINE))
     for extra, words in cases.items():
         words = re.sub(r"\$(\w+)", lambda match: variables[match[1]], words)

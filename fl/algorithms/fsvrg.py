@@ -21,7 +21,6 @@ from dataclasses import replace
 
 from fl.aggregates.mean import WeightedMean
 from fl.algorithms.algorithm import Algorithm
-from fl.client import gradient_sum, load_state
 from fl.engines.engine import Engine
 from fl.group import Group
 from fl.state import Correction, RoundStart, Told, along
@@ -38,14 +37,12 @@ def tell(now: RoundStart, clients: Sequence[int]) -> Told:
 
 def full_gradient(engine: Engine, now: RoundStart, mine: Sequence[int], group: Group) -> RoundStart:
     """The round with the gradient at w_t of the mean loss over the examples of its clients, by parameter."""
-    load_state(engine.model, now.w)
-    sums = WeightedMean(now.parameters, len(now.sizes))
-    partition = now.partition or engine.partition
-    for k in mine:
-        g = gradient_sum(engine.model, engine.data, partition[k].to(engine.device))
+    sums, n = WeightedMean(now.parameters, len(now.sizes)), 0
+    for k, g in engine.gradients(mine, now):
         sums.add({name: tensor.unsqueeze(0) for name, tensor in g.items()}, [1.0])
-    sums.gather(group, sums.sums.new_zeros(0))
-    return replace(now, gradient=sums.result(sum(now.sizes.values())))
+        n += now.sizes[k]
+    n_of_all = sums.gather(group, sums.sums.new_tensor([n]))
+    return replace(now, gradient=sums.result(float(n_of_all)))
 
 
 fsvrg = Algorithm(tell=tell, prepare=full_gradient, transfers=(2, 2))

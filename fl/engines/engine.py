@@ -10,7 +10,7 @@ from torch import nn
 
 from data.dataset import Dataset
 from data.partition import Partition
-from fl.state import RoundStart, Tell, Update, tell_nothing
+from fl.state import RoundStart, State, Tell, Update, tell_nothing
 
 
 class Engine(Protocol):
@@ -33,4 +33,8 @@ class Engine(Protocol):
         Yields the updates of all the clients, one or several at a time, each ascending. Their tensors are good until
         the next update is asked for. tell(k's) is asked once for each client, before it trains.
         """
+        ...
+
+    def gradients(self, clients: Sequence[int], now: RoundStart) -> Iterator[tuple[int, State]]:
+        """k, and n_k times the gradient of the mean loss over its examples at w_t, by parameter; for the given k."""
         ...

@@ -8,10 +8,10 @@ from torch import nn
 
 from data.dataset import Dataset
 from data.partition import Partition
-from fl.client import load_state, make_optimizer, minibatches, offload, one_pass, state_of, train
+from fl.client import gradient_sums, load_state, make_optimizer, minibatches, offload, one_pass, state_of, train
 from fl.config import Config
 from fl.rng import seed_training
-from fl.state import Report, RoundStart, Tell, Told, Update, tell_nothing
+from fl.state import Report, RoundStart, State, Tell, Told, Update, tell_nothing
 
 
 class Sequential:
@@ -32,6 +32,9 @@ class Sequential:
         """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for k in S_t."""
         for k in clients:
             yield self.client_update(k, now, tell([k]))
+
+    def gradients(self, clients: Sequence[int], now: RoundStart) -> Iterator[tuple[int, State]]:
+        yield from gradient_sums(self.model, self.data, now.partition or self.partition, clients, now.w)
 
     def client_update(self, k: int, now: RoundStart, told: Told) -> Update:
         c, t = self.config, now.t

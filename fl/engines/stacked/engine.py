@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from data.dataset import Dataset
 from data.partition import Partition
-from fl.client import steps_of
+from fl.client import gradient_sums, steps_of
 from fl.config import Config
 from fl.device import accumulator_dtype, send
 from fl.engines.stacked.graphed import Graphed
@@ -25,7 +25,7 @@ from fl.engines.stacked.hand_made import has_hand_made_layers
 from fl.engines.stacked.network import Network
 from fl.engines.stacked.schedule import Member, schedule
 from fl.engines.stacked.stack import Stack
-from fl.state import Correction, Report, RoundStart, Tell, Update, tell_nothing
+from fl.state import Correction, Report, RoundStart, State, Tell, Update, tell_nothing
 
 BLOCK = 128  # examples of a client made into inputs at once: enough for efficient products, few enough for a cache
 VECTOR = 16  # float32 numbers in the widest vector of a CPU
@@ -90,6 +90,9 @@ class Stacked:
                 with torch.inference_mode(self.hand_made), torch.autocast(self.device.type, enabled=False):
                     update = self.train_stack(members[first : first + self.stack_size], now, tell)
                 yield update
+
+    def gradients(self, clients: Sequence[int], now: RoundStart) -> Iterator[tuple[int, State]]:
+        yield from gradient_sums(self.model, self.data, now.partition or self.partition, clients, now.w)
 
     @torch.no_grad()
     def train_stack(self, members: Sequence[Member], now: RoundStart, tell: Tell) -> Update:

@@ -1,0 +1,1 @@
+"""The names of what Flower runs; the code is in the installed package deploy."""
