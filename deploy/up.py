@@ -16,6 +16,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -62,8 +63,11 @@ def words(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(argv)
 
 
-def federate(own: argparse.Namespace, argv: list[str]) -> None:
-    """Check the flags, start everything, submit the run, follow it, and end everything."""
+def federate(own: argparse.Namespace, argv: list[str], door: Callable[[int], int] = lambda port: port) -> None:
+    """Check the flags, start everything, submit the run, follow it, and end everything.
+
+    door: from the server's port to the one that clients connect to, for what stands between them.
+    """
     N = len(own.node_data) or own.nodes
     if N < 1:
         raise FlagError(f"--nodes {own.nodes}: expected 1 or more")
@@ -84,7 +88,7 @@ def federate(own: argparse.Namespace, argv: list[str]) -> None:
 
     with tempfile.TemporaryDirectory(prefix="federation-") as folder, Processes() as processes:
         home = Path(folder)
-        keys = start(home, own.node_data, N, str(Path(config.data_dir).absolute()), processes)
+        keys = start(home, own.node_data, N, str(Path(config.data_dir).absolute()), processes, door)
         screen = home / "screen"
         screen.touch()
         (home / "keys").write_text("".join(f"{key}\n" for key in keys))
@@ -94,7 +98,9 @@ def federate(own: argparse.Namespace, argv: list[str]) -> None:
         raise Ended(code)
 
 
-def start(home: Path, node_data: list[str], N: int, data_dir: str, processes: Processes) -> list[str]:
+def start(
+    home: Path, node_data: list[str], N: int, data_dir: str, processes: Processes, door: Callable[[int], int]
+) -> list[str]:
     """The server with its certificate, and N clients with their keys. Returns the public keys in the clients' order."""
     identity.server(home / "server", [HOST, "localhost"])
     keys = [identity.node(home / f"node{k}") for k in range(N)]
@@ -119,13 +125,15 @@ def start(home: Path, node_data: list[str], N: int, data_dir: str, processes: Pr
     processes.environment, processes.home = server, home / "server"
     for k in range(N):
         processes.run(["flwr", "supernode", "register", str(home / f"node{k}" / "node.pub"), APP])
+    entrance = door(link)
     for k, port in enumerate(ports):
         where = str(Path(node_data[k]).absolute()) if node_data else data_dir
         settings = f'data-dir="{where}"' + ("" if node_data else f" partition={k}")
         processes.start(
             f"client {k}",
-            ["flower-supernode", "--superlink", f"{HOST}:{link}", "--root-certificates", str(home / "server/ca.crt"),
-             "--auth-supernode-private-key", "node.key", "--node-config", settings, "--port", str(port)],
+            ["flower-supernode", "--superlink", f"{HOST}:{entrance}",
+             "--root-certificates", str(home / "server" / "ca.crt"), "--auth-supernode-private-key", "node.key",
+             "--node-config", settings, "--port", str(port)],
             home / f"node{k}", {**environment, "FLWR_HOME": str(home / f"node{k}")},
         )  # fmt: skip
     return keys
