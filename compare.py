@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 from fl.compared import Experiment, distinct, find, newest, read
 from fl.config import DEFAULTS, check_value
@@ -21,6 +19,7 @@ from fl.labels import labelled, shared_title
 from fl.records import OURS
 from fl.report import json_report, markdown_report
 from fl.tables import as_csv, as_latex, measured, on_screen
+from fl.words import Words
 
 ENDINGS = {
     "--out": (".pdf", ".png", ".svg"), "--csv": (".csv",), "--latex": (".tex",), "--markdown": (".md",),
@@ -29,11 +28,6 @@ ENDINGS = {
 WRITERS = {"--csv": as_csv, "--latex": as_latex, "--markdown": markdown_report, "--json": json_report}
 NEWEST = 8  # runs that are compared where none is named
 PLACE = DEFAULTS["out_dir"]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise FlagError(message.removeprefix("argument "))
 
 
 def target(flag: str, text: str, endings: Sequence[str]) -> Path:
@@ -75,8 +69,8 @@ def group(folders: Sequence[Path], labels: Sequence[str] = ()) -> dict[str, Expe
     return labelled(distinct(read(folders)), labels)
 
 
-def parser() -> argparse.ArgumentParser:
-    made = _Parser(prog="compare.py", description=__doc__, allow_abbrev=False)
+def parser() -> Words:
+    made = Words(prog="compare.py", description=__doc__, allow_abbrev=False)
     made.add_argument(
         "runs", nargs="*", metavar="RUN",
         help="run folders, or globs of them; those that cannot be used are passed over, "

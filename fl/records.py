@@ -12,10 +12,11 @@ from fl.errors import RunFolderError, reason
 from fl.flags import floor
 from fl.strict_json import loads, read_regular
 
+DIVERGED = "diverged.txt"  # a sweep leaves the run's last words there, because the run is not to be started again
 OURS = (
     "config.json", "environment.json", "metrics.jsonl", "summary.json",
     "curves.png", "partition.png", "drift.png", "devices.png", "clients.png", "personalised.png",
-    "client_accuracy.json", "model.pt", "checkpoint.pt",
+    "client_accuracy.json", DIVERGED, "model.pt", "checkpoint.pt",
 )  # fmt: skip
 
 
