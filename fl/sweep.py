@@ -5,7 +5,7 @@ A run is an ordinary run folder, OUT/<cell>/seed<k>, to which every command of r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -79,15 +79,22 @@ def check_same(folder: Path, recorded: dict[str, Any], config: Config) -> None:
             raise FlagError(f"--{name} {now}: the run in {folder} has {was}; choose another folder, or remove this one")
 
 
-def carry_out(runs: Sequence[Planned], jobs: int) -> None:
+def carry_out(runs: Sequence[Planned], jobs: int, look: Callable[[], None] = lambda: None) -> None:
     """Do what is left of these runs, so many at once. Raises what the first that fails says, with its exit code.
+
+    look: called all the while; what it raises stops the runs in good order.
 
     A run that diverges is a result: a file in its folder says so, and it is not run again.
     """
     left = [run.job for run in runs if not run.is_over]
     progress = Progress([(run.job, run.rounds, run.is_over) for run in runs])
+
+    def watch(running: Sequence[Job]) -> None:
+        progress.look(running)
+        look()
+
     try:
-        with closing(ended(left, jobs, progress.look)) as ends:  # at once, whatever happens in here
+        with closing(ended(left, jobs, watch)) as ends:  # at once, whatever happens in here
             for job, code in ends:
                 if code == DivergedError.exit_code:
                     if not job.folder.is_dir():

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import compare
+import reproduce
 import run_federated
 import sweep
 from fl.command_line import parse
@@ -97,9 +98,16 @@ def test_sweep_takes_what_is_shown(line, monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("12 runs: 4 cells, seeds 0 to 2; 0 are over, 240 rounds to go at most")
 
 
-@pytest.mark.parametrize(
-    "line", [one for one in commands() if not shlex.split(one)[1].startswith(("run_", "compare", "sweep"))]
-)
+@pytest.mark.parametrize("line", ours("reproduce.py"))
+def test_reproduce_takes_what_is_shown(line, capsys):
+    assert reproduce.run([*shlex.split(line)[2:], "--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+TAKEN = ("run_", "compare", "sweep", "reproduce")
+
+
+@pytest.mark.parametrize("line", [one for one in commands() if not shlex.split(one)[1].startswith(TAKEN)])
 def test_what_other_commands_name_is_there(line):
     """The modules, files and tests; a benchmark that is run would take minutes."""
     words = shlex.split(line)
