@@ -62,7 +62,8 @@ def reproduce(argv: Sequence[str]) -> bool:
     """Whether every cell that was run is within the band."""
     at = list(argv).index("--") if "--" in argv else len(argv)
     words = parser().parse_args(argv[:at])
-    targets = {name: t._replace(flags=[*t.flags, *argv[at + 1 :]]) for name, t in targets_of(words.paper).items()}
+    published = targets_of(words.paper)
+    targets = {name: t._replace(flags=[*t.flags, *argv[at + 1 :]]) for name, t in published.items()}
     wanted = chosen(targets, words.cell)
     seeds, jobs = count("--seeds", words.seeds), count("--jobs", words.jobs or str(cores()))
     budget = minutes(words.budget)
@@ -90,7 +91,9 @@ def reproduce(argv: Sequence[str]) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         for line in (line for line in shown if line.rate is not None):
             path = folder / f"{line.target.name.replace('/', '-')}.txt"
-            write_atomic(path, reproduction.preset(line, words.paper).encode())
+            write_atomic(
+                path, reproduction.preset(line._replace(target=published[line.target.name]), words.paper).encode()
+            )
             print(f"preset in {path}")
     return not any(line.verdict == "out" for line in shown)
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 BAND = 1.25  # times their rounds; a reproduction within it is as good as theirs
 PAPERS = ("mcmahan2017",)
+SPLITS = {"iid": ["--partition", "iid"], "noniid": ["--partition", "shards", "--shards_per_client", "2"]}  # MNIST's
 
 
 class Target(NamedTuple):
@@ -42,9 +43,8 @@ def targets_of(paper: str) -> dict[str, Target]:
 def mnist(model: str, split: str, C: float, E: int, B: str, accuracy: float) -> list[str]:
     """100 clients of 600 digits; C = 0 stands for one client a round, and B = inf for all that a client has."""
     clients = ["--client_fraction", f"{C:g}"] if C else ["--num_select_clients", "1"]
-    partition = ["--partition", "iid"] if split == "iid" else ["--partition", "shards", "--shards_per_client", "2"]
     return [
-        "--model", model, "--num_clients", "100", *clients, *partition, "--local_epoch", str(E),
+        "--model", model, "--num_clients", "100", *clients, *SPLITS[split], "--local_epoch", str(E),
         "--batch_size", "0" if B == "inf" else B, "--optimizer", "sgd", "--target_accuracy", f"{accuracy:g}",
         "--stop_at_target",
     ]  # fmt: skip
@@ -79,7 +79,7 @@ def table3(facts: dict[str, Any]) -> list[Target]:
     """CIFAR-10: table3/fedavg/0.80 and so on. The row of central training has no rounds."""
     found = []
     for algorithm, *rounds in facts["rows"]:
-        if algorithm == "sgd":
+        if algorithm not in facts["federated"]:
             continue
         own = {"E": 1, "B": 0} | facts[algorithm]
         for accuracy, theirs in zip(facts["columns"][1:], rounds, strict=True):
