@@ -1,41 +1,41 @@
 #!/usr/bin/env python3
-"""Lay runs over each other: one table on the screen, one picture of accuracy and loss."""
+"""Lay runs over each other: one table with its differences, one picture of accuracy and loss."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 from fl.compared import Experiment, distinct, find, newest, read
 from fl.config import DEFAULTS, check_value
 from fl.curves import AXES, BANDS, METRICS, Record, telling
+from fl.differences import differences, differences_on_screen, is_telling
 from fl.errors import FlagError, reason
 from fl.files import write_atomic
 from fl.guard import guarded, leave
 from fl.labels import labelled, shared_title
 from fl.records import OURS
+from fl.report import json_report, markdown_report
 from fl.tables import as_csv, as_latex, measured, on_screen
+from fl.words import Words
 
-ENDINGS = {"--out": (".pdf", ".png", ".svg"), "--csv": (".csv",), "--latex": (".tex",)}
-KINDS = {"--out": "picture", "--csv": "table", "--latex": "table"}
+ENDINGS = {
+    "--out": (".pdf", ".png", ".svg"), "--csv": (".csv",), "--latex": (".tex",), "--markdown": (".md",),
+    "--json": (".json",),
+}  # fmt: skip
+WRITERS = {"--csv": as_csv, "--latex": as_latex, "--markdown": markdown_report, "--json": json_report}
 NEWEST = 8  # runs that are compared where none is named
 PLACE = DEFAULTS["out_dir"]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise FlagError(message.removeprefix("argument "))
 
 
 def target(flag: str, text: str, endings: Sequence[str]) -> Path:
     """The file of a flag. Raises FlagError for a name that ends otherwise, and for what must not be replaced."""
     out = Path(text)
     if out.suffix.lower() not in endings:
-        raise FlagError(f"{flag} {text}: expected the name of a {KINDS[flag]} that ends in {', '.join(endings)}")
+        kind = "table" if flag in WRITERS else "picture"
+        raise FlagError(f"{flag} {text}: expected the name of a {kind} that ends in {', '.join(endings)}")
     if os.path.lexists(out) and not os.path.isfile(out):
         raise FlagError(f"{flag} {text}: exists and is not a regular file; choose another name")
     real = Path(os.path.realpath(out))
@@ -69,8 +69,8 @@ def group(folders: Sequence[Path], labels: Sequence[str] = ()) -> dict[str, Expe
     return labelled(distinct(read(folders)), labels)
 
 
-def parser() -> argparse.ArgumentParser:
-    made = _Parser(prog="compare.py", description=__doc__, allow_abbrev=False)
+def parser() -> Words:
+    made = Words(prog="compare.py", description=__doc__, allow_abbrev=False)
     made.add_argument(
         "runs", nargs="*", metavar="RUN",
         help="run folders, or globs of them; those that cannot be used are passed over, "
@@ -84,6 +84,8 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     files.add_argument("--csv", metavar="FILE", help="the table in full precision, in a file that ends in .csv")
     files.add_argument("--latex", metavar="FILE", help="the table for LaTeX with booktabs, in a file that ends in .tex")
+    files.add_argument("--markdown", metavar="FILE", help="the table and the differences, in a file that ends in .md")
+    files.add_argument("--json", metavar="FILE", help="the same in full precision, in a file that ends in .json")
     words = made.add_argument_group("what it says")
     words.add_argument(
         "--target_accuracy", action="append", metavar="ACCURACY",
@@ -135,7 +137,9 @@ def compare(argv: Sequence[str] | None) -> None:
     axes = axes_of(words.axes, records)
     rows = measured(experiments, targets)
     print(on_screen(rows), flush=True)
-    for flag, written in (("--csv", as_csv), ("--latex", as_latex)):
+    if is_telling(differences(rows)):
+        print(f"\n{differences_on_screen(rows)}", flush=True)
+    for flag, written in WRITERS.items():
         if flag in outs:
             with writing(flag, outs[flag]):
                 write_atomic(outs[flag], written(rows).encode())

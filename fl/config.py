@@ -21,6 +21,7 @@ from fl.flags import (
     BASELINE,
     DEVICE,
     FEDERATED,
+    FLOOR,
     FREE,
     MOST,
     PATH,
@@ -121,6 +122,8 @@ class Config(Workload, Changing, Conditions, Privacy, Security, Compression, Per
     stop_at_target: bool = flag(False, "Evaluation", SWITCH,
         "end the run once every --target_accuracy is reached", resume=FREE,
         needs=[Need("needs a --target_accuracy", lambda c: bool(c.target_accuracy))])
+    stop_below: str | None = flag(None, "Evaluation", FLOOR,
+        "end the run at this round or a later one if its best test accuracy is below this", resume=FREE)
 
     seed: int = flag(0, "Run", integer(0), "every random choice follows from it", matched=True, experiment=False)
     device: str = flag("auto", "Run", DEVICE, "auto, cpu, cuda[:i] or mps", resume=FREE, experiment=False)

@@ -94,6 +94,19 @@ def _pair(text: str) -> str:
     return f"{first!r},{second!r}".replace(".0,", ",").removesuffix(".0")
 
 
+def floor(text: str) -> tuple[float, int]:
+    """An accuracy, and the round from which on it is asked for: "0.2@50". Raises ValueError."""
+    accuracy, _, t = text.partition("@")
+    if not (0 <= float(accuracy) <= 1 and 0 <= int(t) < 2**63):
+        raise ValueError
+    return float(accuracy), int(t)
+
+
+def _floor(text: str) -> str:
+    accuracy, t = floor(text)
+    return f"{accuracy!r}@{t}"
+
+
 def _device(text: str) -> str:
     kind, _, index = text.partition(":")
     if text in ("auto", "cpu", "mps") or (kind == "cuda" and (text == "cuda" or index.isdecimal())):
@@ -128,6 +141,7 @@ UNITS = Kind(_units, "integers from 1 to 1,000,000 with commas between them", "N
 FILE = Kind(_text, "a file", "FILE")
 DEVICE = Kind(_device, "auto, cpu, cuda, cuda:INDEX or mps", "DEVICE")
 NIGHT_AND_DAY = Kind(_pair, "two probabilities with a comma between them, such as 0.9,0.2", "P,P")
+FLOOR = Kind(_floor, "an accuracy in [0, 1], @ and a round, such as 0.2@50", "X@N")
 WORD = Kind(_word, "letters, digits, '.', '_' and '-', at most 100", "WORD")
 
 FEDERATED, BASELINE = ("federated",), ("baseline",)  # the scripts that a flag does something in

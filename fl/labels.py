@@ -25,7 +25,7 @@ SAID: dict[str, str] = {
     "noise_multiplier": "z={}", "target_epsilon": "epsilon={}",
     "compress": "compress={}", "compress_bits": "{} bits", "compress_density": "density={}",
     "data_drift": "data {}", "drift_share": "share={}", "drift_rounds": "in {} rounds",
-    "stop_at_target": "stopped there", "target_accuracy": "to {}",
+    "stop_at_target": "stopped there", "target_accuracy": "to {}", "stop_below": "if below {}",
 }  # fmt: skip
 
 # A title always has those of these that do something, in this order. Of the other flags of its groups it has those that

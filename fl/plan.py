@@ -80,6 +80,13 @@ def stream_steps(config: Config, n: int, ends: Sequence[int], t: int) -> int:
     return -(-(ends[t - 1] - (ends[t - 2] if t > 1 else 0)) // B)
 
 
+def all_steps(x: Experiment) -> int:
+    """Gradient steps of all rounds, those of many rounds by the first of them."""
+    T = x.config.global_epoch
+    exact = min(T, MOST_ROUNDS_COUNTED)
+    return sum(round_steps(x, t) for t in range(1, exact + 1)) * T // max(exact, 1)
+
+
 def federated_plan(x: Experiment, engine: str, workers: int) -> str:
     config, partition = x.config, x.partition
     sizes, m, T = partition.sizes, config.num_select_clients, config.global_epoch
@@ -88,7 +95,7 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
     u = E * n / (K * B) if B else float(E)
     exact = min(T, MOST_ROUNDS_COUNTED)
     down, up = x.transfer_bytes
-    steps = sum(round_steps(x, t) for t in range(1, exact + 1)) * T // max(exact, 1)
+    steps = all_steps(x)
     counts, summary = x.label_counts, x.heterogeneity
     lines = [
         *_what(x),
@@ -165,9 +172,13 @@ def engine_line(engine: str, workers: int) -> str:
 
 def _time(x: Experiment, a_step: float, steps: int, rounds: int, workers: int = 1) -> str:
     """The time of the run, and what it is made of. Evaluations are shared out over the processes, and so are steps."""
-    evaluations, an_evaluation = 1 + -(-rounds // x.config.eval_every), seconds_an_evaluation(x) / workers
-    total = steps * a_step + evaluations * an_evaluation
+    an_evaluation = seconds_an_evaluation(x) / workers
+    total = steps * a_step + evaluations(x.config, rounds) * an_evaluation
     return f"{rough(total)}: {a_step * 1e3:.3g} ms a step, {an_evaluation:.2g} s an evaluation; timed just now"
+
+
+def evaluations(config: Config, rounds: int) -> int:
+    return 1 + -(-rounds // config.eval_every)
 
 
 def _what(x: Experiment) -> list[str]:

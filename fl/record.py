@@ -26,7 +26,7 @@ from fl.files import clear_stale, locked, temporary_names, write_atomic
 from fl.journal import Journal
 from fl.personalise import Outcome
 from fl.recorded import Round
-from fl.records import OURS, parse_lines, summarise
+from fl.records import OURS, fell_below, parse_lines, summarise
 from fl.restore import restore
 from fl.streams import warn
 from fl.strict_json import read_regular
@@ -191,6 +191,7 @@ class RunFolder:
     def finish(self, outcome: Outcome | None = None) -> dict[str, Any]:
         """Write the model, summary.json and how the clients do; returns the summary."""
         assert self.last
+        least = self.config.stop_below
         summary = finite(
             summarise(self.records, self.config.target_accuracy)
             | {
@@ -198,6 +199,7 @@ class RunFolder:
                 "model_sha256": checkpoint.model_sha256(self.last.w),
                 "parameters": self.x.parameters,
             }
+            | ({"stopped_below": least} if self.last.t < self.rounds and fell_below(self.records, least) else {})
             | (outcome.summary(self.config) if outcome else {})
         )
         try:

@@ -9,12 +9,14 @@ from reprlib import repr as short
 from typing import Any, NamedTuple
 
 from fl.errors import RunFolderError, reason
+from fl.flags import floor
 from fl.strict_json import loads, read_regular
 
+DIVERGED = "diverged.txt"  # a sweep leaves the run's last words there, because the run is not to be started again
 OURS = (
     "config.json", "environment.json", "metrics.jsonl", "summary.json",
     "curves.png", "partition.png", "drift.png", "devices.png", "clients.png", "personalised.png",
-    "client_accuracy.json", "model.pt", "checkpoint.pt",
+    "client_accuracy.json", DIVERGED, "model.pt", "checkpoint.pt",
 )  # fmt: skip
 
 
@@ -175,6 +177,15 @@ def totals(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if any("simulated_seconds" in record for record in records):
         sums["simulated_seconds"] = math.fsum(record.get("simulated_seconds", 0.0) for record in records)
     return sums | {"abandoned_rounds": sum("abandoned" in record for record in records)}
+
+
+def fell_below(records: Sequence[dict[str, Any]], least: str | None) -> bool:
+    """Whether a run with these records ends because of --stop_below `least`: at a round that was evaluated."""
+    if least is None or not records or records[-1]["test_accuracy"] is None:
+        return False
+    accuracy, first = floor(least)
+    best = max(record["test_accuracy"] for record in records if record["test_accuracy"] is not None)
+    return bool(records[-1]["round"] >= first and best < accuracy)
 
 
 def rounds_to_target(records: Sequence[dict[str, Any]], target: float) -> float | None:

@@ -34,7 +34,7 @@ def follow(
     from fl.client_picture import save_clients, save_personalised
     from fl.ledger import has_ledger, save_ledger
     from fl.plot import save_curves
-    from fl.records import EXPLODED, summarise
+    from fl.records import EXPLODED, fell_below, summarise
 
     def say(text: str) -> None:
         if not config.quiet:
@@ -52,18 +52,20 @@ def follow(
             )
         return replace(done, record=done.record | {"exploded": True})
 
-    def reached() -> bool:
-        """Whether the run may end early: every target is reached, at a round that was evaluated."""
-        if not folder.records:
-            return False
-        to_target = summarise(folder.records, config.target_accuracy)["rounds_to_target"]
-        return config.stop_at_target and None not in to_target.values()
+    def why_end() -> str:
+        """Why the run may end early, at a round that was evaluated; nothing if it may not."""
+        if fell_below(folder.records, config.stop_below):
+            return f"the best accuracy is below --stop_below {config.stop_below}"
+        if folder.records and config.stop_at_target:
+            to_target = summarise(folder.records, config.target_accuracy)["rounds_to_target"]
+            return "" if None in to_target.values() else "every --target_accuracy is reached"
+        return ""
 
     if folder.start:
-        done_already = ", every --target_accuracy is reached: nothing to do" if reached() else ""
+        done_already = f", {why}: nothing to do" if (why := why_end()) else ""
         say(f"resumed after round {folder.start.t}{done_already}")
     try:
-        if not reached():
+        if not why_end():
             board = tensorboard(folder.path, folder.records, config.tensorboard)
             with closing(rounds), board as write:  # at once, not when it is collected: workers wait for the word
                 for done in map(warn_if_exploded, rounds):
@@ -71,7 +73,7 @@ def follow(
                         folder.append(done)
                         write(done.record)
                     say(round_line(done.record, folder.rounds))
-                    if reached():
+                    if why_end():
                         break
         outcome = final_tests(folder.last)
     except KeyboardInterrupt:
@@ -93,6 +95,8 @@ def follow(
     for target, rounds_needed in summary["rounds_to_target"].items():
         reached_in = "not reached" if rounds_needed is None else f"{rounds_needed:.2f} rounds"
         say(f"{float(target):.2%} test accuracy: {reached_in}")
+    if "stopped_below" in summary:
+        say(f"ended at round {summary['rounds']} of {folder.rounds}: {why_end()}")
     for name, figures in summary.get("personalised", {}).items():
         say(clients_line(name, figures))
     say(f"{summary['wall_seconds']:.1f} s; model, records and curves in {folder.path}")

@@ -1,4 +1,4 @@
-"""The table of a comparison: on the screen, as CSV in full precision, and for LaTeX."""
+"""The table of a comparison: on the screen, in Markdown, for LaTeX, and in full precision as CSV."""
 
 from __future__ import annotations
 
@@ -87,8 +87,11 @@ def spread(values: Sequence[float | None], spec: str) -> str:
 
 
 def on_screen(rows: Sequence[Row]) -> str:
+    return aligned(cells(rows))
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
     """Columns of equal width; numbers are aligned at the right."""
-    lines = cells(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
@@ -97,6 +100,13 @@ def on_screen(rows: Sequence[Row]) -> str:
         )
         for line in lines
     )
+
+
+def as_markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown, with the first of the lines as its heading; numbers are aligned at the right."""
+    heading, *body = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in line] for line in lines]
+    rules = ["---", *["---:"] * (len(heading) - 1)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heading, rules, *body))
 
 
 def as_csv(rows: Sequence[Row]) -> str:

@@ -27,10 +27,11 @@ def make_run(folder, seed=0, accuracy=0.8, rounds=3, **flags):
 
 
 def body(out):
-    """The rows of the table: all between its heading and what is said of files."""
+    """The rows of the table: all between its heading and the differences, or what is said of files."""
     lines = out.splitlines()
     at = next((at for at, line in enumerate(lines) if line.startswith("run ")), len(lines))
-    return [line for line in lines[at + 1 :] if not line.startswith(("table in ", "curves in "))]
+    end = lines.index("") if "" in lines else len(lines)
+    return [line for line in lines[at + 1 : end] if not line.startswith(("table in ", "curves in "))]
 
 
 def told(capsys, *words):

@@ -83,6 +83,7 @@ VALUES = {
     "image_size": small, "test_fraction": rate, "labels_per_client": small, "min_examples": small, "beta": rate,
     "feature_noise": rate,
     "shards_per_client": small, "alpha": st.sampled_from(["0.01", "0.5", "10", "0"]),
+    "stop_below": st.sampled_from(["0.9@1", "0.5@0", "1@", "2@1"]),
     "eval_every": small, "target_accuracy": rate, "seed": small,
     "device": st.sampled_from(["cpu", "auto", "cuda:99", "x"]),
     "name": st.sampled_from(["ok", "a/b", "."]), "checkpoint_every": small,

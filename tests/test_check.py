@@ -40,7 +40,7 @@ def test_few_clients_lower_the_default_cohort():
 
 def test_what_resumed_matched_and_compared_runs_make_of_flags():
     assert {
-        "global_epoch", "epoch", "target_accuracy", "stop_at_target", "device", "data_dir", "text",
+        "global_epoch", "epoch", "target_accuracy", "stop_at_target", "stop_below", "device", "data_dir", "text",
         "workers", "timeout", "run_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet", "tensorboard",
         "personalise_epochs", "local_only",
     } == RESUMABLE  # fmt: skip

@@ -1,3 +1,4 @@
+import json
 import os
 import socket
 import stat
@@ -188,13 +189,19 @@ def test_a_picture_replaces_a_picture(tmp_path, capsys, undrawn):
 def test_tables_are_written_beside_the_picture(tmp_path, capsys, undrawn):
     for seed in range(2):
         make_run(tmp_path / f"a{seed}", seed=seed, accuracy=0.8 + 0.1 * seed)
-    words = ("--out", tmp_path / "c.png", "--csv", tmp_path / "t.csv", "--latex", tmp_path / "t.tex")
+    words = ("--out", tmp_path / "c.png", "--csv", tmp_path / "t.csv", "--latex", tmp_path / "t.tex",
+             "--markdown", tmp_path / "t.md", "--json", tmp_path / "t.json")  # fmt: skip
     code, rows, err = told(capsys, f"{tmp_path}/a*", *words)
     assert (code, len(rows), err) == (0, 1, [])
     assert (tmp_path / "t.csv").read_text().startswith("experiment,seeds,test_accuracy_mean,test_accuracy_std,")
     assert "85.00 ± 7.07" in rows[0]
     assert r"fedavg & 2 & 85.00 $\pm$ 7.07 &" in (tmp_path / "t.tex").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a0", "a1", "c.png", "t.csv", "t.tex"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a0", "a1", "c.png", "t.csv", "t.json", "t.md", "t.tex",
+    ]  # fmt: skip
+    assert "| fedavg | 2 | 85.00 ± 7.07 |" in (tmp_path / "t.md").read_text()
+    (only,) = json.loads((tmp_path / "t.json").read_text())["experiments"]
+    assert only["quantities"]["test_accuracy"]["by_seed"] == {"0": 0.8, "1": 0.9}
 
 
 def test_tables_are_refused_where_pictures_are(tmp_path, capsys, undrawn):

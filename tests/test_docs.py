@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 import compare
+import reproduce
 import run_federated
+import sweep
 from fl.command_line import parse
 from fl.config import FLAGS
 from tests.conftest import ROOT
@@ -86,7 +88,26 @@ def test_compare_takes_what_is_shown(line, monkeypatch, tmp_path):
     assert compare.run(words) == 0
 
 
-@pytest.mark.parametrize("line", [one for one in commands() if not shlex.split(one)[1].startswith(("run_", "compare"))])
+@pytest.mark.parametrize("line", ours("sweep.py"))
+def test_sweep_takes_what_is_shown(line, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.setattr("fl.sweep.carry_out", lambda *_: None)
+    monkeypatch.setattr("fl.sweep.publish", lambda *_: None)
+    assert sweep.run(shlex.split(line)[2:]) == 0
+    assert capsys.readouterr().out.startswith("12 runs: 4 cells, seeds 0 to 2; 0 are over, 240 rounds to go at most")
+
+
+@pytest.mark.parametrize("line", ours("reproduce.py"))
+def test_reproduce_takes_what_is_shown(line, capsys):
+    assert reproduce.run([*shlex.split(line)[2:], "--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+TAKEN = ("run_", "compare", "sweep", "reproduce")
+
+
+@pytest.mark.parametrize("line", [one for one in commands() if not shlex.split(one)[1].startswith(TAKEN)])
 def test_what_other_commands_name_is_there(line):
     """The modules, files and tests; a benchmark that is run would take minutes."""
     words = shlex.split(line)
@@ -118,7 +139,7 @@ def test_the_example_names_its_own_command():
 @pytest.mark.parametrize("name", texts())
 def test_every_flag_exists(name):
     known = FOREIGN | {f"--{flag}" for flag in FLAGS} | {"--help"}
-    for path in (ROOT / "compare.py", *(ROOT / "fl").glob("*.py"), ROOT / "deploy" / "up.py"):
+    for path in (*ROOT.glob("*.py"), *(ROOT / "fl").glob("*.py"), ROOT / "deploy" / "up.py"):
         known |= set(re.findall(r'add_argument\(\s*"(--\w+)"', path.read_text()))
     assert set(re.findall(r"(?<![\w-])--[a-z]\w*", texts()[name])) <= known
 

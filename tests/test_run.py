@@ -104,6 +104,39 @@ def test_stop_at_target_ends_the_run(command):
     assert len(done.records) < 31
 
 
+def test_stop_below_ends_a_run_that_does_not_learn(command):
+    slow = "--global_epoch 9 --init_lr 1e-6 --eval_every 2"
+    whole = command("federated", slow)
+    low = max(record["test_accuracy"] for record in whole.records if record["test_accuracy"] is not None) + 0.01
+    done = command("federated", f"{slow} --stop_below {low}@3", folder="a")
+    assert done.summary["rounds"] == 4  # the first round from 3 on that is evaluated
+    assert done.summary["stopped_below"] == f"{low!r}@3"
+    assert "ended at round 4 of 9" in done.out
+    assert done.untimed == whole.untimed[:5]
+    again = command("federated", "--resume", folder="a")
+    assert "nothing to do" in again.out
+    assert (again.summary["stopped_below"], again.sha256) == (f"{low!r}@3", done.sha256)
+    more = command("federated", "--resume --stop_below 0@0", folder="a")
+    assert more.sha256 == whole.sha256
+    assert "stopped_below" not in more.summary
+    assert command("baseline", f"--init_lr 1e-6 --stop_below {low}@1").summary["rounds"] == 1
+
+
+def test_stop_below_lets_a_run_go_on_that_was_good_once(command):
+    whole = command("federated", "--global_epoch 4")
+    best = max(record["test_accuracy"] for record in whole.records)
+    done = command("federated", f"--global_epoch 4 --stop_below {best}@3")
+    assert "stopped_below" not in done.summary
+    assert done.sha256 == whole.sha256
+
+
+@pytest.mark.parametrize("value", ["0.2", "0.2@", "1.2@5", "0.2@-1", "nan@3", "0.2@5.5", "0.2@5@6"])
+def test_stop_below_is_an_accuracy_and_a_round(value, command):
+    done = command("federated", f"--stop_below {value}")
+    assert done.code == 2
+    assert f"--stop_below {value}: expected an accuracy in [0, 1], @ and a round, such as 0.2@50" in done.err
+
+
 def test_a_run_can_be_of_no_rounds(command):
     assert command("federated", "--global_epoch 0").records[-1]["round"] == 0
     assert command("baseline", "--epoch 0").summary["rounds"] == 0

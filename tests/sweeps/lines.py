@@ -47,7 +47,8 @@ VALUES: dict[str, list[Any]] = {
     "sampling": ["uniform", "poisson"], "clip_norm": [1e-3, 1, 1e30], "clip_quantile": [0.1, 0.9],
     "noise_multiplier": [0, 0.1, 1], "target_epsilon": [1, 10], "delta": [1e-5], "local_noise": [0, 0.1],
     "secure_threshold": [0.5, 0.9],
-    "eval_every": [1, 2, 5], "target_accuracy": [0.3, 0.99], "seed": [0, 1, 2**62], "checkpoint_every": [1, 2, 7],
+    "eval_every": [1, 2, 5], "target_accuracy": [0.3, 0.99], "stop_below": ["0.5@0", "0.9@2"],
+    "seed": [0, 1, 2**62], "checkpoint_every": [1, 2, 7],
 }  # fmt: skip
 SWITCHES = ["keep_optimizer_state", "stop_at_target", "quiet", "secure_aggregation", "local_only"]
 SCRIPTS = {"federated": run_federated.run, "baseline": run_baseline.run}
@@ -96,7 +97,7 @@ def one_line(number: int, seed: int, place: Path) -> list[str]:
                 wrong.append("rounds are missing")
             length = "--epoch" if script == "baseline" else "--global_epoch"
             half, resume = ["--run_dir", str(parts), length], ["--resume", "--run_dir", str(parts), length]
-            if rounds > 1 and "--stop_at_target" not in argv:
+            if rounds > 1 and not {"--stop_at_target", "--stop_below"} & set(argv):
                 codes = call(script, [*argv, *half, str(rounds // 2)]), call(script, [*resume, str(rounds)])
                 if [code for code, _ in codes] != [0, 0]:
                     wrong.append(f"resumed: {codes}")

@@ -1,0 +1,138 @@
+"""A grid of runs: which of them are there already, the others, and one table with one picture over all.
+
+A run is an ordinary run folder, OUT/<cell>/seed<k>, to which every command of run_federated.py and compare.py applies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fl.children import Job, ended, last_words
+from fl.compared import Experiment, experiment, read
+from fl.config import DEFAULTS, FLAGS, RESUMABLE, Config
+from fl.config_file import read_config
+from fl.differences import differences, differences_on_screen, is_telling
+from fl.errors import DivergedError, FlagError, RunFolderError
+from fl.files import write_atomic
+from fl.grid import Cell
+from fl.labels import said_seeds, shared_title
+from fl.progress import Progress
+from fl.records import DIVERGED, is_finished, read_metrics
+from fl.report import json_report, markdown_report
+from fl.tables import Row, as_csv, as_latex, measured, on_screen
+
+# The flags that a resumed run may change and that say how far it goes, or what is done at its end.
+ENDS = ("global_epoch", "target_accuracy", "stop_at_target", "stop_below", "personalise_epochs", "local_only")
+# What the data set may have had to say, so that config.json knows it and the command line does not.
+FROM_DATA = ("num_clients", "num_select_clients", "noise_multiplier")
+TABLES = {"table.md": markdown_report, "table.csv": as_csv, "table.json": json_report, "table.tex": as_latex}
+
+
+class Planned(NamedTuple):
+    """A run of the grid. rounds: on record. is_over: whether nothing is left to do. diverged: whether that is why."""
+
+    cell: Cell
+    seed: int
+    job: Job
+    rounds: int
+    is_over: bool
+    diverged: bool
+
+
+def planned(cells: Sequence[Cell], seeds: Sequence[int], out: Path) -> list[Planned]:
+    """All runs, seed by seed, so that early ones say something of every cell.
+
+    Raises FlagError if a folder holds a run with other flags, and RunFolderError if it cannot be read.
+    """
+    return [plan_of(cell, seed, out) for seed in seeds for cell in cells]
+
+
+def plan_of(cell: Cell, seed: int, out: Path) -> Planned:
+    """How far the run of this cell and seed is."""
+    folder, rounds = out / cell.folder / f"seed{seed}", cell.config.global_epoch
+    job = Job(folder, [*cell.flags, "--seed", str(seed), "--global_epoch", str(rounds)], rounds)
+    if not (folder / "config.json").exists():
+        return Planned(cell, seed, job, 0, False, False)
+    recorded = read_config(folder)
+    check_same(folder, recorded, replace(cell.config, seed=seed))
+    try:
+        records = read_metrics(folder).records
+    except RunFolderError:  # it was killed before its first record
+        return Planned(cell, seed, job, 0, False, False)
+    diverged = (folder / DIVERGED).exists()
+    goes_no_further = all(recorded[name] == getattr(cell.config, name) for name in ENDS)
+    is_over = diverged or (goes_no_further and is_finished(folder, records))
+    return Planned(cell, seed, job, records[-1]["round"], is_over, diverged)
+
+
+def check_same(folder: Path, recorded: dict[str, Any], config: Config) -> None:
+    """Raise FlagError if the run in the folder is not one of these flags, apart from flags that may change."""
+    for name in FLAGS:
+        was, now = recorded[name], getattr(config, name)
+        may_change = name in RESUMABLE and (name not in ENDS or name == "global_epoch" or now != DEFAULTS[name])
+        unknown = name in FROM_DATA and not config.num_clients
+        if was != now and not may_change and not unknown:
+            raise FlagError(f"--{name} {now}: the run in {folder} has {was}; choose another folder, or remove this one")
+
+
+def carry_out(runs: Sequence[Planned], jobs: int, look: Callable[[], None] = lambda: None) -> None:
+    """Do what is left of these runs, so many at once. Raises what the first that fails says, with its exit code.
+
+    look: called all the while; what it raises stops the runs in good order.
+
+    A run that diverges is a result: a file in its folder says so, and it is not run again.
+    """
+    left = [run.job for run in runs if not run.is_over]
+    progress = Progress([(run.job, run.rounds, run.is_over) for run in runs])
+
+    def watch(running: Sequence[Job]) -> None:
+        progress.look(running)
+        look()
+
+    try:
+        with closing(ended(left, jobs, watch)) as ends:  # at once, whatever happens in here
+            for job, code in ends:
+                if code == DivergedError.exit_code:
+                    if not job.folder.is_dir():
+                        raise DivergedError(last_words(job))
+                    write_atomic(job.folder / DIVERGED, (last_words(job) + "\n").encode())
+                progress.over(job, "diverged" if code else "done")
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("; give the command again to go on") from None
+    finally:
+        progress.close()
+
+
+def rows_of(runs: Sequence[Planned], targets: Sequence[float]) -> tuple[list[Row], dict[str, Experiment]]:
+    """The table's rows, of the runs that did not diverge; and what is drawn, which is the others where all did."""
+    tabled: dict[str, Experiment] = {}
+    drawn: dict[str, Experiment] = {}
+    for cell in {run.cell.folder: run.cell for run in runs}.values():
+        own = sorted((run for run in runs if run.cell is cell), key=lambda run: run.seed)
+        good = [run.job.folder for run in own if not run.diverged]
+        lost = [run.seed for run in own if run.diverged]
+        label = cell.label + (f" (diverged: {said_seeds(lost)})" if lost else "")
+        found = read(good or [run.job.folder for run in own])
+        drawn[label] = Experiment(dict(experiment(found[0])), found)
+        tabled[label] = drawn[label] if good else Experiment({}, [])
+    return measured(tabled, targets), drawn
+
+
+def publish(runs: Sequence[Planned], out: Path) -> None:
+    """Print the table and the differences, and write them and the picture into `out`. Raises OSError."""
+    from fl.comparison import Sheet, save_comparison
+
+    targets = tuple(sorted({target for run in runs for target in run.cell.config.target_accuracy}))
+    rows, drawn = rows_of(runs, targets)
+    print(on_screen(rows), flush=True)
+    if len(rows) > 1 and is_telling(differences(rows)):
+        print(f"\n{differences_on_screen(rows)}", flush=True)
+    for name, written in TABLES.items():
+        write_atomic(out / name, written(rows).encode())
+    records = {label: [run.records for run in runs] for label, (_, runs) in drawn.items()}
+    save_comparison(out / "curves.png", records, Sheet(title=shared_title(list(drawn.values())), targets=targets))
+    print(f"{', '.join(TABLES)} and curves.png in {out}")

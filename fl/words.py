@@ -1,0 +1,28 @@
+"""The command lines of the scripts that train nothing themselves: compare.py, sweep.py and reproduce.py."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import NoReturn
+
+from fl.errors import FlagError
+
+
+class Words(argparse.ArgumentParser):
+    """argparse whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise FlagError(message.removeprefix("argument "))
+
+
+def count(flag: str, text: str) -> int:
+    """A positive number. Raises FlagError."""
+    if not (text.isdecimal() and text.isascii() and int(text[:10]) > 0 and len(text) < 10):
+        raise FlagError(f"{flag} {text}: expected an integer from 1 to 999,999,999")
+    return int(text)
+
+
+def cores() -> int:
+    """Those of this machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

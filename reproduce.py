@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Run cells of a paper's tables with the best learning rate, and lay our rounds to the target beside theirs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from fl.config import DEFAULTS
+from fl.errors import FlagError
+from fl.files import write_atomic
+from fl.guard import guarded, leave
+from fl.published import PAPERS, Target, targets_of
+from fl.streams import complain
+from fl.words import Words, cores, count
+
+
+def parser() -> Words:
+    made = Words(
+        prog="reproduce.py", usage="%(prog)s PAPER [--cell NAME] [...] [-- flags of run_federated.py]",
+        description=__doc__, allow_abbrev=False,
+    )  # fmt: skip
+    made.add_argument("paper", choices=PAPERS, help="whose tables")
+    made.add_argument(
+        "--cell", action="append", metavar="NAME",
+        help="a cell, or a pattern such as 'table1/2nn/iid/*'; repeatable (default: all cells, which takes days)",
+    )  # fmt: skip
+    made.add_argument("--list", action="store_true", help="name the cells, with the paper's rounds; run nothing")
+    made.add_argument("--seeds", default="3", metavar="N", help="seeds with the best rate (default: %(default)s)")
+    made.add_argument("--jobs", metavar="N", help="runs at a time (default: the machine's cores)")
+    made.add_argument("--budget", metavar="MINUTES", help="stop after so long; the next call goes on from there")
+    made.add_argument(
+        "--out", metavar="DIR", default=f"{DEFAULTS['out_dir']}/reproduce", help="where runs go (default: %(default)s)"
+    )
+    made.add_argument(
+        "--write_presets", action="store_true", help="write the best rates into presets, configs/PAPER/CELL.txt"
+    )
+    return made
+
+
+def chosen(targets: dict[str, Target], patterns: Sequence[str] | None) -> list[Target]:
+    """The cells that the patterns name. Raises FlagError for a pattern that names none."""
+    for pattern in patterns or ():
+        if not any(fnmatchcase(name, pattern) for name in targets):
+            raise FlagError(f"--cell {pattern}: no such cell; --list names them all")
+    return [t for t in targets.values() if not patterns or any(fnmatchcase(t.name, pattern) for pattern in patterns)]
+
+
+def minutes(text: str | None) -> float | None:
+    """The number of --budget. Raises FlagError."""
+    try:
+        if text is None or 0 < float(text) < 1e6:
+            return None if text is None else float(text)
+    except ValueError:
+        pass
+    raise FlagError(f"--budget {text}: expected minutes in (0, 1e+06)")
+
+
+def reproduce(argv: Sequence[str]) -> bool:
+    """Whether every cell that was run is within the band."""
+    at = list(argv).index("--") if "--" in argv else len(argv)
+    words = parser().parse_args(argv[:at])
+    published = targets_of(words.paper)
+    targets = {name: t._replace(flags=[*t.flags, *argv[at + 1 :]]) for name, t in published.items()}
+    wanted = chosen(targets, words.cell)
+    seeds, jobs = count("--seeds", words.seeds), count("--jobs", words.jobs or str(cores()))
+    budget = minutes(words.budget)
+    if words.list:
+        print("\n".join(f"{target.name}  {target.rounds:g} rounds" for target in wanted))
+        return True
+
+    from fl import reproduction
+
+    place = Path(words.out) / words.paper
+    look = reproduction.within(budget)
+    try:
+        for target in wanted:
+            print(f"{target.name}: {target.rounds:g} rounds in the paper", flush=True)
+            reproduction.reproduce(target, seeds, place, jobs, look)
+    except reproduction.OutOfTimeError as error:
+        complain(f"{error}; give the command again to go on")
+    lines = reproduction.lines_of(list(targets.values()), place)
+    reproduction.publish(lines, place)
+    shown = [line for line in lines if line.target in wanted]
+    print(reproduction.on_screen(shown))
+    print(f"table.md and table.json in {place}")
+    if words.write_presets:
+        folder = Path("configs") / words.paper
+        folder.mkdir(parents=True, exist_ok=True)
+        for line in (line for line in shown if line.rate is not None):
+            path = folder / f"{line.target.name.replace('/', '-')}.txt"
+            write_atomic(
+                path, reproduction.preset(line._replace(target=published[line.target.name]), words.paper).encode()
+            )
+            print(f"preset in {path}")
+    return not any(line.verdict == "out" for line in shown)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The exit code of the command line `argv` (default: this process's): 1 if a cell is out of its band."""
+    within: list[bool] = []
+    code = guarded("reproduce.py", lambda: within.append(reproduce(sys.argv[1:] if argv is None else argv)))
+    return code or int(not within[0])
+
+
+if __name__ == "__main__":
+    leave(run())

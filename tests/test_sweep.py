@@ -1,0 +1,237 @@
+"""sweep.py: every cell is checked first, runs go on where they were, and whatever happens no process stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import compare
+import sweep
+from tests.conftest import EITHER, ROOT
+
+TINY = (f"{EITHER} --num_clients 4 --num_select_clients 2 --global_epoch 3 --local_epoch 1").replace(
+    "--dataset tiny", f"--dataset {ROOT}/tests/tiny.py:tiny"
+)
+FLAGS = "--model logistic --optimizer sgd --global_epoch 4 --target_accuracy 0.5"
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path, capsys, undrawn):
+    """quick("--grid init_lr=0.1,0.2 --seeds 2", FLAGS): exit code, stdout and stderr of a sweep of stand-ins."""
+    monkeypatch.setattr("fl.children.SCRIPT", ROOT / "tests" / "stand_in.py")
+
+    def run(words, flags=FLAGS):
+        capsys.readouterr()
+        code = sweep.run([*words.split(), "--out", str(tmp_path / "out"), "--", *flags.split()])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def starts(tmp_path):
+    """How often each run was started, by cell and seed."""
+    found = {path.parent: path.read_text().splitlines() for path in (tmp_path / "out").glob("*/*/starts")}
+    assert {line for lines in found.values() for line in lines} <= {"1 1"}  # one thread, one worker
+    return {f"{folder.parent.name}/{folder.name}": len(lines) for folder, lines in found.items()}
+
+
+def test_every_combination_runs_once_and_is_tabled(quick, tmp_path):
+    code, out, err = quick("--grid init_lr=0.1,0.2 --grid batch_size=5,0 --seeds 3 --jobs 2")
+    assert (code, err) == (0, "")
+    assert out.startswith("12 runs: 4 cells, seeds 0 to 2; 0 are over, 48 rounds to go at most, 2 runs at a time\n")
+    assert starts(tmp_path) == {
+        f"init_lr={lr},batch_size={B}/seed{k}": 1 for lr in ("0.1", "0.2") for B in (5, 0) for k in range(3)
+    }
+    progress = [line for line in out.splitlines() if line.endswith(" done")]
+    assert [line.split(" runs")[0] for line in progress] == [f"{n}/12" for n in range(1, 13)]
+    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert [one["experiment"] for one in table["experiments"]] == [
+        "lr=0.1, B=5", "lr=0.1, B=all", "lr=0.2, B=5", "lr=0.2, B=all",
+    ]  # fmt: skip
+    assert table["experiments"][2]["quantities"]["test_accuracy"]["by_seed"] == pytest.approx(
+        {"0": 0.8, "1": 0.81, "2": 0.82}
+    )
+    worse = table["differences"]["experiments"]["lr=0.2, B=5"]["test_accuracy"]
+    assert worse["mean"] == pytest.approx(-0.1)
+    assert (worse["n"], worse["within_noise"]) == (3, False)
+    assert re.search(r"^lr=0\.2, B=5 +-10\.00 ± 0\.00 \(n=3\) ", out, re.MULTILINE)
+    names = {path.name for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert names == {"table.md", "table.csv", "table.json", "table.tex", "curves.png"}
+
+
+def test_finished_runs_are_not_started_again_and_the_grid_can_grow(quick, tmp_path):
+    first = quick("--grid init_lr=0.1,0.2 --seeds 2")
+    table = first[1][first[1].index("\nrun ") :]
+    again = quick("--grid init_lr=0.1,0.2 --seeds 2")
+    assert again[1].startswith("4 runs: 2 cells, seeds 0 to 1; 4 are over, 0 rounds to go")
+    assert again[1][again[1].index("\nrun ") :] == table
+    assert set(starts(tmp_path).values()) == {1}
+    _, out, _ = quick("--grid init_lr=0.1,0.2,0.3 --seeds 3")
+    assert "9 runs: 3 cells, seeds 0 to 2; 4 are over" in out
+    assert set(starts(tmp_path).values()) == {1}
+    assert len(starts(tmp_path)) == 9
+    _, out, _ = quick("--grid init_lr=0.1", f"{FLAGS} --global_epoch 6")  # more rounds of the same
+    assert "1 runs: 1 cells, seeds 0 to 0; 0 are over, 2 rounds to go" in out
+    assert starts(tmp_path)["init_lr=0.1/seed0"] == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(f"{FLAGS} --batch_size 7", "--batch_size 7: the run in "), ("--optimizer sgd --model logistic --global_epoch 4",
+     "--target_accuracy (): the run in ")],
+)  # fmt: skip
+def test_a_folder_with_other_flags_is_refused(flags, said, quick, tmp_path):
+    quick("--grid init_lr=0.1")
+    code, out, err = quick("--grid init_lr=0.1,0.2", flags)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"sweep.py: {said}")
+    assert starts(tmp_path) == {"init_lr=0.1/seed0": 1}
+
+
+def test_a_diverged_run_is_a_result(quick, tmp_path):
+    for _ in range(2):
+        code, out, err = quick("--grid init_lr=5,0.1 --seeds 2")
+        assert (code, err) == (0, "")
+        rows = [line for line in out.splitlines() if line.startswith("lr=")]
+        assert rows[0].split()[:6] == ["lr=5", "(diverged:", "seeds", "0,", "1)", "0"]
+        assert rows[1].split()[:2] == ["lr=0.1", "2"]
+        assert set(starts(tmp_path).values()) == {1}
+    marks = sorted((tmp_path / "out").glob("*/*/diverged.txt"))
+    assert [mark.read_text() for mark in marks] == ["round 2: the model is not finite\n"] * 2
+    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert table["experiments"][0]["quantities"]["test_accuracy"]["n"] == 0
+    assert table["differences"]["experiments"]["lr=0.1"]["test_accuracy"]["n"] == 0
+    assert compare.run([str(marks[0].parent), "--out", str(tmp_path / "c.png")]) == 0  # it is a run folder as any other
+
+
+@pytest.mark.parametrize(
+    ("lr", "code", "said"), [(7, 3, "data/: there is no such data ("), (11, 6, "was killed by signal 9")]
+)
+def test_another_failure_ends_the_sweep_and_all_its_runs(lr, code, said, quick, tmp_path):
+    found, _, err = quick(f"--grid init_lr=9,{lr},0.1 --jobs 2")
+    assert found == code
+    assert len(err.splitlines()) == 1
+    assert said in err
+    assert (tmp_path / "out" / "init_lr=9.0" / "seed0" / "stopped").exists()
+    assert not (tmp_path / "out" / "init_lr=0.1").exists()
+    assert not (tmp_path / "out" / "table.md").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_runs_in_good_order(number, quick, tmp_path):
+    def strike():
+        deadline = time.monotonic() + 20
+        while len(list((tmp_path / "out").glob("*/seed0/metrics.jsonl"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(os.getppid(), number)
+
+    child = os.fork()
+    if child == 0:
+        strike()
+        os._exit(0)
+    code, _, err = quick("--grid init_lr=9 --grid batch_size=1,2 --jobs 2")
+    os.waitpid(child, 0)
+    assert (code, err) == (130, "sweep.py: interrupted; give the command again to go on\n")
+    assert len(list((tmp_path / "out").glob("*/seed0/stopped"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "flags", "said"),
+    [
+        ("--grid init_lr", "", "--grid init_lr: expected FLAG=VALUE,VALUE"),
+        ("--grid lr=1,2", "", "--grid lr=1,2: there is no flag --lr"),
+        ("--grid init_lr=1,1.0", "", "--grid init_lr=1,1.0: has 1.0 twice"),
+        ("--grid init_lr=1 --grid init_lr=2", "", "--grid init_lr: is given twice"),
+        ("--grid init_lr=0.1,x", "", "--init_lr x: expected a number"),
+        ("--grid seed=1,2", "", "--grid seed=1,2: a sweep sets --seed itself; see --seeds"),
+        ("--grid grey=yes", "", "--grid grey=yes: expected on or off"),
+        ("--grid init_lr=0.1", "--seed 3", "--seed 3: a sweep sets this flag itself"),
+        ("--grid init_lr=0.1", "--quiet", "--quiet True: a sweep sets this flag itself"),
+        ("--grid momentum=0,0.9", "", "--momentum 0.9: needs --optimizer sgd"),
+        ("--grid init_lr=0.1 --seeds 0", "", "--seeds 0: expected an integer from 1"),
+        ("--grid init_lr=0.1 --jobs two", "", "--jobs two: expected an integer from 1"),
+        ("--grid init_lr=0.1 --seed 2", "", "unrecognized arguments: --seed 2"),
+    ],
+)  # fmt: skip
+def test_flags_are_refused_before_anything_starts(words, flags, said, quick, tmp_path):
+    code, out, err = quick(words, flags)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"sweep.py: {said}")
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_values_with_commas_and_switches(quick, tmp_path):
+    code, _, _ = quick("--grid hidden=5;6,7 --grid keep_optimizer_state=on,off", f"{FLAGS} --model mlp")
+    assert code == 0
+    assert sorted(starts(tmp_path)) == [
+        "hidden=5,keep_optimizer_state=off/seed0", "hidden=5,keep_optimizer_state=on/seed0",
+        "hidden=6,7,keep_optimizer_state=off/seed0", "hidden=6,7,keep_optimizer_state=on/seed0",
+    ]  # fmt: skip
+    flags = json.loads((tmp_path / "out/hidden=6,7,keep_optimizer_state=on/seed0/config.json").read_text())
+    assert (flags["hidden"], flags["keep_optimizer_state"]) == ("6,7", True)
+
+
+def test_what_there_is_to_warn_of_is_said_once(quick):
+    code, _, err = quick("--grid batch_size=1,2,3", f"{FLAGS} --epoch 3")
+    assert (code, err) == (0, "warning: --epoch: does nothing in run_federated.py, only in run_baseline.py\n")
+
+
+def test_dry_run_times_a_round_and_starts_nothing(quick, tmp_path, capsys):
+    code, out, err = quick("--grid init_lr=0.1,0.2 --seeds 3 --jobs 2 --dry_run", TINY)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].startswith("6 runs: 2 cells, seeds 0 to 2; 0 are over, 18 rounds to go at most")
+    assert out.splitlines()[1].startswith("lr=0.1: 3 runs, about ")
+    assert out.splitlines()[3].startswith("all: about ")
+    assert not (tmp_path / "out").exists()
+
+
+def command_line(out, grid, seeds):
+    return [sys.executable, "sweep.py", *grid.split(), "--seeds", str(seeds), "--jobs", "2", "--out", str(out), "--",
+            *TINY.split()]  # fmt: skip
+
+
+def untimed(out: Path):
+    """The table without seconds, which no two sweeps share."""
+    told = json.loads((out / "table.json").read_text())
+    for one in told["experiments"]:
+        del one["quantities"]["round_seconds"]
+    return told
+
+
+def test_real_runs_are_those_of_the_script(tmp_path, command):
+    done = subprocess.run(
+        command_line(tmp_path / "out", "--grid algorithm=fedavg,scaffold", 1),
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads((tmp_path / "out" / "algorithm=scaffold" / "seed0" / "summary.json").read_text())
+    alone = command("federated", f"{TINY} --algorithm scaffold", folder="alone")
+    assert found["model_sha256"] == alone.sha256
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("turn", range(3))
+def test_a_killed_sweep_goes_on_to_the_same_table(turn, tmp_path):
+    grid, draw = "--grid init_lr=0.05,0.1 --grid batch_size=5,0", random.Random(turn)
+    whole = subprocess.run(command_line(tmp_path / "whole", grid, 3), cwd=ROOT, capture_output=True, timeout=300)
+    assert whole.returncode == 0
+    killed = subprocess.Popen(
+        command_line(tmp_path / "killed", grid, 3), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    time.sleep(draw.uniform(2, 15))
+    os.killpg(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "table.json").exists()  # or it would not have been killed in time
+    again = subprocess.run(command_line(tmp_path / "killed", grid, 3), cwd=ROOT, capture_output=True, timeout=300)
+    assert (again.returncode, again.stderr) == (0, b"")
+    assert untimed(tmp_path / "killed") == untimed(tmp_path / "whole")
