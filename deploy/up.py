@@ -27,7 +27,7 @@ from deploy import identity  # noqa: E402
 from deploy.limits import check_deployable  # noqa: E402
 from deploy.processes import Processes  # noqa: E402
 from fl.command_line import parse  # noqa: E402
-from fl.errors import FlagError, RunnerError, WorkerError  # noqa: E402
+from fl.errors import FlagError, WorkerError  # noqa: E402
 from fl.guard import guarded, leave  # noqa: E402
 
 HOST = "127.0.0.1"
@@ -35,14 +35,6 @@ APP = "federation"  # what we call the server in Flower's configuration
 # Flower tells its makers of each run and looks for new versions of itself, unless it is told not to.
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 START_SECONDS, POLL_SECONDS = 60.0, 0.2
-
-
-class Ended(RunnerError):
-    """The server has ended with this code, and has said why."""
-
-    def __init__(self, code: int):
-        super().__init__("")
-        self.exit_code = code
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,8 +55,8 @@ def words(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(argv)
 
 
-def federate(own: argparse.Namespace, argv: list[str], door: Callable[[int], int] = lambda port: port) -> None:
-    """Check the flags, start everything, submit the run, follow it, and end everything.
+def federate(own: argparse.Namespace, argv: list[str], door: Callable[[int], int] = lambda port: port) -> int:
+    """Check the flags, start everything, submit the run, follow it, and end everything. Returns its exit code.
 
     door: from the server's port to the one that clients connect to, for what stands between them.
     """
@@ -93,9 +85,7 @@ def federate(own: argparse.Namespace, argv: list[str], door: Callable[[int], int
         screen.touch()
         (home / "keys").write_text("".join(f"{key}\n" for key in keys))
         submit(home, flags, screen, processes)
-        code = followed(screen, processes)
-    if code:
-        raise Ended(code)
+        return followed(screen, processes)
 
 
 def start(
@@ -182,7 +172,9 @@ def reachable(port: int, processes: Processes) -> None:
 
 
 def main() -> int:
-    return guarded("deploy/up.py", lambda: federate(*words(sys.argv[1:])))
+    ended: list[int] = []
+    code = guarded("deploy/up.py", lambda: ended.append(federate(*words(sys.argv[1:]))))
+    return code or ended[0]  # of a server that has failed, which has said why
 
 
 if __name__ == "__main__":

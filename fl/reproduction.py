@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from fl.command_line import parse
-from fl.errors import RunFolderError, RunnerError
+from fl.errors import RunFolderError
 from fl.files import write_atomic
 from fl.grid import Cell
 from fl.published import BAND, Target
@@ -27,7 +27,7 @@ from fl.tables import aligned, as_markdown, spread
 RESULT = "result.json"
 
 
-class OutOfTimeError(RunnerError):
+class OutOfTimeError(Exception):
     """The --budget is spent; what was trained so far is kept."""
 
 
