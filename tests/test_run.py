@@ -12,9 +12,9 @@ from fl.checkpoint import model_sha256
 from fl.config import MATCHED
 from fl.records import OURS, RECORD_KEYS, rounds_to_target
 
-# Only runs with simulated devices, changing data or tests of clients have these.
+# Only runs with simulated devices, changing data or tests of clients have these, and those that diverged in a sweep.
 FEDERATED_FILES = set(OURS) - {
-    "devices.png", "drift.png", "clients.png", "personalised.png", "client_accuracy.json"
+    "devices.png", "drift.png", "clients.png", "personalised.png", "client_accuracy.json", "diverged.txt"
 }  # fmt: skip
 BASELINE_FILES = FEDERATED_FILES - {"partition.png"}
 
