@@ -78,6 +78,7 @@ def test_too_little_memory_for_torch_is_one_line(tmp_path):
     assert "memory" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_long_tmpdir_does_not_matter_to_workers(tmp_path):
     long = tmp_path / ("x" * 60) / ("y" * 60)
     long.mkdir(parents=True)

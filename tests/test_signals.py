@@ -168,6 +168,7 @@ def test_a_signal_that_an_import_turned_into_another_exception_is_still_a_signal
     assert obey_after == 0
 
 
+@pytest.mark.slow
 def test_random_valid_command_lines_end_well_and_resume(tmp_path, monkeypatch):
     monkeypatch.setattr("fl.plot.save_curves", None)  # put back when the test is over
     monkeypatch.setattr("fl.plot.save_partition", None)

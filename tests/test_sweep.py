@@ -208,6 +208,7 @@ def untimed(out: Path):
     return told
 
 
+@pytest.mark.slow
 def test_real_runs_are_those_of_the_script(tmp_path, command):
     done = subprocess.run(
         command_line(tmp_path / "out", "--grid algorithm=fedavg,scaffold", 1),
