@@ -10,6 +10,7 @@ import json
 from collections.abc import Generator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Deployed(Experiment):
 
     asks: Networked | None = None
 
-    @property
+    @cached_property
     def transforms(self) -> list[Any]:  # type: ignore[override]
         """Those of the flags without what the clients do themselves."""
         return [replace(one, client=lambda now, update: update) for one in transforms_of(self.config)]
