@@ -20,22 +20,38 @@ from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from statistics import median
 
+import torch
+from torch import Tensor
+
 from deploy import up
 from deploy.processes import processes
 from deploy.up import HOST
+from fl.rng import seeded
 
 MNIST = "--optimizer sgd --init_lr 0.1 --partition iid --timeout 600"
+FEW = f"{Path(__file__).resolve()}:few"
 WORKLOADS = {
     "2NN": f"--model 2nn --local_epoch 1 --batch_size 50 {MNIST}",
     "paper CNN": f"--model cnn --local_epoch 1 --batch_size 50 {MNIST} --proxy_fraction 0.9",
-    "100 MB": f"--model mlp --hidden 32000 --local_epoch 1 --batch_size 0 {MNIST} --proxy_fraction 0.99",
+    "100 MB": f"--model mlp --hidden 32000 --local_epoch 1 --batch_size 0 {MNIST} --dataset {FEW}",
 }
 
 
-class Relay:
-    """A port from which connections go on to another one. bytes: that went through, to the server and from it."""
+def few(data_dir: Path) -> dict[str, Tensor]:
+    """As many examples as show what the network costs, and not what training a wide layer does."""
+    with seeded(0, "few"):
+        x, y = torch.rand(120, 1, 28, 28), torch.arange(120) % 10
+    return {"x": x[:100], "y": y[:100], "x_test": x[100:], "y_test": y[100:]}
 
-    def __init__(self) -> None:
+
+class Relay:
+    """A port from which connections go on to another one. bytes: that went through, to the server and from it.
+
+    seconds: that every 64 KiB or less are held back, to make the network a slow one.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
         self.bytes = {"up": 0, "down": 0}
         self.lock = threading.Lock()
 
@@ -57,6 +73,7 @@ class Relay:
             while data := source.recv(1 << 16):
                 with self.lock:
                     self.bytes[way] += len(data)
+                time.sleep(self.seconds)
                 sink.sendall(data)
         with suppress(OSError):
             sink.shutdown(socket.SHUT_WR)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from fl.errors import FlagError, WorkerError
 
 POLITE_SECONDS = 5.0  # that programs have to end by themselves
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 SHOWN = 6  # last lines of a program's log in a message
 
 
@@ -36,7 +39,7 @@ class Processes:
         with self.logs[name].open("wb") as log:
             self.children[name] = subprocess.Popen(
                 [found(command[0]), *command[1:]], cwd=home, env=environment, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, start_new_session=True,
+                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_end_with_us(),
             )  # fmt: skip
 
     def run(self, command: Sequence[str]) -> None:
@@ -72,6 +75,30 @@ class Processes:
         deadline = time.monotonic() + POLITE_SECONDS
         while time.monotonic() < deadline and running() & set(family):
             time.sleep(0.05)
+
+
+def _end_with_us() -> Callable[[], None] | None:
+    """What makes a program end when we are killed and cannot end it ourselves. Only Linux can do that.
+
+    What the program has started ends in its turn, because Flower's programs watch their parents.
+    """
+    if sys.platform != "linux":
+        return None
+    set_option = ctypes.CDLL(None, use_errno=True).prctl  # found now, because little is safe between fork and exec
+    return lambda: set_option(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def end_with_parent() -> None:
+    """End this process soon after its parent, because Flower's own way of doing so can hang in a request."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        time.sleep(POLITE_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def found(program: str) -> str:

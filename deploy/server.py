@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Generator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,8 @@ from data.partition import Partition
 from deploy import common
 from deploy.flower import FlowerChannel
 from deploy.limits import check_deployable
+from deploy.processes import end_with_parent
+from deploy.screen import ended, shown
 from fl.check import with_clients
 from fl.command_line import parse
 from fl.config import Config
@@ -62,8 +63,9 @@ def serve(grid: Any, run_config: dict[str, str]) -> None:
 
     Flower marks the run as failed if this raises, so it does so for every code but 0.
     """
+    end_with_parent()
     screen = Path(run_config["screen"])
-    with screen.open("a", buffering=1) as lines, redirect_stdout(lines), redirect_stderr(lines):
+    with shown(screen):
         code = 0
         try:
             train(grid, json.loads(run_config["flags"]), Path(run_config["keys"]).read_text().splitlines())
@@ -74,7 +76,7 @@ def serve(grid: Any, run_config: dict[str, str]) -> None:
                 raise
             raise SystemExit(code) from None
         finally:
-            screen.with_suffix(".code").write_text(f"{code}\n")
+            ended(screen, code)
 
 
 def train(grid: Any, argv: list[str], keys: list[str]) -> None:

@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 from deploy import identity  # noqa: E402
 from deploy.limits import check_deployable  # noqa: E402
 from deploy.processes import Processes  # noqa: E402
+from deploy.screen import followed  # noqa: E402
 from fl.command_line import parse  # noqa: E402
 from fl.errors import FlagError, WorkerError  # noqa: E402
 from fl.guard import guarded, leave  # noqa: E402
@@ -85,7 +86,12 @@ def federate(own: argparse.Namespace, argv: list[str], door: Callable[[int], int
         screen.touch()
         (home / "keys").write_text("".join(f"{key}\n" for key in keys))
         submit(home, flags, screen, processes)
-        return followed(screen, processes)
+        try:
+            return followed(screen, lambda: processes.look_after("server"))
+        except WorkerError as error:
+            if (run_dir / "checkpoint.pt").exists():
+                raise WorkerError(f"{error}; the run goes on with --resume --run_dir {run_dir}") from None
+            raise
 
 
 def start(
@@ -134,20 +140,6 @@ def submit(home: Path, flags: list[str], screen: Path, processes: Processes) -> 
     settings = home / "run.toml"
     settings.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in quoted.items()))
     processes.run(["flwr", "run", str(ROOT / "deploy" / "app"), APP, "--run-config", str(settings)])
-
-
-def followed(screen: Path, processes: Processes) -> int:
-    """Print what the server prints, until it is done. Returns its exit code."""
-    code = screen.with_suffix(".code")
-    with screen.open() as lines:
-        while True:
-            over = code.exists()  # looked at first, because what is printed before it must be shown
-            for line in lines:
-                print(line, end="", flush=True)
-            if over:
-                return int(code.read_text() or 1)
-            processes.look_after("server")
-            time.sleep(POLL_SECONDS)
 
 
 def free_ports(n: int) -> list[int]:

@@ -2,71 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("flwr", reason="the network needs Flower: sh requirements.sh deploy")
 
-from deploy.processes import processes
+from tests.federation import TINY, done, federated, programs, records, sha256, up, wait_for
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[1]
-TINY = [
-    "--dataset", f"{ROOT}/tests/tiny.py:tiny", "--model", "logistic", "--optimizer", "sgd", "--init_lr", "0.1",
-    "--batch_size", "5", "--local_epoch", "2", "--device", "cpu", "--timeout", "90",
-]  # fmt: skip
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def up(*words: object, **more) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "deploy" / "up.py"), *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, **more)
-
-
-def federated(*words: object) -> None:
-    command = [sys.executable, str(ROOT / "run_federated.py"), *map(str, words)]
-    subprocess.run(command, check=True, env=ENVIRONMENT, capture_output=True)
-
-
-def done(child: subprocess.Popen[str], tmp: Path) -> tuple[int, str, str]:
-    """Its exit code and what it printed, and nothing of it is left."""
-    out, err = child.communicate(timeout=400)
-    left = [pid for pid, _, state in processes() if not state.startswith("Z") and belongs(pid, tmp)]
-    assert not left
-    assert not list(tmp.glob("federation-*"))
-    return child.returncode, out, err
-
-
-def belongs(pid: int, tmp: Path) -> bool:
-    """Whether the process has its place in a federation's folder, which lies in `tmp`."""
-    try:
-        return Path(f"/proc/{pid}/cwd").resolve().is_relative_to(tmp)
-    except OSError:
-        return False
-
-
-@pytest.fixture
-def tmp(tmp_path, monkeypatch):
-    """Where the federation makes its folder."""
-    place = tmp_path / "tmp"
-    place.mkdir()
-    monkeypatch.setitem(ENVIRONMENT, "TMPDIR", str(place))
-    return place
-
-
-def records(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def sha256(folder: Path) -> str:
-    return json.loads((folder / "summary.json").read_text())["model_sha256"]
 
 
 def test_two_clients_give_the_bits_of_the_simulation_and_nothing_is_left(tmp, tmp_path):
@@ -101,9 +46,8 @@ def test_three_sites_with_a_table_each_and_one_of_them_killed(tmp, tmp_path):
     child = up(*sites, *words, "--run_dir", tmp_path / "run")
     try:
         wait_for(lambda: len(records(tmp_path / "run")) > 1, 200)
-        for pid, _, _ in processes():
-            if belongs(pid, tmp) and f"{Path(f'/proc/{pid}/cwd').resolve()}".endswith("node2"):
-                os.kill(pid, signal.SIGKILL)
+        for pid in programs(tmp, "node2"):
+            os.kill(pid, signal.SIGKILL)
         code, out, err = done(child, tmp)
     finally:
         child.kill()
@@ -114,18 +58,6 @@ def test_three_sites_with_a_table_each_and_one_of_them_killed(tmp, tmp_path):
     assert last["dropped"] == [2]
     assert last["lost"]["2"]
     assert "Test Accuracy = " in out
-
-
-def wait_for(holds, seconds):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if holds():
-                return
-        except (OSError, ValueError):
-            pass
-        time.sleep(0.2)
-    raise AssertionError("it did not come to that in time")
 
 
 def test_ctrl_c_leaves_a_run_that_can_go_on_and_nothing_else(tmp, tmp_path):

@@ -20,21 +20,14 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from deploy.processes import processes
+from tests.federation import programs
 
 ROOT = Path(__file__).parents[2]
 
 
-def of_nodes(place: Path) -> dict[int, list[tuple[int, str]]]:
-    """The processes of each node, with their command lines: those whose working folder is the node's."""
-    found: dict[int, list[tuple[int, str]]] = {}
-    for pid, _, state in processes():
-        with suppress(OSError):
-            folder = Path(f"/proc/{pid}/cwd").resolve()
-            if folder.is_relative_to(place) and folder.name.startswith("node") and not state.startswith("Z"):
-                command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-                found.setdefault(int(folder.name.removeprefix("node")), []).append((pid, command))
-    return found
+def of_nodes(place: Path, nodes: int) -> dict[int, dict[int, str]]:
+    """The programs of each node, with their command lines."""
+    return {k: found for k in range(nodes) if (found := programs(place, f"node{k}"))}
 
 
 def main() -> int:
@@ -59,16 +52,16 @@ def main() -> int:
             lines = (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").exists() else 0
             if lines < 2 or killed.total() >= words.kills:
                 continue
-            there = {k: some for k, some in of_nodes(place).items() if k not in dead}
+            there = {k: some for k, some in of_nodes(place, words.nodes).items() if k not in dead}
             if len(dead) < words.most_dead and draw.random() < 0.15 and there:
                 k = draw.choice(sorted(there))
-                for pid, _ in there[k]:
+                for pid in there[k]:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 dead.add(k)
                 killed["nodes"] += 1
                 continue
-            training = [pid for some in there.values() for pid, command in some if "flwr-clientapp" in command]
+            training = [pid for some in there.values() for pid, command in some.items() if "flwr-clientapp" in command]
             if training:
                 with suppress(ProcessLookupError):
                     os.kill(draw.choice(sorted(training)), signal.SIGKILL)
@@ -79,7 +72,7 @@ def main() -> int:
             if len(one["clients"]) + len(one.get("lost", ())) + len(one.get("rejected", ())) != words.nodes
         ]  # fmt: skip
         reasons = Counter(why.split(":")[0] for one in records for why in one.get("lost", {}).values())
-        left = sum(map(len, of_nodes(place).values()))
+        left = len(programs(place))
         print(f"killed: {dict(killed)}; nodes that were gone: {sorted(dead)}")
         abandoned = sum("abandoned" in one for one in records)
         print(f"exit code {child.returncode}, {len(records)} rounds, {abandoned} abandoned")
