@@ -94,8 +94,10 @@ class Line(NamedTuple):
     def ours(self) -> str:
         """The mean and the spread of what did not diverge, and where the others did."""
         lost = sorted({t + 1 for t, one in zip(self.rounds, self.accuracy, strict=True) if one is None})
-        said = [spread(self.accuracy, ".2f")] if self.known or not lost else []
-        return ", ".join([*said, *([f"diverged at round {', '.join(map(str, lost))}"] if lost else [])])
+        said = [] if lost and not self.known else [spread(self.accuracy, ".2f")]
+        if lost:
+            said.append(f"diverged at round {' and '.join(map(str, lost))}")
+        return ", ".join(said)
 
     def cells(self) -> list[str]:
         rounds = f"{self.had}" if self.had == self.target.rounds else f"{self.had} of {self.target.rounds}"

@@ -1,8 +1,9 @@
 """NIID-Bench (Li, Diao, Chen and He 2022, arXiv 2102.02079) as cells: the accuracy after 50 rounds.
 
-SCAFFOLD is another one there: momentum first, then c - c_k is taken from the parameters, and c_k is the mean of such
-steps. Ours is the paper's, whose c - c_k belongs to the gradient, and it takes no momentum. Its cells therefore have
-momentum 0 and the rate eta / (1 - momentum), with which a constant gradient moves a client equally far.
+SCAFFOLD is another one there: after each step with momentum, eta (c - c_k) is subtracted from the parameters, and c_k
+is the mean of such steps, divided by eta. Ours is that of its own paper: c - c_k is added to the gradient, and there is
+no momentum. Its cells therefore have momentum 0 and the rate eta / (1 - momentum), with which a constant gradient moves
+a client as far.
 """
 
 from __future__ import annotations
