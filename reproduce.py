@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run cells of a paper's tables with the best learning rate, and lay our rounds to the target beside theirs."""
+"""Run cells of a paper's tables, and lay our rounds to a target, or our final accuracy, beside theirs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from fl.config import DEFAULTS
 from fl.errors import FlagError
 from fl.files import write_atomic
 from fl.guard import guarded, leave
-from fl.published import PAPERS, Target, targets_of
+from fl.published import PAPERS, targets_of
+from fl.published.cells import PublishedCell, with_flags
 from fl.streams import complain
 from fl.words import Words, cores, count
 
@@ -27,20 +28,20 @@ def parser() -> Words:
         "--cell", action="append", metavar="NAME",
         help="a cell, or a pattern such as 'table1/2nn/iid/*'; repeatable (default: all cells, which takes days)",
     )  # fmt: skip
-    made.add_argument("--list", action="store_true", help="name the cells, with the paper's rounds; run nothing")
-    made.add_argument("--seeds", default="3", metavar="N", help="seeds with the best rate (default: %(default)s)")
+    made.add_argument("--list", action="store_true", help="name the cells, with the published figures; run nothing")
+    made.add_argument("--seeds", default="3", metavar="N", help="seeds with the best setting (default: %(default)s)")
     made.add_argument("--jobs", metavar="N", help="runs at a time (default: the machine's cores)")
     made.add_argument("--budget", metavar="MINUTES", help="stop after so long; the next call goes on from there")
     made.add_argument(
         "--out", metavar="DIR", default=f"{DEFAULTS['out_dir']}/reproduce", help="where runs go (default: %(default)s)"
     )
     made.add_argument(
-        "--write_presets", action="store_true", help="write the best rates into presets, configs/PAPER/CELL.txt"
+        "--write_presets", action="store_true", help="write the best settings into presets, configs/PAPER/CELL.txt"
     )
     return made
 
 
-def chosen(targets: dict[str, Target], patterns: Sequence[str] | None) -> list[Target]:
+def chosen(targets: dict[str, PublishedCell], patterns: Sequence[str] | None) -> list[PublishedCell]:
     """The cells that the patterns name. Raises FlagError for a pattern that names none."""
     for pattern in patterns or ():
         if not any(fnmatchcase(name, pattern) for name in targets):
@@ -59,16 +60,15 @@ def minutes(text: str | None) -> float | None:
 
 
 def reproduce(argv: Sequence[str]) -> bool:
-    """Whether every cell that was run is within the band."""
+    """Whether no cell that was run is out of its band."""
     at = list(argv).index("--") if "--" in argv else len(argv)
     words = parser().parse_args(argv[:at])
-    published = targets_of(words.paper)
-    targets = {name: t._replace(flags=[*t.flags, *argv[at + 1 :]]) for name, t in published.items()}
-    wanted = chosen(targets, words.cell)
+    targets = targets_of(words.paper)
+    wanted = [with_flags(target, argv[at + 1 :]) for target in chosen(targets, words.cell)]
     seeds, jobs = count("--seeds", words.seeds), count("--jobs", words.jobs or str(cores()))
     budget = minutes(words.budget)
     if words.list:
-        print("\n".join(f"{target.name}  {target.rounds:g} rounds" for target in wanted))
+        print("\n".join(f"{target.name}  {target.theirs}" for target in wanted))
         return True
 
     from fl import reproduction
@@ -77,24 +77,24 @@ def reproduce(argv: Sequence[str]) -> bool:
     look = reproduction.within(budget)
     try:
         for target in wanted:
-            print(f"{target.name}: {target.rounds:g} rounds in the paper", flush=True)
+            print(f"{target.name}: {target.theirs} published", flush=True)
             reproduction.reproduce(target, seeds, place, jobs, look)
     except reproduction.OutOfTimeError as error:
         complain(f"{error}; give the command again to go on")
     lines = reproduction.lines_of(list(targets.values()), place)
     reproduction.publish(lines, place)
-    shown = [line for line in lines if line.target in wanted]
+    names = {target.name for target in wanted}
+    shown = [line for line in lines if line.target.name in names]
     print(reproduction.on_screen(shown))
     print(f"table.md and table.json in {place}")
     if words.write_presets:
         folder = Path("configs") / words.paper
         folder.mkdir(parents=True, exist_ok=True)
-        for line in (line for line in shown if line.rate is not None):
-            path = folder / f"{line.target.name.replace('/', '-')}.txt"
-            write_atomic(
-                path, reproduction.preset(line._replace(target=published[line.target.name]), words.paper).encode()
-            )
-            print(f"preset in {path}")
+        for line in shown:
+            if preset := reproduction.preset(line, words.paper):
+                path = folder / f"{line.target.name.replace('/', '-')}.txt"
+                write_atomic(path, preset.encode())
+                print(f"preset in {path}")
     return not any(line.verdict == "out" for line in shown)
 
 

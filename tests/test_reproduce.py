@@ -10,7 +10,8 @@ import pytest
 
 import reproduce
 from fl.command_line import parse
-from fl.published import BAND, Target, targets_of
+from fl.published import targets_of
+from fl.published.cells import BAND, Target
 from fl.rate_search import Score, best_of, rate_of, to_try
 from tests.conftest import ROOT
 
@@ -172,6 +173,10 @@ def test_the_list_names_the_cells(capsys):
         ("mcmahan2017 --seeds none", "--seeds none: expected an integer"),
         ("mcmahan2017 --budget 0", "--budget 0: expected minutes in (0, 1e+06)"),
         ("mcmahan2017 --budget soon", "--budget soon: expected minutes in (0, 1e+06)"),
+        (
+            "mcmahan2017 --cell table2/cnn/iid/E5B10 -- --global_epoch 10",
+            "--global_epoch: the cell table2/cnn/iid/E5B10 sets this flag itself; leave it out",
+        ),
     ],
 )
 def test_wrong_words_are_one_line(words, said, capsys):

@@ -1,95 +1,26 @@
-"""What papers report, as data with its source, and each cell of their tables as flags. Imports no torch."""
+"""What papers report, as data with its source, and each cell of their tables as flags. Imports no torch.
+
+A new paper is one file of facts, one of flags, and one entry here.
+"""
 
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-BAND = 1.25  # times their rounds; a reproduction within it is as good as theirs
-PAPERS = ("mcmahan2017",)
-SPLITS = {"iid": ["--partition", "iid"], "noniid": ["--partition", "shards", "--shards_per_client", "2"]}  # MNIST's
+from fl.published.cells import PublishedCell
+from fl.published.mcmahan2017 import mcmahan2017
+from fl.published.niid_bench import niid_bench
 
-
-class Target(NamedTuple):
-    """A cell of a table: its flags but for the rate and the rounds, and the rounds that the paper reports.
-
-    start: the rate with which a search begins.
-    """
-
-    name: str
-    flags: list[str]
-    rounds: float
-    start: float
-
-    @property
-    def limit(self) -> int:
-        """Rounds after which a run is out of the band, whatever comes."""
-        return math.ceil(BAND * self.rounds)
-
-    def words(self, rate: float) -> list[str]:
-        """All flags of a run with this rate."""
-        return [*self.flags, "--init_lr", f"{rate:g}", "--global_epoch", str(self.limit)]
+PAPERS: dict[str, Callable[[dict[str, Any]], Sequence[PublishedCell]]] = {
+    "mcmahan2017": mcmahan2017,
+    "niid_bench": niid_bench,
+}
 
 
-def targets_of(paper: str) -> dict[str, Target]:
-    """The cells of the paper's tables for which it reports rounds, by name."""
+def targets_of(paper: str) -> dict[str, PublishedCell]:
+    """The cells of the paper's tables, by name."""
     facts = json.loads((Path(__file__).parent / f"{paper}.json").read_text())
-    found = [*table1(facts["table1"]), *table2(facts["table2"]), *table3(facts["table3_cifar10"])]
-    return {one.name: one for one in found}
-
-
-def mnist(model: str, split: str, C: float, E: int, B: str, accuracy: float) -> list[str]:
-    """100 clients of 600 digits; C = 0 stands for one client a round, and B = inf for all that a client has."""
-    clients = ["--client_fraction", f"{C:g}"] if C else ["--num_select_clients", "1"]
-    return [
-        "--model", model, "--num_clients", "100", *clients, *SPLITS[split], "--local_epoch", str(E),
-        "--batch_size", "0" if B == "inf" else B, "--optimizer", "sgd", "--target_accuracy", f"{accuracy:g}",
-        "--stop_at_target",
-    ]  # fmt: skip
-
-
-def table1(facts: dict[str, Any]) -> list[Target]:
-    """The effect of C: table1/2nn/iid/B10/C0.1 and so on."""
-    found = []
-    for model, table in facts.items():
-        for at, column in enumerate(table["columns"][1:], start=1):
-            split, B = column.split("_B")
-            for row in table["rows"]:
-                C, rounds = row[0], row[at]
-                if rounds is not None:
-                    flags = mnist(model, split, C, table["E"], B, table["target_accuracy"])
-                    found.append(Target(f"table1/{model}/{split}/B{B}/C{C:g}", flags, rounds, 0.1))
-    return found
-
-
-def table2(facts: dict[str, Any]) -> list[Target]:
-    """The effect of E and B: table2/cnn/iid/E5B10 and so on. FedSGD is the row with E = 1 and B = inf."""
-    found = []
-    for model, table in facts.items():
-        for _, E, B, _, *rounds in table["rows"]:
-            for split, theirs in zip(table["columns"][4:], rounds, strict=True):
-                flags = mnist(model, split, table["C"], E, str(B), table["target_accuracy"])
-                found.append(Target(f"table2/{model}/{split}/E{E}B{B}", flags, theirs, 0.1))
-    return found
-
-
-def table3(facts: dict[str, Any]) -> list[Target]:
-    """CIFAR-10: table3/fedavg/0.80 and so on. The row of central training has no rounds."""
-    found = []
-    for algorithm, *rounds in facts["rows"]:
-        if algorithm not in facts["federated"]:
-            continue
-        own = {"E": 1, "B": 0} | facts[algorithm]
-        for accuracy, theirs in zip(facts["columns"][1:], rounds, strict=True):
-            if theirs is None:
-                continue
-            flags = [
-                "--dataset", "cifar10", "--model", "cifar_cnn", "--augment", "mcmahan2017", "--num_clients", "100",
-                "--client_fraction", f"{facts['C']:g}", "--partition", facts["partition"], "--local_epoch",
-                str(own["E"]), "--batch_size", str(own["B"]), "--optimizer", "sgd", "--lr_decay",
-                f"{own['lr_decay_per_round']:g}", "--target_accuracy", accuracy, "--stop_at_target",
-            ]  # fmt: skip
-            found.append(Target(f"table3/{algorithm}/{accuracy}", flags, theirs, 0.1))
-    return found
+    return {one.name: one for one in PAPERS[paper](facts)}

@@ -1,0 +1,87 @@
+"""The two kinds of cells that published tables have: rounds to a target accuracy, and a final accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+from fl.errors import FlagError
+
+BAND = 1.25  # times their rounds; a reproduction within it is as good as theirs
+# Points below their accuracy; a reproduction within them is as good as theirs. FedNova is FedAvg where all clients have
+# the same number of examples, and yet one and the other differ by up to 0.6 points in NIID-Bench's IID cells: so much
+# is luck there. The band is about three times that.
+POINTS = 2.0
+CHANCE = 10.0  # per cent, of ten classes that are equally frequent
+
+
+class Target(NamedTuple):
+    """A cell with rounds to a target: its flags but for the rate and the rounds, and the rounds that the paper reports.
+
+    start: the rate with which a search begins.
+    """
+
+    name: str
+    flags: list[str]
+    rounds: float
+    start: float
+
+    @property
+    def theirs(self) -> str:
+        return f"{self.rounds:g} rounds"
+
+    @property
+    def own(self) -> set[str]:
+        """The flags that the search sets itself."""
+        return {"init_lr", "global_epoch"}
+
+    @property
+    def limit(self) -> int:
+        """Rounds after which a run is out of the band, whatever comes."""
+        return math.ceil(BAND * self.rounds)
+
+    def words(self, rate: float) -> list[str]:
+        """All flags of a run with this rate."""
+        return [*self.flags, "--init_lr", f"{rate:g}", "--global_epoch", str(self.limit)]
+
+
+class Final(NamedTuple):
+    """A cell with the accuracy after so many rounds, in per cent: its flags, rounds among them, but for the settings.
+
+    settings: the flags, as names and values, of which the best count; one where the publication has tuned nothing.
+    """
+
+    name: str
+    flags: list[str]
+    accuracy: float
+    rounds: int
+    settings: list[dict[str, str]]
+
+    @property
+    def theirs(self) -> str:
+        return f"{self.accuracy:g} %"
+
+    @property
+    def own(self) -> set[str]:
+        return {flag for setting in self.settings for flag in setting}
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether theirs is so near to chance that a model without any training would lie within the band."""
+        return self.accuracy <= CHANCE + POINTS
+
+    def words(self, setting: dict[str, str]) -> list[str]:
+        """All flags of a run with this setting."""
+        return [*self.flags, *(word for flag, value in setting.items() for word in (f"--{flag}", value))]
+
+
+PublishedCell: TypeAlias = Target | Final
+
+
+def with_flags(cell: PublishedCell, extra: Sequence[str]) -> PublishedCell:
+    """The cell with more flags of run_federated.py. Raises FlagError for one that the cell sets itself."""
+    for word in extra:
+        if word.startswith("--") and word[2:].partition("=")[0] in cell.own:
+            raise FlagError(f"{word}: the cell {cell.name} sets this flag itself; leave it out")
+    return cell._replace(flags=[*cell.flags, *extra])

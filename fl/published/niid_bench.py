@@ -1,0 +1,60 @@
+"""NIID-Bench (Li, Diao, Chen and He 2022, arXiv 2102.02079) as cells: the accuracy after 50 rounds.
+
+SCAFFOLD is another one there: after each step with momentum, eta (c - c_k) is subtracted from the parameters, and c_k
+is the mean of such steps, divided by eta. Ours is that of its own paper: c - c_k is added to the gradient, and there is
+no momentum. Its cells therefore have momentum 0 and the rate eta / (1 - momentum), with which a constant gradient moves
+a client as far.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fl.published.cells import Final
+
+AUGMENT = {"cifar10": ["--augment", "crop_flip"]}
+
+
+def niid_bench(facts: dict[str, Any]) -> list[Final]:
+    """The cells of the table: mnist/iid/fedavg and so on."""
+    common = facts["settings"]
+    return [
+        Final(f"{dataset}/{split}/{algorithm}", flags(common, dataset, split, algorithm), theirs, common["rounds"],
+              settings(common, algorithm))
+        for dataset, table in facts["final_accuracy_percent"].items()
+        for split, row in table.items()
+        for algorithm, theirs in zip(facts["algorithms"], row, strict=True)
+    ]  # fmt: skip
+
+
+def flags(common: dict[str, Any], dataset: str, split: str, algorithm: str) -> list[str]:
+    """All but rate, momentum and mu."""
+    return [
+        "--dataset", dataset, *AUGMENT.get(dataset, []), "--normalise", "unit", "--model", "lenet",
+        "--algorithm", algorithm, "--num_clients", str(common["num_clients"]),
+        "--num_select_clients", str(common["clients_a_round"]), *partition(split),
+        "--local_epoch", str(common["local_epochs"]), "--batch_size", str(common["batch_size"]),
+        "--optimizer", common["optimizer"], "--weight_decay", f"{common['weight_decay']:g}",
+        "--global_epoch", str(common["rounds"]),
+    ]  # fmt: skip
+
+
+def partition(split: str) -> list[str]:
+    """iid, dirichlet_ALPHA or labels_C."""
+    kind, _, value = split.partition("_")
+    return {
+        "iid": ["--partition", "iid"],
+        "dirichlet": ["--partition", "dirichlet_balanced", "--alpha", value, "--min_examples", "10"],
+        "labels": ["--partition", "labels", "--labels_per_client", value],
+    }[kind]
+
+
+def settings(common: dict[str, Any], algorithm: str) -> list[dict[str, str]]:
+    """Rate and momentum; FedProx has one setting for each mu."""
+    eta, rho = common["rate"], common["momentum"]
+    plain = {"init_lr": f"{eta:g}", "momentum": f"{rho:g}"}
+    own = {
+        "fedprox": [plain | {"proximal_mu": f"{mu:g}"} for mu in common["fedprox_mu"]],
+        "scaffold": [{"init_lr": f"{eta / (1 - rho):g}", "momentum": "0"}],
+    }
+    return own.get(algorithm, [plain])

@@ -1,0 +1,97 @@
+"""Rounds to a target: the rate that is best with seed 0, then that rate with every seed."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from fl.published.cells import BAND, Target
+from fl.rate_search import Score, best_of, rate_of, to_try
+from fl.records import rounds_to_target
+from fl.tables import spread
+from fl.trials import Bench, Outcome, Trial
+
+HEADING = ["cell", "rounds, theirs", "rounds, ours", "n", "rate", "ratio", "verdict"]
+
+
+def search(target: Target, seeds: int, run: Bench) -> dict[str, Any]:
+    """The cell's result.
+
+    No rate is tried for longer than the best one has needed, because it could not win any more.
+    """
+    accuracy = float(target.flags[target.flags.index("--target_accuracy") + 1])
+    scores: dict[int, Score] = {}
+    limit = target.limit
+    while indices := to_try(scores):
+        found = run([trial(target, rate_of(target.start, i), 0, limit) for i in indices])
+        scores |= {i: score(one, accuracy) for i, one in zip(indices, found, strict=True)}
+        reached = scores[best_of(scores)].rounds
+        limit = target.limit if reached is None else math.ceil(reached)
+    best = best_of(scores)
+    rate = rate_of(target.start, best)
+    final = [score(one, accuracy) for one in run([trial(target, rate, k, target.limit) for k in range(seeds)])]
+    return {
+        "cell": target.name,
+        "rate": rate,
+        "rates_tried": {f"{rate_of(target.start, i):g}": scores[i]._asdict() for i in sorted(scores)},
+        "rounds": [one.rounds for one in final],
+        "best_accuracy": [one.accuracy for one in final],
+    }
+
+
+def trial(target: Target, rate: float, seed: int, limit: int) -> Trial:
+    return Trial(f"lr{rate:g}", [*target.words(rate), "--global_epoch", str(limit)], seed)
+
+
+def score(run: Outcome, accuracy: float) -> Score:
+    if run.diverged:
+        return Score(None, 0.0)
+    return Score(rounds_to_target(run.records, accuracy), max(run.accuracies))
+
+
+class Line(NamedTuple):
+    """Ours beside theirs. rounds: of each seed, None where the target was not reached; rate is None if not run."""
+
+    target: Target
+    rate: float | None
+    rounds: list[float | None]
+
+    @property
+    def ratio(self) -> float | None:
+        """Our mean over theirs; None unless every seed reached the target."""
+        known = [one for one in self.rounds if one is not None]
+        return fmean(known) / self.target.rounds if known and len(known) == len(self.rounds) else None
+
+    @property
+    def verdict(self) -> str:
+        if self.rate is None:
+            return "not run"
+        return "within" if self.ratio is not None and self.ratio <= BAND else "out"
+
+    @property
+    def best(self) -> list[str] | None:
+        """All flags with the rate that was found."""
+        return None if self.rate is None else self.target.words(self.rate)
+
+    @property
+    def ours(self) -> str:
+        return spread(self.rounds, ".1f")
+
+    def cells(self) -> list[str]:
+        ratio = "-" if self.ratio is None else f"{self.ratio:.2f}"
+        rate = "-" if self.rate is None else f"{self.rate:g}"
+        theirs, n = f"{self.target.rounds:g}", str(len(self.rounds))
+        return [self.target.name, theirs, self.ours, n, rate, ratio, self.verdict]
+
+    def told(self) -> dict[str, Any]:
+        """The line in full precision."""
+        return {"cell": self.target.name, "theirs": self.target.rounds, "ours": self.rounds, "rate": self.rate,
+                "ratio": self.ratio, "verdict": self.verdict}  # fmt: skip
+
+
+def read(target: Target, result: dict[str, Any] | None) -> Line:
+    """The line of a result. Raises KeyError, TypeError or ValueError for what is none."""
+    if result is None:
+        return Line(target, None, [])
+    return Line(target, float(result["rate"]), [None if one is None else float(one) for one in result["rounds"]])

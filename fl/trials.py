@@ -1,0 +1,76 @@
+"""Runs of one cell of a published table, each an ordinary run folder, from which the next call goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fl.command_line import parse
+from fl.config import Config
+from fl.errors import RunFolderError
+from fl.grid import Cell
+from fl.records import DIVERGED, read_metrics, rounds_to_target
+from fl.sweep import carry_out, plan_of
+
+
+class Trial(NamedTuple):
+    """A run to have: its folder within the cell's, all its flags but for the seed, and the seed."""
+
+    folder: str
+    words: list[str]
+    seed: int
+
+
+class Outcome(NamedTuple):
+    """What has come of a run: its records, as many as the trial asked for; none if it diverged before the first."""
+
+    records: list[dict[str, Any]]
+    diverged: bool
+
+    @property
+    def rounds(self) -> int:
+        return max(len(self.records) - 1, 0)
+
+    @property
+    def accuracies(self) -> list[float]:
+        """In [0, 1], of the rounds that were evaluated."""
+        return [record["test_accuracy"] for record in self.records if record["test_accuracy"] is not None]
+
+
+Bench = Callable[[Sequence[Trial]], list[Outcome]]  # runs trials of a cell
+
+
+def bench(cell: str, place: Path, jobs: int, look: Callable[[], None]) -> Bench:
+    """What runs trials of the cell in PLACE/<cell>, so many at once, and does not start what has come to its end.
+
+    look: called all the while; what it raises ends the runs.
+    """
+
+    def run(trials: Sequence[Trial]) -> list[Outcome]:
+        plans = []
+        for trial in trials:
+            words = [*trial.words, "--workers", "1"]  # every core has a run of its own
+            config = parse(words, "federated", "")
+            plan = plan_of(Cell(cell, trial.folder, words, config), trial.seed, place / cell)
+            plans.append(plan._replace(is_over=is_over(outcome(plan.job.folder, config.global_epoch), config)))
+        carry_out(plans, jobs, look)
+        return [outcome(plan.job.folder, plan.cell.config.global_epoch) for plan in plans]
+
+    return run
+
+
+def outcome(folder: Path, rounds: int) -> Outcome:
+    """Of the first `rounds` rounds. Other flags may have made the run longer."""
+    try:
+        records = read_metrics(folder).records[: rounds + 1]
+    except RunFolderError:  # there is none yet, or it was killed before its first record
+        records = []
+    return Outcome(records, (folder / DIVERGED).exists() and len(records) <= rounds)
+
+
+def is_over(had: Outcome, config: Config) -> bool:
+    """Whether the run has diverged, has had all its rounds, or is at the target at which it stops."""
+    if had.diverged or had.rounds >= config.global_epoch:
+        return True
+    return config.stop_at_target and rounds_to_target(had.records, config.target_accuracy[-1]) is not None
