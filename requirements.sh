@@ -20,7 +20,7 @@ secure="cryptography>=43"
 extra=""
 for word in "$@"; do
     case "$word" in
-        dev) extra="$extra pytest>=8 hypothesis>=6.100 ruff>=0.6 mypy>=1.10 $notebook $tensorboard $dp $secure" ;;
+        dev) extra="$extra pytest>=8 pytest-xdist>=3.5 hypothesis>=6.100 ruff>=0.6 mypy>=1.10 $notebook $tensorboard $dp $secure" ;;
         notebook) extra="$extra $notebook" ;;
         tensorboard) extra="$extra $tensorboard" ;;
         dp) extra="$extra $dp" ;;

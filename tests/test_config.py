@@ -156,5 +156,5 @@ def test_keep_optimizer_state_changes_the_model(command):
 
 
 def test_every_error_class_has_an_exit_code_of_its_own():
-    codes = [kind.exit_code for kind in RunnerError.__subclasses__()]
+    codes = [kind.exit_code for kind in RunnerError.__subclasses__() if kind.__module__ == "fl.errors"]
     assert sorted(codes) == [2, 3, 4, 5, 6]
