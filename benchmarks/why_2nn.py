@@ -97,6 +97,7 @@ HYPOTHESES = {
     "pixels in [0, 1], deviation 0.01": f"{UNIT} --model {HERE}:small",
     "rate times 0.99 every round": "--lr_decay 0.99",
     "pixels in [0, 1], rate times 0.99": f"{UNIT} --lr_decay 0.99",
+    "pixels in [0, 1], deviation 0.01, rate times 0.99": f"{UNIT} --model {HERE}:small --lr_decay 0.99",
     "same order in every round": SAME_ORDER,
     "evaluated every 5 rounds": "--eval_every 5",
     "evaluated every 10 rounds": "--eval_every 10",

@@ -33,6 +33,8 @@ FOREIGN = {
     "--only",
     "--turns",
     "--cost",
+    "--rate",
+    "--fraction",
 }  # of torchrun and the benchmarks
 
 
