@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -13,9 +13,11 @@ from fl.errors import FlagError
 from fl.files import write_atomic
 from fl.guard import guarded, leave
 from fl.published import PAPERS, targets_of
-from fl.published.cells import PublishedCell, with_flags
+from fl.published.cells import with_flags
 from fl.streams import complain
 from fl.words import Words, cores, count
+
+FIGURES = {"mcmahan2017": {"figure1": "the average of two models against both"}}  # cells that are not of a table
 
 
 def parser() -> Words:
@@ -41,12 +43,13 @@ def parser() -> Words:
     return made
 
 
-def chosen(targets: dict[str, PublishedCell], patterns: Sequence[str] | None) -> list[PublishedCell]:
+def chosen(names: Iterable[str], patterns: Sequence[str] | None) -> list[str]:
     """The cells that the patterns name. Raises FlagError for a pattern that names none."""
+    names = list(names)
     for pattern in patterns or ():
-        if not any(fnmatchcase(name, pattern) for name in targets):
+        if not any(fnmatchcase(name, pattern) for name in names):
             raise FlagError(f"--cell {pattern}: no such cell; --list names them all")
-    return [t for t in targets.values() if not patterns or any(fnmatchcase(t.name, pattern) for pattern in patterns)]
+    return [name for name in names if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def minutes(text: str | None) -> float | None:
@@ -60,20 +63,28 @@ def minutes(text: str | None) -> float | None:
 
 
 def reproduce(argv: Sequence[str]) -> bool:
-    """Whether no cell that was run is out of its band."""
+    """Whether no cell that was run is out of its band, and each figure bears out what the paper claims."""
     at = list(argv).index("--") if "--" in argv else len(argv)
     words = parser().parse_args(argv[:at])
-    targets = targets_of(words.paper)
-    wanted = [with_flags(target, argv[at + 1 :]) for target in chosen(targets, words.cell)]
+    targets, figures = targets_of(words.paper), FIGURES.get(words.paper, {})
+    names = chosen([*figures, *targets], words.cell)
+    wanted = [with_flags(targets[name], argv[at + 1 :]) for name in names if name in targets]
     seeds, jobs = count("--seeds", words.seeds), count("--jobs", words.jobs or str(cores()))
     budget = minutes(words.budget)
     if words.list:
-        print("\n".join(f"{target.name}  {target.theirs}" for target in wanted))
+        told = figures | {target.name: target.theirs for target in wanted}
+        print("\n".join(f"{name}  {told[name]}" for name in names))
         return True
 
     from fl import reproduction
 
-    place = Path(words.out) / words.paper
+    place, holds = Path(words.out) / words.paper, True
+    if "figure1" in names:
+        from fl import figure1
+
+        holds = figure1.reproduce(seeds, argv[at + 1 :], place)
+    if not wanted:
+        return holds
     look = reproduction.within(budget)
     try:
         for target in wanted:
@@ -83,7 +94,6 @@ def reproduce(argv: Sequence[str]) -> bool:
         complain(f"{error}; give the command again to go on")
     lines = reproduction.lines_of(list(targets.values()), place)
     reproduction.publish(lines, place)
-    names = {target.name for target in wanted}
     shown = [line for line in lines if line.target.name in names]
     print(reproduction.on_screen(shown))
     print(f"table.md and table.json in {place}")
@@ -95,7 +105,7 @@ def reproduce(argv: Sequence[str]) -> bool:
                 path = folder / f"{line.target.name.replace('/', '-')}.txt"
                 write_atomic(path, preset.encode())
                 print(f"preset in {path}")
-    return not any(line.verdict == "out" for line in shown)
+    return holds and not any(line.verdict == "out" for line in shown)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

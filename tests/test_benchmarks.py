@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import federation, loading, rivals, rounds
+from benchmarks import federation, loading, rivals, rounds, why_2nn
 from benchmarks.beside import Run, table, verdicts
 from benchmarks.contenders import WORKLOADS
 from fl.command_line import parse
@@ -137,3 +137,51 @@ def test_gpu_goes_through_its_motions_without_one(tmp_path):
     assert result["same_bits_twice"]
     assert [step["exit_code"] for step in result["steps"]] == [0] * 5
     assert result["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(("name", "deviation", "bias"), [
+    ("tutorial", 0.1, 0.1), ("small", 0.01, 0.0), ("fan_in", 784**-0.5, 0.0), ("glorot", (2 / 984) ** 0.5, 0.0),
+])  # fmt: skip
+def test_first_weights_have_the_deviation_that_they_are_named_for(name, deviation, bias):
+    torch.manual_seed(0)
+    model = getattr(why_2nn, name)((1, 28, 28), 10)
+    assert sum(p.numel() for p in model.parameters()) == 199_210
+    first, *_ = why_2nn.layers(model)
+    # A normal distribution that is cut off at two deviations has 0.880 of its deviation left.
+    left = 1.0 if name == "glorot" else 0.880
+    assert first.weight.std().item() == pytest.approx(left * deviation, rel=0.01)
+    assert first.weight.abs().max().item() <= 2 * deviation
+    assert torch.cat([layer.bias for layer in why_2nn.layers(model)]).tolist() == [pytest.approx(bias)] * 410
+
+
+@pytest.mark.parametrize("name", why_2nn.HYPOTHESES)
+def test_a_hypothesis_is_a_command_line(name):
+    own = why_2nn.HYPOTHESES[name].replace(why_2nn.SAME_ORDER, "").split()
+    config = parse([*why_2nn.SETTING, *own], "federated", "")
+    assert (config.num_clients, config.local_epoch, config.batch_size) == (100, 1, 10)
+
+
+def test_the_same_order_is_each_clients_own_in_every_round():
+    order = why_2nn.same_order(0, [(3, 0), (3, 7), (4, 0)], 50, torch.device("cpu"))
+    assert torch.equal(order[0], order[1])
+    assert not torch.equal(order[0], order[2])
+    assert order.sort(1).values.tolist() == [list(range(50))] * 3
+
+
+def test_rounds_of_a_hypothesis(monkeypatch):
+    """On three patterns, whose target is within reach of a few rounds."""
+    tiny = "--dataset tiny --model logistic --num_clients 4 --local_epoch 1 --batch_size 5 --optimizer sgd --device cpu"
+    monkeypatch.setattr(why_2nn, "SETTING", tiny.split())
+    monkeypatch.setattr(why_2nn, "TARGET", 0.95)
+    usual = why_2nn.rounds_of("", "0.002", "0.5", 0, 40)
+    assert 1 < usual < 40
+    assert why_2nn.rounds_of("", "0.002", "0.5", 0, 1) is None
+    assert why_2nn.rounds_of("", "0.004", "0.5", 0, 40) < usual
+    asked = []
+    monkeypatch.setattr(why_2nn, "same_order", lambda *words: asked.append(words) or why_2nn.shuffles(*words))
+    assert why_2nn.rounds_of(why_2nn.SAME_ORDER, "0.002", "0.5", 0, 40) == usual  # as the stand-in shuffles as usual
+    assert len(asked) >= usual
+    asked.clear()
+    why_2nn.rounds_of("", "0.002", "0.5", 0, 1)
+    assert asked == []
+    assert why_2nn.said([usual, None], 40) == ">40"

@@ -33,7 +33,10 @@ FOREIGN = {
     "--only",
     "--turns",
     "--cost",
-}  # of torchrun and the benchmarks
+    "--rate",
+    "--fraction",
+    "--dist",
+}  # of torchrun, pytest and the benchmarks
 
 
 def texts() -> dict[str, str]:

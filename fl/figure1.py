@@ -1,0 +1,168 @@
+"""Figure 1 of McMahan et al. 2017 (arXiv 1602.05629), section 2: what becomes of two models that are averaged.
+
+Two clients with 600 digits each train the 2NN apart, 20 passes in minibatches of 50, so 240 updates. Then the models
+theta w + (1 - theta) w' are tested on the whole training set: once for clients that began with different random
+weights, and once for clients that began with the same ones.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+import torch
+
+from fl.client import state_of
+from fl.command_line import parse
+from fl.engines import make_engine
+from fl.errors import FlagError
+from fl.experiment import Experiment, federated
+from fl.files import write_atomic
+from fl.group import Group
+from fl.parts import build_model
+from fl.recorded import diverged
+from fl.rng import derive
+from fl.state import Kept, State, Told, floating
+from fl.style import COLOURS, DASHES, Figure, as_shipped, encoded
+from fl.tables import aligned, spread
+
+FLAGS = [
+    "--model", "2nn", "--num_clients", "100", "--num_select_clients", "2", "--partition", "iid",
+    "--local_epoch", "20", "--batch_size", "50", "--optimizer", "sgd", "--init_lr", "0.1",
+]  # fmt: skip
+STARTS = ("different", "shared")
+THETAS = [-0.2 + 1.4 * i / 49 for i in range(50)]  # 1/2 is not among them
+
+
+class Mixed(NamedTuple):
+    """Losses in nats on the whole training set: of both parents, of their average, and of the mixture at each theta."""
+
+    start: str
+    seed: int
+    parents: tuple[float, float]
+    average: float
+    losses: list[float]
+
+    @property
+    def gain(self) -> float:
+        """By how much the average is better than the better parent, in nats; negative if it is worse."""
+        return min(self.parents) - self.average
+
+
+def mixture(theta: float, w: State, other: State) -> State:
+    """theta w + (1 - theta) other; of integers, such as BatchNorm's counter, those of `other`."""
+    return other | {name: theta * tensor + (1 - theta) * other[name] for name, tensor in floating(w).items()}
+
+
+def parents(x: Experiment, starts: Sequence[State]) -> list[State]:
+    """The models of the clients 0 and 1 after a round of which each begins with its own of the two `starts`."""
+
+    def tell(clients: Sequence[int]) -> Told:
+        own = [starts[k] for k in clients]
+        return Told(start={name: torch.stack([state[name] for state in own]) for name in starts[0]})
+
+    engine = make_engine("sequential", x)
+    updates = engine.train(range(2), x.round_start(1, starts[0], Kept()), tell)
+    return [{name: tensor[0].clone() for name, tensor in update.w.items()} for update in updates]
+
+
+def mixed(x: Experiment, start: str, w_0: State) -> Mixed:
+    """Train both clients, of which the first begins with w_0, and test what lies between. Raises DivergedError."""
+    second = w_0
+    if start == "different":
+        elsewhere = replace(x.config, seed=derive(x.config.seed, "figure1"))
+        second = state_of(build_model(elsewhere, x.data).to(x.device))
+    w, other = parents(x, [w_0, second])
+    whole = replace(x, data=replace(x.data, test=x.data.train))
+
+    def loss(theta: float) -> float:
+        return whole.evaluate(mixture(theta, w, other), Group())[1]
+
+    found = Mixed(start, x.config.seed, (loss(1), loss(0)), loss(0.5), [loss(theta) for theta in THETAS])
+    if not all(math.isfinite(one) for one in (*found.parents, found.average)):
+        raise diverged(1, x.config)
+    return found
+
+
+def reproduce(seeds: int, flags: Sequence[str], place: Path) -> bool:
+    """Measure, print, and write figure1.json and figure1.png into `place`; whether the paper's claim holds.
+
+    flags: of run_federated.py, for every seed. Raises FlagError, DataError, DivergedError and OSError.
+    """
+    found: list[Mixed] = []
+    print("figure1: the loss of two models and of their average, on the whole training set", flush=True)
+    for seed in range(seeds):
+        config = parse([*FLAGS, *flags, "--seed", str(seed)], "federated", "")
+        x = federated(config)
+        if len(x.partition) < 2:
+            raise FlagError("--num_clients 1: expected 2 or more, because figure1 averages the models of two clients")
+        w_0 = x.w
+        found += [mixed(x, start, w_0) for start in STARTS]
+    print(on_screen(found))
+    gains = {start: [one.gain for one in found if one.start == start] for start in STARTS}
+    for start, gain in gains.items():
+        print(f"{start} start: the average is {words(gain)} (n={len(gain)})")
+    holds = claim_holds(gains)
+    print(f"claim: with a shared start the average beats both, with different starts neither: {verdict(holds)}")
+    place.mkdir(parents=True, exist_ok=True)
+    told = {
+        "flags": asdict(replace(config, seed=0)), "seeds": seeds, "theta": THETAS,
+        "mixed": [one._asdict() for one in found], "verdict": verdict(holds),
+    }  # fmt: skip
+    write_atomic(place / "figure1.json", (json.dumps(told, indent=2) + "\n").encode())
+    draw(place / "figure1.png", found)
+    print(f"figure1.json and figure1.png in {place}")
+    return holds
+
+
+def claim_holds(gains: Mapping[str, Sequence[float]]) -> bool:
+    """Whether the average beats both parents with every shared start, and neither with any pair of different ones."""
+    return min(gains["shared"]) > 0 and max(gains["different"]) <= 0
+
+
+def verdict(holds: bool) -> str:
+    return "within" if holds else "out"
+
+
+def words(gains: Sequence[float]) -> str:
+    """ "better by 0.090 ± 0.011 nats": than the better parent."""
+    is_better = fmean(gains) > 0
+    sizes: list[float | None] = [gain if is_better else -gain for gain in gains]
+    return f"{'better' if is_better else 'worse'} than the better model by {spread(sizes, '.3f')} nats"
+
+
+def on_screen(found: Sequence[Mixed]) -> str:
+    """A row for each start and seed."""
+    heading = ["start", "seed", "loss of w", "loss of w'", "average", "lowest", "at theta"]
+    rows = [heading]
+    for one in found:
+        low = min(one.losses)
+        numbers = [*one.parents, one.average, low]
+        at = THETAS[one.losses.index(low)]
+        rows.append([one.start, str(one.seed), *(f"{number:.3f}" for number in numbers), f"{at:.2f}"])
+    return aligned(rows)
+
+
+@as_shipped
+def draw(path: Path, found: Sequence[Mixed]) -> None:
+    """A panel for each start: a line for each seed, and the loss of its better parent dashed in the same colour."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(STARTS))
+    for axes, start in zip(panels, STARTS, strict=True):
+        for number, one in enumerate(one for one in found if one.start == start):
+            colour = COLOURS[number % len(COLOURS)]
+            axes.plot(THETAS, one.losses, color=colour, label=f"seed {one.seed}")
+            axes.axhline(min(one.parents), color=colour, linestyle=DASHES[1], linewidth=1)
+        for theta in (0, 1):
+            axes.axvline(theta, color="0.6", linewidth=0.8, zorder=1)
+        axes.set_title("different random weights at first" if start == "different" else "the same weights at first")
+        axes.set_xlabel("θ of θ w + (1 − θ) w′")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("loss on the training set (nats)")
+    panels[1].legend(frameon=False, loc="upper center", title="dashed: the better of w and w′")
+    write_atomic(path, encoded(figure, path))

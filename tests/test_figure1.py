@@ -1,0 +1,134 @@
+"""reproduce.py --cell figure1: two models, what lies between them, and whether the paper's claim holds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import reproduce
+from fl import figure1
+from fl.command_line import parse
+from fl.experiment import federated
+from tests.conftest import ROOT
+
+TINY = "--dataset tiny --device cpu --num_clients 3 --local_epoch 4 --batch_size 5"
+
+
+def tiny(more=""):
+    return federated(parse([*figure1.FLAGS, *f"{TINY} {more}".split()], "federated", ""))
+
+
+def test_the_flags_are_those_of_the_paper():
+    config = parse(figure1.FLAGS, "federated", "")
+    examples = 60_000 // config.num_clients
+    assert (config.model, config.optimizer, config.init_lr, examples) == ("2nn", "sgd", 0.1, 600)
+    assert config.local_epoch * examples // config.batch_size == 240  # updates
+    steps = [b - a for a, b in zip(figure1.THETAS, figure1.THETAS[1:], strict=False)]
+    assert (len(figure1.THETAS), figure1.THETAS[0], figure1.THETAS[-1]) == (50, -0.2, pytest.approx(1.2))
+    assert steps == [pytest.approx(1.4 / 49)] * 49
+
+
+def test_a_mixture_lies_on_the_line_through_both():
+    w, other = {"a": torch.tensor([1.0, 4.0])}, {"a": torch.tensor([3.0, 0.0]), "seen": torch.tensor(7)}
+    for theta, expected in ((0, [3, 0]), (0.5, [2, 2]), (1, [1, 4]), (1.5, [0, 6])):
+        mixture = figure1.mixture(theta, w, other)
+        assert mixture["a"].tolist() == expected
+        assert mixture["seen"] == 7
+
+
+def test_each_parent_takes_its_own_steps_from_its_own_start():
+    """With one full batch that is one step down the gradient of the client's own examples."""
+    x = tiny("--local_epoch 1 --batch_size 0")
+    starts = [x.w, {name: 0.5 * tensor for name, tensor in x.w.items()}]
+    for k, w in enumerate(figure1.parents(x, starts)):
+        x.model.load_state_dict(starts[k])
+        inputs, labels = x.data.batch(x.data.train, x.partition[k])
+        gradients = torch.autograd.grad(F.cross_entropy(x.model(inputs), labels), list(x.model.parameters()))
+        for (name, start), gradient in zip(starts[k].items(), gradients, strict=True):
+            torch.testing.assert_close(w[name], start - 0.1 * gradient)
+
+
+def test_what_is_measured_is_the_loss_on_the_training_set():
+    """With a rate that moves nothing, a shared start has one loss everywhere: that of the first weights."""
+    x = tiny("--init_lr 1e-30")
+    inputs, labels = x.data.batch(x.data.train, slice(None))
+    with torch.no_grad():
+        expected = pytest.approx(F.cross_entropy(x.model(inputs), labels).item(), rel=1e-5)
+    w_0 = x.w
+    shared, different = (figure1.mixed(x, start, w_0) for start in ("shared", "different"))
+    assert [*shared.parents, shared.average, *shared.losses] == [expected] * 53
+    assert different.parents[0] == expected
+    assert different.parents[1] != expected
+
+
+def test_the_claim_needs_every_seed():
+    assert figure1.claim_holds({"shared": [0.1, 0.2], "different": [-1.0, -2.0]})
+    assert not figure1.claim_holds({"shared": [0.1, -0.01], "different": [-1.0, -2.0]})
+    assert not figure1.claim_holds({"shared": [0.1, 0.2], "different": [-1.0, 0.01]})
+    assert figure1.words([-1.0, -2.0]) == "worse than the better model by 1.500 ± 0.707 nats"
+
+
+@pytest.fixture
+def cell(tmp_path, capsys):
+    """cell(flags): exit code, stdout, stderr and the folder of `reproduce.py mcmahan2017 --cell figure1` with them."""
+
+    def run(flags=""):
+        words = ["mcmahan2017", "--cell", "figure1", "--seeds", "2", "--out", str(tmp_path), "--"]
+        capsys.readouterr()
+        return reproduce.run([*words, *TINY.split(), *flags.split()]), *capsys.readouterr(), tmp_path / "mcmahan2017"
+
+    return run
+
+
+def test_the_cell_leaves_figures_and_a_picture(cell):
+    code, out, err, place = cell()
+    assert err == ""
+    told = json.loads((place / "figure1.json").read_text())
+    assert code == (0 if told["verdict"] == "within" else 1)
+    assert [(one["start"], one["seed"]) for one in told["mixed"]] == [
+        ("different", 0), ("shared", 0), ("different", 1), ("shared", 1)
+    ]  # fmt: skip
+    assert [len(one["losses"]) for one in told["mixed"]] == [50] * 4
+    assert (told["flags"]["num_clients"], told["flags"]["batch_size"]) == (3, 5)
+    assert (place / "figure1.png").read_bytes().startswith(b"\x89PNG")
+    assert not (place / "table.md").exists()
+    for one in told["mixed"]:
+        row = [line.split() for line in out.splitlines() if line.split()[:2] == [one["start"], str(one["seed"])]]
+        assert float(row[0][4]) == pytest.approx(one["average"], abs=5e-4)
+
+
+def test_a_claim_that_does_not_hold_is_exit_code_1(cell):
+    code, out, _, _ = cell("--init_lr 1e-30")  # nobody learns, so no average is better than its parents
+    assert code == 1
+    assert out.splitlines()[-2].endswith("neither: out")
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        ("--num_clients 1 --num_select_clients 1", 2, "--num_clients 1: expected 2 or more"),
+        ("--init_lr 1e30", 5, "--init_lr 1e+30: training diverged"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(cell, flags, code, said):
+    found, _, err, place = cell(flags)
+    assert (found, len(err.splitlines())) == (code, 1)
+    assert err.startswith(f"reproduce.py: {said}")
+    assert not place.exists()
+
+
+def test_the_list_has_the_figure_beside_the_cells(capsys):
+    assert reproduce.run(["mcmahan2017", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "figure1  the average of two models against both"
+    assert "table1/2nn/iid/B10/C0.1  87 rounds" in lines
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / "data/MNIST/raw").exists(), reason="needs MNIST in data/")
+def test_the_claim_holds_on_mnist(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert reproduce.run(["mcmahan2017", "--cell", "figure1", "--seeds", "1", "--out", str(tmp_path)]) == 0
