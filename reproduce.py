@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run cells of a paper's tables, and lay our rounds to a target, or our final accuracy, beside theirs."""
+"""Run cells of a paper's tables, and its figure, and lay our rounds or accuracies beside theirs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fl.errors import FlagError
 from fl.files import write_atomic
 from fl.guard import guarded, leave
 from fl.published import PAPERS, targets_of
-from fl.published.cells import with_flags
+from fl.published.cells import check_extra, with_flags
 from fl.streams import complain
 from fl.words import Words, cores, count
 
@@ -78,20 +78,20 @@ def reproduce(argv: Sequence[str]) -> bool:
 
     from fl import reproduction
 
-    place, holds = Path(words.out) / words.paper, True
-    if "figure1" in names:
-        from fl import figure1
-
-        holds = figure1.reproduce(seeds, argv[at + 1 :], place)
-    if not wanted:
-        return holds
-    look = reproduction.within(budget)
+    place, look, holds = Path(words.out) / words.paper, reproduction.within(budget), True
     try:
+        if "figure1" in names:
+            check_extra(argv[at + 1 :])
+            from fl import figure1
+
+            holds = figure1.reproduce(seeds, argv[at + 1 :], place, look)
         for target in wanted:
             print(f"{target.name}: {target.theirs} published", flush=True)
             reproduction.reproduce(target, seeds, place, jobs, look)
     except reproduction.OutOfTimeError as error:
         complain(f"{error}; give the command again to go on")
+    if not wanted:
+        return holds
     lines = reproduction.lines_of(list(targets.values()), place)
     reproduction.publish(lines, place)
     shown = [line for line in lines if line.target.name in names]
@@ -109,7 +109,7 @@ def reproduce(argv: Sequence[str]) -> bool:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """The exit code of the command line `argv` (default: this process's): 1 if a cell is out of its band."""
+    """The exit code of the command line `argv` (default: this process's): 1 if `reproduce` says so."""
     within: list[bool] = []
     code = guarded("reproduce.py", lambda: within.append(reproduce(sys.argv[1:] if argv is None else argv)))
     return code or int(not within[0])

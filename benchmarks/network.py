@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import socket
 import tempfile
 import threading
@@ -29,7 +30,7 @@ from deploy.up import HOST
 from fl.rng import seeded
 
 MNIST = "--optimizer sgd --init_lr 0.1 --partition iid --timeout 600"
-FEW = f"{Path(__file__).resolve()}:few"
+FEW = f"{shlex.quote(str(Path(__file__).resolve()))}:few"
 WORKLOADS = {
     "2NN": f"--model 2nn --local_epoch 1 --batch_size 50 {MNIST}",
     "paper CNN": f"--model cnn --local_epoch 1 --batch_size 50 {MNIST} --proxy_fraction 0.9",
@@ -108,7 +109,7 @@ def measure(flags: str, rounds: int) -> dict[str, float]:
                 time.sleep(0.2)
 
         threading.Thread(target=look, daemon=True).start()
-        argv = [*flags.split(), "--global_epoch", str(rounds), "--run_dir", f"{folder}/run"]
+        argv = [*shlex.split(flags), "--global_epoch", str(rounds), "--run_dir", f"{folder}/run"]
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
             up.federate(argparse.Namespace(nodes=2, node_data=[]), argv, relay)
         time.sleep(0.5)

@@ -9,11 +9,12 @@ which run_federated.py takes too: `--model benchmarks/why_2nn.py:tutorial`. One 
 
 from __future__ import annotations
 
-import argparse
+import shlex
+import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from fnmatch import fnmatchcase
-from pathlib import Path
 from statistics import mean
 from typing import Any
 from unittest.mock import patch
@@ -23,12 +24,14 @@ from torch import Tensor, nn
 
 from fl.command_line import parse
 from fl.engines import make_engine
-from fl.errors import DivergedError
+from fl.errors import DivergedError, FlagError
 from fl.experiment import federated
+from fl.guard import guarded, leave
 from fl.models.mcmahan2017 import two_nn
 from fl.recorded import federated_rounds
 from fl.records import rounds_to_target
 from fl.rng import shuffles
+from fl.words import Words, count
 
 SETTING = [
     "--model", "2nn", "--num_clients", "100", "--local_epoch", "1", "--batch_size", "10", "--optimizer", "sgd",
@@ -38,17 +41,17 @@ TARGET = 0.97
 PAPER = {"0": 316, "0.1": 87, "0.2": 77, "0.5": 75, "1": 70}  # rounds by C; C = 0 is one client a round
 RATES = {"standard": ("0.0464", "0.1", "0.215"), "unit": ("0.1", "0.215", "0.464")}  # by what is made of pixels
 PATIENCE = 1.5  # times the paper's rounds, after which a run ends
-HERE = Path(__file__)
+HERE = shlex.quote(__file__)
 
 
 def tutorial(shape: tuple[int, int, int], classes: int) -> nn.Module:
     """The 2NN as TensorFlow's tutorial "Deep MNIST for experts" of 2016 drew weights: deviation 0.1, biases of 0.1."""
-    return drawn(two_nn(shape, classes), lambda fan_in, fan_out: 0.1, bias=0.1)
+    return drawn(two_nn(shape, classes), lambda inputs, outputs: 0.1, bias=0.1)
 
 
 def fan_in(shape: tuple[int, int, int], classes: int) -> nn.Module:
     """The 2NN as TensorFlow's mnist.py of 2016 did: deviation 1/sqrt(inputs of the layer), biases of 0."""
-    return drawn(two_nn(shape, classes), lambda fan_in, fan_out: fan_in**-0.5)
+    return drawn(two_nn(shape, classes), lambda inputs, outputs: inputs**-0.5)
 
 
 def glorot(shape: tuple[int, int, int], classes: int) -> nn.Module:
@@ -62,7 +65,7 @@ def glorot(shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 def small(shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Deviation 0.01, biases of 0, as AlexNet had it (Krizhevsky et al. 2012)."""
-    return drawn(two_nn(shape, classes), lambda fan_in, fan_out: 0.01)
+    return drawn(two_nn(shape, classes), lambda inputs, outputs: 0.01)
 
 
 def drawn(model: nn.Module, deviation: Any, bias: float = 0.0) -> nn.Module:
@@ -107,7 +110,7 @@ HYPOTHESES = {
 def rounds_of(flags: str, rate: str, C: str, seed: int, limit: int) -> float | None:
     """Rounds to the target; None if it is not reached in `limit` rounds. C = "0" is one client a round."""
     clients = ["--client_fraction", C] if C != "0" else ["--num_select_clients", "1"]
-    own = [] if flags == SAME_ORDER else flags.split()
+    own = [] if flags == SAME_ORDER else shlex.split(flags)
     words = [*SETTING, *clients, *own, "--init_lr", rate, "--seed", str(seed), "--global_epoch", str(limit)]
     x = federated(parse(words, "federated", ""))
     order = same_order if flags == SAME_ORDER else shuffles
@@ -132,24 +135,28 @@ def said(rounds: Sequence[float | None], limit: int) -> str:
     return f"{mean(known):.1f}" + (f" ({min(known):.1f} to {max(known):.1f})" if len(known) > 1 else "")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str]) -> None:
+    parser = Words(prog="why_2nn", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="PATTERN", default="*", help="hypotheses, such as 'pixels*' (default: all)")
     parser.add_argument("--rate", action="append", help="learning rate; repeatable (default: three by the pixels)")
     parser.add_argument("--fraction", action="append", choices=PAPER, help="C; repeatable (default: 0.1)")
-    parser.add_argument("--seeds", type=int, default=1, help="(default: %(default)s)")
-    words = parser.parse_args()
+    parser.add_argument("--seeds", default="1", help="(default: %(default)s)")
+    words = parser.parse_args(argv)
+    seeds, names = count("--seeds", words.seeds), [name for name in HYPOTHESES if fnmatchcase(name, words.only)]
+    if not names:
+        raise FlagError(f"--only {words.only}: expected a pattern of {', '.join(HYPOTHESES)}")
     torch.set_num_threads(1)
-    print(f"rounds to {TARGET:.0%}, n = {words.seeds}")
-    for name, flags in HYPOTHESES.items():
-        for C in (words.fraction or ["0.1"]) if fnmatchcase(name, words.only) else []:
+    print(f"rounds to {TARGET:.0%}, n = {seeds}")
+    for name in names:
+        flags = HYPOTHESES[name]
+        for C in words.fraction or ["0.1"]:
             limit = round(PATIENCE * PAPER[C])
             cells = []
             for rate in words.rate or RATES["unit" if UNIT in flags else "standard"]:
-                found = [rounds_of(flags, rate, C, seed, limit) for seed in range(words.seeds)]
+                found = [rounds_of(flags, rate, C, seed, limit) for seed in range(seeds)]
                 cells.append(f"rate {rate}: {said(found, limit)}")
             print(f"{name}; C = {C}, paper {PAPER[C]}; {'; '.join(cells)}", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    leave(guarded("why_2nn", lambda: main(sys.argv[1:])))

@@ -13,6 +13,7 @@ REFUSED = {
         "charging", "unmetered", "idle", "decline_rate", "dropout_rate", "straggler_rate", "over_select",
         "round_deadline", "examples_per_second", "download_mbps", "upload_mbps", "data_drift", "attack",
     )},
+    "dry_run": "says what one machine would do",
     **{name: HERE for name in ("stack_size", "workers")},
     **{name: NOT_BUILT for name in (
         "keep_optimizer_state", "compress", "secure_aggregation", "client_test_fraction", "personal_layers",

@@ -80,16 +80,20 @@ class Processes:
 def _end_with_us() -> Callable[[], None] | None:
     """What makes a program end when we are killed and cannot end it ourselves. Only Linux can do that.
 
-    What the program has started ends in its turn, because Flower's programs watch their parents.
+    What the program has started ends in its turn, because Flower's programs watch their parents. Linux takes the end of
+    the thread that starts a program for the end of the process, so start programs from the main thread.
     """
     if sys.platform != "linux":
         return None
-    set_option = ctypes.CDLL(None, use_errno=True).prctl  # found now, because little is safe between fork and exec
+    set_option = ctypes.CDLL(None).prctl  # found now, because little is safe between fork and exec
     return lambda: set_option(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def end_with_parent() -> None:
-    """End this process soon after its parent, because Flower's own way of doing so can hang in a request."""
+    """End this process soon after its parent, because Flower's own way of doing so can hang in a request.
+
+    It ends at once, as by kill -9, so a run goes on from its last checkpoint.
+    """
     parent = os.getppid()
 
     def watch() -> None:

@@ -1,6 +1,7 @@
-"""The file in which the server writes what it prints, and what beside it tells a reader how the server ended.
+"""The server prints into a file, and others follow it there.
 
-A lock is held for as long as the server's process lives, however it dies, and at last there is its exit code.
+A lock beside the file is held for as long as the server's process lives, however it dies. A second file gets its exit
+code.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from fl.errors import WorkerError
 from fl.files import lock, write_atomic
 
 LOCK, CODE = ".lock", ".code"
-POLL_SECONDS, START_SECONDS = 0.2, 180.0
+LOOK_SECONDS, BEGIN_SECONDS = 0.2, 180.0
 
 
 @contextmanager
 def shown(screen: Path) -> Iterator[None]:
-    """Send what this process prints to the file. Whoever reads it can tell that the process is alive, until it ends."""
-    unseen = screen.with_suffix(".unseen")
+    """Send what this process prints to the file, and hold the lock beside it until the process ends."""
+    unseen = beside(screen, ".unseen")
     lock(os.open(unseen, os.O_WRONLY | os.O_CREAT, 0o600), wait=False)  # never closed: the process holds it to its end
-    unseen.rename(screen.with_suffix(LOCK))  # held first, because a free lock means a dead server
+    unseen.rename(beside(screen, LOCK))  # held first, because a free lock means a dead server
     with screen.open("a", buffering=1) as lines, redirect_stdout(lines), redirect_stderr(lines):
         yield
 
 
 def ended(screen: Path, code: int) -> None:
-    write_atomic(screen.with_suffix(CODE), f"{code}\n".encode())
+    write_atomic(beside(screen, CODE), f"{code}\n".encode())
 
 
 def followed(screen: Path, look: Callable[[], None]) -> int:
@@ -38,11 +39,11 @@ def followed(screen: Path, look: Callable[[], None]) -> int:
     look: called all the while; what it raises ends the wait. Raises WorkerError if the server dies without a code, or
     does not start.
     """
-    path, code = screen.with_suffix(LOCK), screen.with_suffix(CODE)
-    deadline = time.monotonic() + START_SECONDS
+    path, code = beside(screen, LOCK), beside(screen, CODE)
+    deadline = time.monotonic() + BEGIN_SECONDS
     with screen.open() as lines:
         while True:
-            # First come these two, because a server that dies now has printed and written all that it ever will.
+            # Look at these two before the lines, because a server that is dead by now prints nothing more.
             is_dead = path.exists() and not is_held(path)
             is_over = code.exists()
             for line in lines:
@@ -52,9 +53,9 @@ def followed(screen: Path, look: Callable[[], None]) -> int:
             if is_dead:
                 raise WorkerError("the program that trains on the server was killed")
             if not path.exists() and time.monotonic() > deadline:
-                raise WorkerError(f"the program that trains has not started on the server within {START_SECONDS:g} s")
+                raise WorkerError(f"the program that trains has not started on the server within {BEGIN_SECONDS:g} s")
             look()
-            time.sleep(POLL_SECONDS)
+            time.sleep(LOOK_SECONDS)
 
 
 def is_held(path: Path) -> bool:
@@ -64,3 +65,7 @@ def is_held(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def beside(screen: Path, suffix: str) -> Path:
+    return screen.with_name(screen.name + suffix)

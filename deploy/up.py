@@ -90,7 +90,7 @@ def federate(own: argparse.Namespace, argv: list[str], door: Callable[[int], int
             return followed(screen, lambda: processes.look_after("server"))
         except WorkerError as error:
             if (run_dir / "checkpoint.pt").exists():
-                raise WorkerError(f"{error}; the run goes on with --resume --run_dir {run_dir}") from None
+                raise WorkerError(f"{error}; the same command with --resume --run_dir {run_dir} goes on") from None
             raise
 
 

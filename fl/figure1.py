@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +20,6 @@ import torch
 from fl.client import state_of
 from fl.command_line import parse
 from fl.engines import make_engine
-from fl.errors import FlagError
 from fl.experiment import Experiment, federated
 from fl.files import write_atomic
 from fl.group import Group
@@ -59,7 +58,7 @@ def mixture(theta: float, w: State, other: State) -> State:
     return other | {name: theta * tensor + (1 - theta) * other[name] for name, tensor in floating(w).items()}
 
 
-def parents(x: Experiment, starts: Sequence[State]) -> list[State]:
+def trained_apart(x: Experiment, starts: Sequence[State]) -> list[State]:
     """The models of the clients 0 and 1 after a round of which each begins with its own of the two `starts`."""
 
     def tell(clients: Sequence[int]) -> Told:
@@ -77,7 +76,7 @@ def mixed(x: Experiment, start: str, w_0: State) -> Mixed:
     if start == "different":
         elsewhere = replace(x.config, seed=derive(x.config.seed, "figure1"))
         second = state_of(build_model(elsewhere, x.data).to(x.device))
-    w, other = parents(x, [w_0, second])
+    w, other = trained_apart(x, [w_0, second])
     whole = replace(x, data=replace(x.data, test=x.data.train))
 
     def loss(theta: float) -> float:
@@ -89,18 +88,18 @@ def mixed(x: Experiment, start: str, w_0: State) -> Mixed:
     return found
 
 
-def reproduce(seeds: int, flags: Sequence[str], place: Path) -> bool:
+def reproduce(seeds: int, flags: Sequence[str], place: Path, look: Callable[[], None]) -> bool:
     """Measure, print, and write figure1.json and figure1.png into `place`; whether the paper's claim holds.
 
-    flags: of run_federated.py, for every seed. Raises FlagError, DataError, DivergedError and OSError.
+    flags: of run_federated.py, which say where it runs. look: called before each seed; what it raises ends it. Raises
+    FlagError, DataError, DivergedError and OSError.
     """
     found: list[Mixed] = []
     print("figure1: the loss of two models and of their average, on the whole training set", flush=True)
     for seed in range(seeds):
+        look()
         config = parse([*FLAGS, *flags, "--seed", str(seed)], "federated", "")
         x = federated(config)
-        if len(x.partition) < 2:
-            raise FlagError("--num_clients 1: expected 2 or more, because figure1 averages the models of two clients")
         w_0 = x.w
         found += [mixed(x, start, w_0) for start in STARTS]
     print(on_screen(found))

@@ -18,7 +18,7 @@ def search(target: Final, seeds: int, run: Bench) -> dict[str, Any]:
     tried: list[Outcome] = []
     if len(target.settings) > 1:
         tried = run([trial(target, setting, 0) for setting in target.settings])
-    accuracies = [accuracy(one) for one in tried]
+    accuracies = [final_accuracy(one) for one in tried]
     order = [-math.inf if one is None else one for one in accuracies]
     setting = target.settings[order.index(max(order)) if order else 0]
     final = run([trial(target, setting, k) for k in range(seeds)])
@@ -29,7 +29,7 @@ def search(target: Final, seeds: int, run: Bench) -> dict[str, Any]:
             {"setting": one, "accuracy": found} for one, found in zip(target.settings, accuracies, strict=False)
         ],
         "rounds": [one.rounds for one in final],
-        "accuracy": [accuracy(one) for one in final],
+        "accuracy": [final_accuracy(one) for one in final],
     }
 
 
@@ -38,7 +38,7 @@ def trial(target: Final, setting: dict[str, str], seed: int) -> Trial:
     return Trial(folder, target.words(setting), seed)
 
 
-def accuracy(run: Outcome) -> float | None:
+def final_accuracy(run: Outcome) -> float | None:
     """In per cent, of the last round; None if the run diverged."""
     return None if run.diverged else 100 * run.accuracies[-1]
 
@@ -55,12 +55,16 @@ class Line(NamedTuple):
     accuracy: list[float | None]
 
     @property
+    def n(self) -> int:
+        return len(self.accuracy)
+
+    @property
     def known(self) -> list[float]:
         return [one for one in self.accuracy if one is not None]
 
     @property
     def had(self) -> int:
-        """The fewest rounds of those that did not diverge; the table's if all of them did."""
+        """The rounds of the shortest run that did not diverge; as many as theirs had if all diverged."""
         full = [t for t, one in zip(self.rounds, self.accuracy, strict=True) if one is not None]
         return min(full, default=self.target.rounds)
 
@@ -96,7 +100,8 @@ class Line(NamedTuple):
         lost = sorted({t + 1 for t, one in zip(self.rounds, self.accuracy, strict=True) if one is None})
         said = [] if lost and not self.known else [spread(self.accuracy, ".2f")]
         if lost:
-            said.append(f"diverged at round {' and '.join(map(str, lost))}")
+            word = "round" if len(lost) == 1 else "rounds"
+            said.append(f"diverged at {word} {' and '.join(map(str, lost))}")
         return ", ".join(said)
 
     def cells(self) -> list[str]:
@@ -104,7 +109,7 @@ class Line(NamedTuple):
         rounds = "-" if self.setting is None else rounds
         setting = ", ".join(f"{flag} {value}" for flag, value in (self.setting or {}).items())
         points = "-" if self.points is None else f"{self.points:+.2f}"
-        theirs, n = f"{self.target.accuracy:g}", str(len(self.accuracy))
+        theirs, n = f"{self.target.accuracy:g}", str(self.n)
         return [self.target.name, theirs, self.ours, n, rounds, setting or "-", points, self.verdict]
 
     def told(self) -> dict[str, Any]:
@@ -120,4 +125,6 @@ def read(target: Final, result: dict[str, Any] | None) -> Line:
         return Line(target, None, [], [])
     setting = {str(flag): str(value) for flag, value in dict(result["setting"]).items()}
     by_seed = list(zip(result["rounds"], result["accuracy"], strict=True))
+    if not by_seed:
+        raise ValueError("it has no seeds")
     return Line(target, setting, [int(t) for t, _ in by_seed], [None if a is None else float(a) for _, a in by_seed])

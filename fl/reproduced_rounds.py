@@ -18,16 +18,21 @@ HEADING = ["cell", "rounds, theirs", "rounds, ours", "n", "rate", "ratio", "verd
 def search(target: Target, seeds: int, run: Bench) -> dict[str, Any]:
     """The cell's result.
 
-    No rate is tried for longer than the best one has needed, because it could not win any more.
+    No rate is tried for longer than the best one has needed, because it could not win any more. While none is known to
+    reach the target, those that are tried together get an eighth of the rounds, then a quarter, and so on.
     """
     accuracy = float(target.flags[target.flags.index("--target_accuracy") + 1])
     scores: dict[int, Score] = {}
-    limit = target.limit
+    limits = [math.ceil(target.limit / part) for part in (8, 4, 2, 1)]
     while indices := to_try(scores):
-        found = run([trial(target, rate_of(target.start, i), 0, limit) for i in indices])
-        scores |= {i: score(one, accuracy) for i, one in zip(indices, found, strict=True)}
-        reached = scores[best_of(scores)].rounds
-        limit = target.limit if reached is None else math.ceil(reached)
+        for limit in limits:
+            found = run([trial(target, rate_of(target.start, i), 0, limit) for i in indices])
+            tried = {i: score(one, accuracy) for i, one in zip(indices, found, strict=True)}
+            if any(one.rounds is not None for one in tried.values()):
+                break
+        scores |= tried
+        if (reached := scores[best_of(scores)].rounds) is not None:
+            limits = [math.ceil(reached)]
     best = best_of(scores)
     rate = rate_of(target.start, best)
     final = [score(one, accuracy) for one in run([trial(target, rate, k, target.limit) for k in range(seeds)])]
@@ -58,6 +63,10 @@ class Line(NamedTuple):
     rounds: list[float | None]
 
     @property
+    def n(self) -> int:
+        return len(self.rounds)
+
+    @property
     def ratio(self) -> float | None:
         """Our mean over theirs; None unless every seed reached the target."""
         known = [one for one in self.rounds if one is not None]
@@ -81,7 +90,7 @@ class Line(NamedTuple):
     def cells(self) -> list[str]:
         ratio = "-" if self.ratio is None else f"{self.ratio:.2f}"
         rate = "-" if self.rate is None else f"{self.rate:g}"
-        theirs, n = f"{self.target.rounds:g}", str(len(self.rounds))
+        theirs, n = f"{self.target.rounds:g}", str(self.n)
         return [self.target.name, theirs, self.ours, n, rate, ratio, self.verdict]
 
     def told(self) -> dict[str, Any]:
@@ -94,4 +103,7 @@ def read(target: Target, result: dict[str, Any] | None) -> Line:
     """The line of a result. Raises KeyError, TypeError or ValueError for what is none."""
     if result is None:
         return Line(target, None, [])
-    return Line(target, float(result["rate"]), [None if one is None else float(one) for one in result["rounds"]])
+    rounds = [None if one is None else float(one) for one in result["rounds"]]
+    if not rounds:
+        raise ValueError("it has no seeds")
+    return Line(target, float(result["rate"]), rounds)

@@ -70,7 +70,9 @@ def line_of(target: PublishedCell, path: Path) -> Line:
     if not path.exists():
         return read(target, None)
     try:
-        return read(target, loads(read_regular(path)))
+        if not isinstance(result := loads(read_regular(path)), dict):
+            raise ValueError("not a result")
+        return read(target, result)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{path}: cannot be read ({error}); delete it and run the cell again") from None
 
@@ -100,5 +102,5 @@ def preset(line: Line, paper: str) -> str | None:
     if line.best is None:
         return None
     flags = " ".join(f"\n{word}" if word.startswith("--") else word for word in line.best).replace(" \n", "\n").strip()
-    told = f"{line.target.theirs} there, {line.ours} here (n={line.cells()[3]})"
+    told = f"{line.target.theirs} there, {line.ours} here (n={line.n})"
     return f"# {paper}, {line.target.name}: {told}. Written by reproduce.py.\n{flags}\n"

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
-from benchmarks import federation, loading, rivals, rounds, why_2nn
+from benchmarks import federation, loading, network, rivals, rounds, why_2nn
 from benchmarks.beside import Run, table, verdicts
 from benchmarks.contenders import WORKLOADS
 from fl.command_line import parse
+from fl.guard import guarded
 from tests.conftest import ROOT
 
 real_data = pytest.mark.skipif(not (ROOT / "data/MNIST/raw").exists(), reason="needs MNIST in data/")
@@ -156,7 +160,7 @@ def test_first_weights_have_the_deviation_that_they_are_named_for(name, deviatio
 
 @pytest.mark.parametrize("name", why_2nn.HYPOTHESES)
 def test_a_hypothesis_is_a_command_line(name):
-    own = why_2nn.HYPOTHESES[name].replace(why_2nn.SAME_ORDER, "").split()
+    own = shlex.split(why_2nn.HYPOTHESES[name].replace(why_2nn.SAME_ORDER, ""))
     config = parse([*why_2nn.SETTING, *own], "federated", "")
     assert (config.num_clients, config.local_epoch, config.batch_size) == (100, 1, 10)
 
@@ -185,3 +189,29 @@ def test_rounds_of_a_hypothesis(monkeypatch):
     why_2nn.rounds_of("", "0.002", "0.5", 0, 1)
     assert asked == []
     assert why_2nn.said([usual, None], 40) == ">40"
+
+
+def test_wrong_words_for_the_hypotheses_are_one_line(capsys):
+    for words, said in (
+        ("--only nope", "--only nope: expected a pattern of "),
+        ("--seeds 0", "--seeds 0: expected an int"),
+    ):
+        assert guarded("why_2nn", lambda words=words: why_2nn.main(words.split())) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"why_2nn: {said}")
+        assert err.count("\n") == 1
+
+
+def test_the_relay_counts_bytes_and_holds_them_back():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        relay = network.Relay(seconds=0.1)
+        begin = time.monotonic()
+        with socket.create_connection(("127.0.0.1", relay(server.getsockname()[1]))) as client:
+            client.sendall(b"question")
+            there, _ = server.accept()
+            with there:
+                assert there.recv(100) == b"question"
+                there.sendall(b"answer")
+                assert client.recv(100) == b"answer"
+    assert time.monotonic() - begin >= 0.2
+    assert relay.bytes == {"up": 8, "down": 6}

@@ -43,7 +43,7 @@ def test_each_parent_takes_its_own_steps_from_its_own_start():
     """With one full batch that is one step down the gradient of the client's own examples."""
     x = tiny("--local_epoch 1 --batch_size 0")
     starts = [x.w, {name: 0.5 * tensor for name, tensor in x.w.items()}]
-    for k, w in enumerate(figure1.parents(x, starts)):
+    for k, w in enumerate(figure1.trained_apart(x, starts)):
         x.model.load_state_dict(starts[k])
         inputs, labels = x.data.batch(x.data.train, x.partition[k])
         gradients = torch.autograd.grad(F.cross_entropy(x.model(inputs), labels), list(x.model.parameters()))
@@ -72,13 +72,14 @@ def test_the_claim_needs_every_seed():
 
 
 @pytest.fixture
-def cell(tmp_path, capsys):
-    """cell(flags): exit code, stdout, stderr and the folder of `reproduce.py mcmahan2017 --cell figure1` with them."""
+def cell(tmp_path, capsys, monkeypatch):
+    """cell(flags): exit code, stdout, stderr and the folder of the figure for an experiment with other flags."""
 
-    def run(flags=""):
-        words = ["mcmahan2017", "--cell", "figure1", "--seeds", "2", "--out", str(tmp_path), "--"]
+    def run(flags="", words=""):
+        monkeypatch.setattr(figure1, "FLAGS", [*figure1.FLAGS, *TINY.split(), *flags.split()])
+        command = ["mcmahan2017", "--cell", "figure1", "--seeds", "2", "--out", str(tmp_path), *words.split()]
         capsys.readouterr()
-        return reproduce.run([*words, *TINY.split(), *flags.split()]), *capsys.readouterr(), tmp_path / "mcmahan2017"
+        return reproduce.run(command), *capsys.readouterr(), tmp_path / "mcmahan2017"
 
     return run
 
@@ -106,17 +107,16 @@ def test_a_claim_that_does_not_hold_is_exit_code_1(cell):
     assert out.splitlines()[-2].endswith("neither: out")
 
 
-@pytest.mark.parametrize(
-    ("flags", "code", "said"),
-    [
-        ("--num_clients 1 --num_select_clients 1", 2, "--num_clients 1: expected 2 or more"),
-        ("--init_lr 1e30", 5, "--init_lr 1e+30: training diverged"),
-    ],
-)
-def test_what_cannot_be_measured_is_one_line(cell, flags, code, said):
-    found, _, err, place = cell(flags)
-    assert (found, len(err.splitlines())) == (code, 1)
-    assert err.startswith(f"reproduce.py: {said}")
+def test_what_diverges_is_one_line(cell):
+    found, _, err, place = cell("--init_lr 1e30")
+    assert (found, len(err.splitlines())) == (5, 1)
+    assert err.startswith("reproduce.py: --init_lr 1e+30: training diverged")
+    assert not place.exists()
+
+
+def test_a_spent_budget_is_no_figure(cell):
+    code, _, err, place = cell(words="--budget 1e-9")
+    assert (code, err) == (0, "--budget 1e-09: is spent; give the command again to go on\n")
     assert not place.exists()
 
 

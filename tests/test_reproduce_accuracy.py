@@ -145,14 +145,19 @@ def test_a_shortened_run_has_no_verdict_and_goes_on_later(toy, tmp_path):
     assert starts(tmp_path) == before
 
 
-def test_what_a_cell_sets_itself_is_refused(toy, tmp_path):
-    code, _, err = toy("-- --init_lr=0.2")
+@pytest.mark.parametrize("word", ["--init_lr=0.2", "--seed=7", "--dry_run", "--momentum=0.5", "@some.txt"])
+def test_what_would_make_another_experiment_is_refused(word, toy, tmp_path):
+    code, _, err = toy(f"-- {word}")
     assert code == 2
-    assert err == "reproduce.py: --init_lr=0.2: the cell toy/cell sets this flag itself; leave it out\n"
+    takes = "after -- it takes --data_dir, --device and --global_epoch"
+    assert err == f"reproduce.py: {word}: does not go with a published cell; {takes}\n"
     assert not starts(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ['{"setting": {}, "rounds": [1], "accuracy": []}', "{}", "[", '"x"'])
+NO_SEED, HALF = '{"setting": {}, "rounds": [], "accuracy": []}', '{"setting": {}, "rounds": [1], "accuracy": []}'
+
+
+@pytest.mark.parametrize("damage", [HALF, NO_SEED, "{}", "[", '"x"', "null"])
 def test_a_damaged_result_is_one_line(damage, toy, tmp_path):
     toy("--seeds 1")
     path = tmp_path / "runs/reproduce/niid_bench/toy/cell/result.json"

@@ -49,7 +49,7 @@ def test_a_server_that_is_killed_is_not_waited_for(tmp_path, capsys):
 
 
 def test_a_server_that_does_not_start_is_not_waited_for_longer_than_that(tmp_path, monkeypatch):
-    monkeypatch.setattr("deploy.screen.START_SECONDS", 0.3)
+    monkeypatch.setattr("deploy.screen.BEGIN_SECONDS", 0.3)
     (tmp_path / "screen").touch()
     with pytest.raises(WorkerError, match=r"has not started on the server within 0\.3 s"):
         followed(tmp_path / "screen", lambda: None)

@@ -10,9 +10,10 @@ from fl.errors import FlagError
 
 BAND = 1.25  # times their rounds; a reproduction within it is as good as theirs
 # Points below their accuracy; a reproduction within them is as good as theirs. FedNova is FedAvg where all clients have
-# the same number of examples, and yet one and the other differ by up to 0.6 points in NIID-Bench's IID cells: so much
-# is luck there. The band is about three times that.
+# the same number of examples, so it is by luck that the two differ in NIID-Bench's IID cells, by up to 0.6 points. The
+# band is about three times that.
 POINTS = 2.0
+WHERE = ("data_dir", "device")  # flags of run_federated.py that say where a cell runs, and not what
 CHANCE = 10.0  # per cent, of ten classes that are equally frequent
 
 
@@ -30,11 +31,6 @@ class Target(NamedTuple):
     @property
     def theirs(self) -> str:
         return f"{self.rounds:g} rounds"
-
-    @property
-    def own(self) -> set[str]:
-        """The flags that the search sets itself."""
-        return {"init_lr", "global_epoch"}
 
     @property
     def limit(self) -> int:
@@ -63,10 +59,6 @@ class Final(NamedTuple):
         return f"{self.accuracy:g} %"
 
     @property
-    def own(self) -> set[str]:
-        return {flag for setting in self.settings for flag in setting}
-
-    @property
     def collapsed(self) -> bool:
         """Whether theirs is so near to chance that a model without any training would lie within the band."""
         return self.accuracy <= CHANCE + POINTS
@@ -80,8 +72,16 @@ PublishedCell: TypeAlias = Target | Final
 
 
 def with_flags(cell: PublishedCell, extra: Sequence[str]) -> PublishedCell:
-    """The cell with more flags of run_federated.py. Raises FlagError for one that the cell sets itself."""
-    for word in extra:
-        if word.startswith("--") and word[2:].partition("=")[0] in cell.own:
-            raise FlagError(f"{word}: the cell {cell.name} sets this flag itself; leave it out")
+    """The cell with more flags of run_federated.py. Raises FlagError as `check_extra` does."""
+    check_extra(extra, (*WHERE, "global_epoch") if isinstance(cell, Final) else WHERE)
     return cell._replace(flags=[*cell.flags, *extra])
+
+
+def check_extra(extra: Sequence[str], allowed: Sequence[str] = WHERE) -> None:
+    """Raise FlagError for words that would make another experiment of a published one, or that nothing would read."""
+    for word in extra:
+        if word.startswith("@") or (word.startswith("--") and word[2:].partition("=")[0] not in allowed):
+            *most, last = (f"--{name}" for name in allowed)
+            raise FlagError(
+                f"{word}: does not go with a published cell; after -- it takes {', '.join(most)} and {last}"
+            )
