@@ -77,6 +77,7 @@ def test_ctrl_c_leaves_a_run_that_can_go_on_and_nothing_else(tmp, tmp_path):
         ("--node_data /nowhere", "--node_data /nowhere: there is no such file or folder"),
         ("--nodes 2 --num_clients 3", "--num_clients 3: there are 2 nodes"),
         ("--nodes 2 --dropout_rate 0.1", "--dropout_rate 0.1: simulates what a real network does by itself"),
+        ("--nodes 2 --dry_run", "--dry_run True: says what one machine would do; leave it out"),
         ("--nodes 2 --init_lr x", "--init_lr x: expected a number in"),
         ("--nodes two", "--nodes: invalid int value: 'two'"),
     ],
