@@ -40,6 +40,10 @@ end = len(accuracies) - 1
 if config.init_lr == 5:
     print(f"{Path(__file__).name}: round {end + 1}: the model is not finite", file=sys.stderr)
     sys.exit(5)
+if config.init_lr in (7, 11):  # not before the one that waits for ever is ready to be stopped
+    deadline = time.monotonic() + 60
+    while not list(folder.parents[1].glob("init_lr=9*/seed0/starts")) and time.monotonic() < deadline:
+        time.sleep(0.05)
 if config.init_lr == 7:
     print(f"{Path(__file__).name}: data/: there is no such data", file=sys.stderr)
     sys.exit(3)

@@ -116,7 +116,7 @@ def test_a_preset_that_includes_itself_ends(tmp_path):
         federated(f"@{tmp_path}/p")
 
 
-@pytest.mark.parametrize("preset", sorted((ROOT / "configs").iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("preset", sorted((ROOT / "configs").rglob("*.*")), ids=lambda path: path.name)
 def test_shipped_presets_parse(preset):
     federated(f"@{preset}")
     assert 1 < len(preset.read_text().splitlines()) <= 20
