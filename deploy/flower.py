@@ -25,6 +25,7 @@ from fl.engines.networked import Asked
 
 FIELD, PART = "content", "bytes"  # under which a message holds its bytes
 POLL_SECONDS = 0.2
+LATER_SECONDS = 10.0  # that Flower keeps a message after we have given up, so that its error does not come first
 GRACE_SECONDS = 60.0  # that a node may be away in a round before it counts as gone
 NOT_THERE, SILENT, GONE, FOREIGN = "not connected", "no answer in time", "gone in mid-round", "another node's answer"
 
@@ -87,7 +88,7 @@ class FlowerChannel:
             content, length = record(contents[k])
             down += length
             messages.append(
-                Message(content, dst_node_id=there[k], message_type=f"query.{what}", ttl=self.seconds,
+                Message(content, dst_node_id=there[k], message_type=f"query.{what}", ttl=self.seconds + LATER_SECONDS,
                         group_id=str(self.asked))
             )  # fmt: skip
         waiting = dict(zip(self.grid.push_messages(messages), clients, strict=True))

@@ -17,7 +17,7 @@ from pathlib import Path
 from fl.errors import FlagError, WorkerError
 
 POLITE_SECONDS = 5.0  # that programs have to end by themselves
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl
 SHOWN = 6  # last lines of a program's log in a message
 
 
@@ -31,6 +31,7 @@ class Processes:
         self.home = Path()
 
     def __enter__(self) -> Processes:
+        _adopt_orphans(True)
         return self
 
     def start(self, name: str, command: Sequence[str], home: Path, environment: Mapping[str, str]) -> None:
@@ -75,6 +76,16 @@ class Processes:
         deadline = time.monotonic() + POLITE_SECONDS
         while time.monotonic() < deadline and running() & set(family):
             time.sleep(0.05)
+        _adopt_orphans(False)
+
+
+def _adopt_orphans(does: bool) -> None:
+    """Make this process the parent of what its programs have started once they are killed. Only Linux can do that.
+
+    Otherwise nobody would know whose they are, and they would stay.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(does))
 
 
 def _end_with_us() -> Callable[[], None] | None:
