@@ -181,7 +181,8 @@ def test_a_lost_worker_ends_the_run_and_resume_continues_it(sign, tmp_path):
     if sign == signal.SIGSTOP:
         return  # from here on as for the other
     rounds = len((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()) + 2
-    run_here(tmp_path / "a", "--resume", "--engine", "distributed", "--workers", 3, "--global_epoch", rounds)
+    more = ("--timeout", 120, "--global_epoch", rounds)  # the short one counts for the start of workers too
+    run_here(tmp_path / "a", "--resume", "--engine", "distributed", "--workers", 3, *more)
     run_here(tmp_path / "b", "--engine", "distributed", "--workers", 1, "--global_epoch", rounds)
     assert results(tmp_path / "a") == results(tmp_path / "b")
 
