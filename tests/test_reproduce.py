@@ -14,6 +14,7 @@ from fl.published import targets_of
 from fl.published.cells import BAND, Target
 from fl.rate_search import Score, best_of, rate_of, to_try
 from tests.conftest import ROOT
+from tests.folders import starts_in
 
 TARGETS = targets_of("mcmahan2017")
 TO_85 = ["--model", "logistic", "--optimizer", "sgd", "--target_accuracy", "0.85", "--stop_at_target"]
@@ -101,8 +102,7 @@ def toy(monkeypatch, tmp_path, capsys):
 
 
 def starts(tmp_path):
-    found = (tmp_path / "runs/reproduce/mcmahan2017/toy/cell").glob("*/*/starts")
-    return {str(path.parent.relative_to(path.parents[2])): len(path.read_text().splitlines()) for path in found}
+    return starts_in(tmp_path / "runs/reproduce/mcmahan2017/toy/cell")
 
 
 def test_the_best_rate_is_found_and_run_with_every_seed(toy, tmp_path):

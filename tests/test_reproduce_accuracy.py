@@ -13,6 +13,7 @@ from fl.command_line import parse
 from fl.published import targets_of
 from fl.published.cells import POINTS, Final, Target
 from tests.conftest import ROOT
+from tests.folders import starts_in
 
 CELLS = targets_of("niid_bench")
 FLAGS = ["--model", "logistic", "--optimizer", "sgd", "--global_epoch", "4"]
@@ -76,8 +77,7 @@ def toy(monkeypatch, tmp_path, capsys):
 
 
 def starts(tmp_path):
-    found = (tmp_path / "runs/reproduce/niid_bench/toy/cell").glob("*/*/starts")
-    return {str(path.parent.relative_to(path.parents[2])): len(path.read_text().splitlines()) for path in found}
+    return starts_in(tmp_path / "runs/reproduce/niid_bench/toy/cell")
 
 
 def test_the_best_setting_is_found_and_run_with_every_seed(toy, tmp_path):

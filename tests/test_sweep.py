@@ -17,6 +17,7 @@ import pytest
 import compare
 import sweep
 from tests.conftest import EITHER, ROOT
+from tests.folders import starts_in
 
 TINY = (f"{EITHER} --num_clients 4 --num_select_clients 2 --global_epoch 3 --local_epoch 1").replace(
     "--dataset tiny", f"--dataset {ROOT}/tests/tiny.py:tiny"
@@ -38,10 +39,7 @@ def quick(monkeypatch, tmp_path, capsys, undrawn):
 
 
 def starts(tmp_path):
-    """How often each run was started, by cell and seed."""
-    found = {path.parent: path.read_text().splitlines() for path in (tmp_path / "out").glob("*/*/starts")}
-    assert {line for lines in found.values() for line in lines} <= {"1 1"}  # one thread, one worker
-    return {f"{folder.parent.name}/{folder.name}": len(lines) for folder, lines in found.items()}
+    return starts_in(tmp_path / "out")
 
 
 def test_every_combination_runs_once_and_is_tabled(quick, tmp_path):
