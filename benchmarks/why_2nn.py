@@ -86,10 +86,11 @@ def same_order(seed: int, streams: Sequence[tuple[int, int]], n: int, device: to
     return shuffles(seed, [(k, 0) for k, _ in streams], n, device)
 
 
-UNIT, SAME_ORDER = "--normalise unit", "same order"
+UNIT, CENTRED, SAME_ORDER = "--normalise unit", "--normalise centred", "same order"
 HYPOTHESES = {
     "as it is here": "",
     "pixels in [0, 1]": UNIT,
+    "pixels in [-0.5, 0.5]": CENTRED,
     "first weights: deviation 0.1, biases 0.1": f"--model {HERE}:tutorial",
     "first weights: deviation 1/sqrt(fan in)": f"--model {HERE}:fan_in",
     "first weights: Glorot uniform": f"--model {HERE}:glorot",
@@ -98,6 +99,9 @@ HYPOTHESES = {
     "pixels in [0, 1], deviation 1/sqrt(fan in)": f"{UNIT} --model {HERE}:fan_in",
     "pixels in [0, 1], Glorot uniform": f"{UNIT} --model {HERE}:glorot",
     "pixels in [0, 1], deviation 0.01": f"{UNIT} --model {HERE}:small",
+    "pixels in [-0.5, 0.5], deviation 0.1, biases 0.1": f"{CENTRED} --model {HERE}:tutorial",
+    "pixels in [-0.5, 0.5], deviation 1/sqrt(fan in)": f"{CENTRED} --model {HERE}:fan_in",
+    "pixels in [-0.5, 0.5], deviation 0.01": f"{CENTRED} --model {HERE}:small",
     "rate times 0.99 every round": "--lr_decay 0.99",
     "pixels in [0, 1], rate times 0.99": f"{UNIT} --lr_decay 0.99",
     "pixels in [0, 1], deviation 0.01, rate times 0.99": f"{UNIT} --model {HERE}:small --lr_decay 0.99",

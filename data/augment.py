@@ -24,16 +24,21 @@ from fl.errors import FlagError
 PAD = 4  # pixels that an image is padded by before it is cropped
 CROP = 24  # pixels of a side, in the 2017 paper
 LEAST, MOST = 0.2, 1.8  # factors on contrast, in the 2017 paper
+PIXELS = {"unit": (0.0, 1.0), "centred": (0.5, 1.0)}  # the mean and the deviation that a byte / 255 is taken to have
 
 
 def normalised(data: Dataset, how: str) -> Dataset:
-    """The data set with --normalise: `unit` leaves its bytes as numbers in [0, 1]. Raises FlagError."""
+    """The data set with --normalise: `unit` makes numbers in [0, 1] of its bytes, `centred` in [-0.5, 0.5].
+
+    Raises FlagError for examples that are no bytes.
+    """
     if how == "standard":
         return data
     if data.train.examples.dtype != torch.uint8:
         kind = str(data.train.examples.dtype).removeprefix("torch.")
         raise FlagError(f"--normalise {how}: needs examples of bytes, and {data.name} has {kind}; leave the flag out")
-    return replace(data, mean=0.0, std=1.0)
+    mean, std = PIXELS[how]
+    return replace(data, mean=mean, std=std)
 
 
 def none(data: Dataset) -> Dataset:

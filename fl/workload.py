@@ -23,8 +23,8 @@ class Workload:
     label: str | None = flag(None, "Model and data", COLUMN, "the column to predict", matched=True)
     client: str | None = flag(None, "Model and data", COLUMN, "the column that says whose each row is, for --partition natural", matched=True)
     drop: str | None = flag(None, "Model and data", COLUMN, "columns to leave out, with commas between them", matched=True)
-    normalise: str = flag("standard", "Model and data", choice(["standard", "unit"]),
-        "what is made of bytes: mean 0 and deviation 1 (standard), or numbers in [0, 1] (unit)", matched=True)
+    normalise: str = flag("standard", "Model and data", choice(["standard", "unit", "centred"]),
+        "what is made of bytes: mean 0 and deviation 1 (standard), or numbers in [0, 1] (unit) or [-0.5, 0.5] (centred)", matched=True)
     augment: str = flag("none", "Model and data", choice(AUGMENTS),
         "how training images are changed at every visit: cropped and flipped, or as in the 2017 paper", matched=True)
     image_size: int = flag(32, "Model and data", integer(1, high=10**4), "pixels of an image's side after scaling", matched=True)

@@ -78,7 +78,7 @@ VALUES = {
     "client": st.just("a"), "drop": st.just("a,b"),
     "partition": st.sampled_from(["iid", "shards", "labels", "dirichlet", "dirichlet_balanced", "quantity", "none",
                                    "own.py:dealt"]),
-    "normalise": st.sampled_from(["standard", "unit", "x"]),
+    "normalise": st.sampled_from(["standard", "unit", "centred", "x"]),
     "augment": st.sampled_from(["none", "crop_flip", "mcmahan2017", "x"]),
     "image_size": small, "test_fraction": rate, "labels_per_client": small, "min_examples": small, "beta": rate,
     "feature_noise": rate,

@@ -107,9 +107,10 @@ def test_the_shape_of_inputs_is_that_of_crops_and_the_data_stay():
     assert data.sha256() == before
 
 
-def test_unit_leaves_pixels_between_0_and_1():
-    data = normalised(tiny(Path()), "unit")
-    torch.testing.assert_close(data.inputs(torch.arange(9)), data.train.examples[:9] / 255)
+@pytest.mark.parametrize(("how", "least"), [("unit", 0), ("centred", -0.5)])
+def test_plain_pixels_lie_in_an_interval_of_length_1(how, least):
+    data = normalised(tiny(Path()), how)
+    torch.testing.assert_close(data.inputs(torch.arange(9)), data.train.examples[:9] / 255 + least)
     assert normalised(data, "standard") is data
 
 

@@ -118,7 +118,7 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         ("shards_per_client", "1 --partition shards", "3 --partition shards"),
         ("alpha", "0.5 --partition dirichlet", "5 --partition dirichlet"),
         ("labels_per_client", "1 --partition labels", "2 --partition labels"),
-        ("normalise", "standard", "unit"), ("augment", "none", "crop_flip"),
+        ("normalise", "standard", "unit"), ("normalise", "unit", "centred"), ("augment", "none", "crop_flip"),
         ("alpha", "0.5 --partition quantity", "5 --partition quantity"),
         ("proxy_fraction", "0", "0.2"), ("proxy_epochs", "1 --proxy_fraction 0.2", "2 --proxy_fraction 0.2"),
         ("compress", "none", "sign"), ("compress_bits", "2 --compress quantise", "3 --compress quantise"),

@@ -46,7 +46,13 @@ def test_cells_are_those_of_the_tables():
     assert TARGETS["table3/fedavg/0.82"].rounds == 630
     assert (c.dataset, c.local_epoch, c.batch_size, c.lr_decay) == ("cifar10", 5, 50, 0.99)
     assert "table1/2nn/iid/Binf/C0.5" not in TARGETS  # the paper has no number there
-    assert len(TARGETS) == 2 * 20 - 5 + 9 * 2 + 5
+    assert len(TARGETS) == 3 * 20 - 9 + 9 * 2 + 5
+
+
+def test_a_cell_with_other_pixels_is_otherwise_the_same():
+    as_it_is, centred = (TARGETS[f"table1/{name}/noniid/B10/C0.1"] for name in ("2nn", "2nn-centred"))
+    assert (centred.rounds, centred.flags) == (as_it_is.rounds, [*as_it_is.flags, "--normalise", "centred"])
+    assert parse(as_it_is.words(0.1), "federated", "").normalise == "standard"
 
 
 def searched(score):

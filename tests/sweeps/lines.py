@@ -32,7 +32,7 @@ VALUES: dict[str, list[Any]] = {
     "weight_decay": [0, 1e-3, 1e30], "hidden": ["1", "5", "70,3"], "dataset": ["tiny", "ragged_tokens"],
     "model": ["logistic", "2nn", "small_cnn", "gn_cnn", "fast_cnn", "mlp", "char_lstm"],
     "partition": ["iid", "shards", "labels", "dirichlet", "dirichlet_balanced", "quantity"],
-    "normalise": ["standard", "unit"], "augment": ["none", "crop_flip", "mcmahan2017"],
+    "normalise": ["standard", "unit", "centred"], "augment": ["none", "crop_flip", "mcmahan2017"],
     "labels_per_client": [1, 2, 5], "min_examples": [1, 2, 10], "feature_noise": [0, 0.1, 1e6],
     "shards_per_client": [1, 2, 3], "alpha": [0.01, 0.5, 1e6],
     "compress": ["none", "quantise", "top_k", "random_mask", "sign"], "compress_bits": [1, 4, 16],
