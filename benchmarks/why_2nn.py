@@ -2,6 +2,7 @@ r"""Why does the 2NN of table 1 (McMahan et al. 2017, arXiv 1602.05629) need few
 
     python3 -m benchmarks.why_2nn                 # each hypothesis at three rates: rounds to 97 %, C = 0.1
     python3 -m benchmarks.why_2nn --only 'as*' --rate 0.0215 --fraction 0 --fraction 1    # other C at one rate
+    python3 -m benchmarks.why_2nn --conditioning  # how alike images are, by what is made of pixels
 
 IID MNIST over 100 clients, E = 1, B = 10. A hypothesis is one change of that run, by flags or by other first weights,
 which run_federated.py takes too: `--model benchmarks/why_2nn.py:tutorial`. One thread, and no run folders.
@@ -27,6 +28,7 @@ from fl.engines import make_engine
 from fl.errors import DivergedError, FlagError
 from fl.experiment import federated
 from fl.guard import guarded, leave
+from fl.load import load_data
 from fl.models.mcmahan2017 import two_nn
 from fl.recorded import federated_rounds
 from fl.records import rounds_to_target
@@ -111,6 +113,19 @@ HYPOTHESES = {
 }
 
 
+def conditioning(pixels: str) -> tuple[float, float]:
+    """Of the mean of x x^T over the training images x: the largest eigenvalue over the second, and over their sum.
+
+    This matrix is a factor of the first layer's Hessian. What is common to all images makes its largest eigenvalue,
+    which bounds the rate, while all that tells images apart is learnt at the pace of the others (LeCun, Bottou, Orr and
+    Müller 1998, "Efficient BackProp", sections 4.3 and 5.3).
+    """
+    data = load_data(parse([*SETTING, "--normalise", pixels], "federated", ""))
+    x = data.inputs(torch.arange(len(data.train))).flatten(1)
+    eigenvalues = torch.linalg.eigvalsh((x.T @ x / len(x)).double())
+    return (eigenvalues[-1] / eigenvalues[-2]).item(), (eigenvalues[-1] / eigenvalues.sum()).item()
+
+
 def rounds_of(flags: str, rate: str, C: str, seed: int, limit: int) -> float | None:
     """Rounds to the target; None if it is not reached in `limit` rounds. C = "0" is one client a round."""
     clients = ["--client_fraction", C] if C != "0" else ["--num_select_clients", "1"]
@@ -145,11 +160,17 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--rate", action="append", help="learning rate; repeatable (default: three by the pixels)")
     parser.add_argument("--fraction", action="append", choices=PAPER, help="C; repeatable (default: 0.1)")
     parser.add_argument("--seeds", default="1", help="(default: %(default)s)")
+    parser.add_argument("--conditioning", action="store_true", help="compare inputs; train nothing")
     words = parser.parse_args(argv)
     seeds, names = count("--seeds", words.seeds), [name for name in HYPOTHESES if fnmatchcase(name, words.only)]
     if not names:
         raise FlagError(f"--only {words.only}: expected a pattern of {', '.join(HYPOTHESES)}")
     torch.set_num_threads(1)
+    if words.conditioning:
+        for pixels in ("standard", "unit", "centred"):
+            times, share = conditioning(pixels)
+            print(f"{pixels}: largest eigenvalue {times:.1f} times the second, {share:.0%} of all")
+        return
     print(f"rounds to {TARGET:.0%}, n = {seeds}")
     for name in names:
         flags = HYPOTHESES[name]

@@ -172,6 +172,13 @@ def test_the_same_order_is_each_clients_own_in_every_round():
     assert order.sort(1).values.tolist() == [list(range(50))] * 3
 
 
+@real_data
+def test_pixels_with_a_large_mean_are_ill_conditioned():
+    (standard, _), (unit, _), (centred, share) = map(why_2nn.conditioning, ("standard", "unit", "centred"))
+    assert 1 < standard < unit < centred
+    assert 0.5 < share < 1
+
+
 def test_rounds_of_a_hypothesis(monkeypatch):
     """On three patterns, whose target is within reach of a few rounds."""
     tiny = "--dataset tiny --model logistic --num_clients 4 --local_epoch 1 --batch_size 5 --optimizer sgd --device cpu"
