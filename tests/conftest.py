@@ -63,8 +63,11 @@ class Done(NamedTuple):
 
     @property
     def untimed(self) -> list[dict[str, Any]]:
-        """The records without the keys that hold timings."""
-        return [{k: v for k, v in record.items() if not k.endswith("_seconds")} for record in self.records]
+        """The records without the keys that hold measured times."""
+        return [
+            {k: v for k, v in record.items() if not k.endswith("_seconds") or k == "simulated_seconds"}
+            for record in self.records
+        ]
 
 
 Runner = Callable[..., Done]
@@ -89,6 +92,30 @@ def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Runner:
         capsys.readouterr()
         code = {"federated": run_federated, "baseline": run_baseline}[script].run(argv)
         return Done(code, *capsys.readouterr(), path)
+
+    return run
+
+
+@pytest.fixture
+def same_anyhow(command: Runner) -> Callable[..., Done]:
+    """same_anyhow(flags): the finished run, once it is sure that it has the same bits and records however it is run.
+
+    That is in one go; stopped after its second round and resumed; and, with `workers`, in two processes. The flags must
+    ask for more than two rounds.
+    """
+
+    def run(flags: str, workers: bool = True) -> Done:
+        whole = command("federated", flags, folder="whole")
+        assert whole.code == 0, whole.err
+        last = whole.summary["rounds"]
+        assert last > 2
+        assert command("federated", f"{flags} --global_epoch 2", folder="cut").code == 0
+        others = [command("federated", f"--resume --global_epoch {last}", folder="cut")]
+        if workers:
+            others.append(command("federated", f"{flags} --workers 2", folder="two"))
+        for other in others:
+            assert (other.code, other.sha256, other.untimed) == (0, whole.sha256, whole.untimed), other.err
+        return whole
 
     return run
 

@@ -145,19 +145,9 @@ LIVELY = "--decline_rate 0.2 --dropout_rate 0.2 --over_select 2 --straggler_rate
     "--examples_per_second 10 --charging 1,0.4 --global_epoch 6"  # fmt: skip
 
 
-def test_stopped_and_resumed_or_in_two_processes_gives_the_same_bits(command):
-    whole = command("federated", LIVELY, folder="whole")
-    assert whole.code == 0, whole.err
-    assert command("federated", f"{LIVELY} --global_epoch 2", folder="cut").code == 0
-    cut = command("federated", "--resume --global_epoch 6", folder="cut")
-    two = command("federated", f"{LIVELY} --workers 2", folder="two")
-    assert whole.sha256 == cut.sha256 == two.sha256
-    for key in ("called", "dropped", "late", "simulated_seconds", "clients"):
-        assert (
-            [r.get(key) for r in whole.records]
-            == [r.get(key) for r in cut.records]
-            == [r.get(key) for r in two.records]
-        )
+def test_stopped_and_resumed_or_in_two_processes_gives_the_same_bits(same_anyhow):
+    whole = same_anyhow(LIVELY)
+    assert all("simulated_seconds" in record for record in whole.untimed[1:])
 
 
 def test_the_record_says_what_became_of_everyone(command):

@@ -173,16 +173,9 @@ def test_a_client_whose_update_is_turned_away_keeps_what_it_kept():
 @pytest.mark.parametrize(
     "flags", ["sign", "top_k --compress_density 0.05 --algorithm scaffold", "quantise --compress_bits 3", "random_mask"]
 )
-def test_stopped_and_resumed_or_in_two_processes_gives_the_same_bits(flags, command):
+def test_stopped_and_resumed_or_in_two_processes_gives_the_same_bits(flags, same_anyhow):
     flags = f"--compress {flags} --dropout_rate 0.2 --over_select 2 --min_reports 2 --global_epoch 5"
-    whole = command("federated", flags, folder="whole")
-    assert whole.code == 0, whole.err
-    assert command("federated", f"{flags} --global_epoch 2", folder="cut").code == 0
-    cut = command("federated", "--resume --global_epoch 5", folder="cut")
-    assert (whole.sha256, whole.untimed) == (cut.sha256, cut.untimed)
-    if "sign" in flags or "quantise" in flags:  # one that keeps something, and one that draws
-        two = command("federated", f"{flags} --workers 2", folder="two")
-        assert (whole.sha256, whole.untimed) == (two.sha256, two.untimed)
+    same_anyhow(flags, workers="sign" in flags or "quantise" in flags)  # one that keeps something, and one that draws
 
 
 def test_the_record_counts_the_bytes(command):

@@ -243,17 +243,9 @@ def test_a_round_without_reports_has_its_noise_and_its_price(algorithm, command)
         "--noise_multiplier 1 --local_noise 0.3 --algorithm fedprox",
     ],
 )
-def test_stopped_and_resumed_or_in_two_processes_gives_the_same_bits(flags, command):
-    flags = f"{flags} --clip_norm 0.1 --insecure_noise --global_epoch 4"
-    whole = command("federated", flags, folder="whole")
-    assert whole.code == 0, whole.err
-    assert command("federated", f"{flags} --global_epoch 2", folder="cut").code == 0
-    cut = command("federated", "--resume --global_epoch 4", folder="cut")
-    two = command("federated", f"{flags} --workers 2", folder="two")
-    assert whole.sha256 == cut.sha256 == two.sha256
-    for key in ("clip_norm", "clipped", "epsilon"):
-        assert [r.get(key) for r in whole.records] == [r.get(key) for r in cut.records]
-        assert [r.get(key) for r in whole.records] == [r.get(key) for r in two.records]
+def test_stopped_and_resumed_or_in_two_processes_gives_the_same_bits(flags, same_anyhow):
+    whole = same_anyhow(f"{flags} --clip_norm 0.1 --insecure_noise --global_epoch 4")
+    assert all(record["epsilon"] for record in whole.records[1:])
 
 
 @accounted

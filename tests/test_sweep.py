@@ -198,7 +198,10 @@ def command_line(out, grid, seeds):
             *TINY.split()]  # fmt: skip
 
 
-def untimed(out: Path):
+TWELVE = "--grid init_lr=0.05,0.1 --grid batch_size=5,0"  # with three seeds
+
+
+def untimed(out: Path) -> dict:
     """The table without seconds, which no two sweeps share."""
     told = json.loads((out / "table.json").read_text())
     for one in told["experiments"]:
@@ -218,19 +221,25 @@ def test_real_runs_are_those_of_the_script(tmp_path, command):
     assert found["model_sha256"] == alone.sha256
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict:
+    """The table of a sweep of 12 runs that nobody disturbs."""
+    out = tmp_path_factory.mktemp("whole")
+    done = subprocess.run(command_line(out, TWELVE, 3), cwd=ROOT, capture_output=True, timeout=300)
+    assert done.returncode == 0
+    return untimed(out)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("turn", range(3))
-def test_a_killed_sweep_goes_on_to_the_same_table(turn, tmp_path):
-    grid, draw = "--grid init_lr=0.05,0.1 --grid batch_size=5,0", random.Random(turn)
-    whole = subprocess.run(command_line(tmp_path / "whole", grid, 3), cwd=ROOT, capture_output=True, timeout=300)
-    assert whole.returncode == 0
+def test_a_killed_sweep_goes_on_to_the_same_table(turn, whole, tmp_path):
     killed = subprocess.Popen(
-        command_line(tmp_path / "killed", grid, 3), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
+        command_line(tmp_path, TWELVE, 3), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
     )
-    time.sleep(draw.uniform(2, 15))
+    time.sleep(random.Random(turn).uniform(2, 15))
     os.killpg(killed.pid, signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "table.json").exists()  # or it would not have been killed in time
-    again = subprocess.run(command_line(tmp_path / "killed", grid, 3), cwd=ROOT, capture_output=True, timeout=300)
+    assert not (tmp_path / "table.json").exists()  # or it would not have been killed in time
+    again = subprocess.run(command_line(tmp_path, TWELVE, 3), cwd=ROOT, capture_output=True, timeout=300)
     assert (again.returncode, again.stderr) == (0, b"")
-    assert untimed(tmp_path / "killed") == untimed(tmp_path / "whole")
+    assert untimed(tmp_path) == whole
