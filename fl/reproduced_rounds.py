@@ -18,12 +18,14 @@ HEADING = ["cell", "rounds, theirs", "rounds, ours", "n", "rate", "ratio", "verd
 def search(target: Target, seeds: int, run: Bench) -> dict[str, Any]:
     """The cell's result.
 
-    No rate is tried for longer than the best one has needed, because it could not win any more. While none is known to
-    reach the target, those that are tried together get an eighth of the rounds, then a quarter, and so on.
+    No rate is tried for longer than the best one has needed, because it could not win any more. While none is known
+    to reach the target, those that are tried together get an eighth of the rounds, then a quarter, then a half, and
+    from there an eighth more each time. The steps are small because the others go on to the end of the one in which a
+    rate gets there.
     """
     accuracy = float(target.flags[target.flags.index("--target_accuracy") + 1])
     scores: dict[int, Score] = {}
-    limits = [math.ceil(target.limit / part) for part in (8, 4, 2, 1)]
+    limits = [math.ceil(target.limit * eighths / 8) for eighths in (1, 2, 4, 5, 6, 7, 8)]
     while indices := to_try(scores):
         for limit in limits:
             found = run([trial(target, rate_of(target.start, i), 0, limit) for i in indices])
