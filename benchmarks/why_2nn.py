@@ -15,6 +15,7 @@ import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from statistics import mean
 from typing import Any
@@ -41,13 +42,17 @@ SETTING = [
 ]  # fmt: skip
 TARGET = 0.97
 PAPER = {"0": 316, "0.1": 87, "0.2": 77, "0.5": 75, "1": 70}  # rounds by C; C = 0 is one client a round
-RATES = {"standard": ("0.0464", "0.1", "0.215"), "unit": ("0.1", "0.215", "0.464")}  # by what is made of pixels
+RATES, UNIT_RATES = ("0.0464", "0.1", "0.215"), ("0.1", "0.215", "0.464")
+UNIT, CENTRED = "--normalise unit", "--normalise centred"
 PATIENCE = 1.5  # times the paper's rounds, after which a run ends
 HERE = shlex.quote(__file__)
 
 
 def tutorial(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The 2NN as TensorFlow's tutorial "Deep MNIST for experts" of 2016 drew weights: deviation 0.1, biases of 0.1."""
+    """The 2NN with weights as in TensorFlow's "Deep MNIST for experts" of 2016: deviation 0.1, biases of 0.1.
+
+    Its example of 2015, convolutional.py, drew them so, too, but for the first biases, which were 0.
+    """
     return drawn(two_nn(shape, classes), lambda inputs, outputs: 0.1, bias=0.1)
 
 
@@ -88,11 +93,15 @@ def same_order(seed: int, streams: Sequence[tuple[int, int]], n: int, device: to
     return shuffles(seed, [(k, 0) for k, _ in streams], n, device)
 
 
-UNIT, CENTRED, SAME_ORDER = "--normalise unit", "--normalise centred", "same order"
+# What no flag says: the order of examples, and pixels (x - mean) / deviation that --normalise does not make.
+SAME_ORDER = "same order"
+PIXELS = {"mean 0, deviation 0.31": (0.1307, 1.0), "mean -1.2, deviation 1": (0.5, 0.3081)}
 HYPOTHESES = {
     "as it is here": "",
     "pixels in [0, 1]": UNIT,
     "pixels in [-0.5, 0.5]": CENTRED,
+    "pixels with the deviation of [0, 1], and mean 0": "mean 0, deviation 0.31",
+    "pixels with the mean of [-0.5, 0.5], and deviation 1": "mean -1.2, deviation 1",
     "first weights: deviation 0.1, biases 0.1": f"--model {HERE}:tutorial",
     "first weights: deviation 1/sqrt(fan in)": f"--model {HERE}:fan_in",
     "first weights: Glorot uniform": f"--model {HERE}:glorot",
@@ -116,9 +125,9 @@ HYPOTHESES = {
 def conditioning(pixels: str) -> tuple[float, float]:
     """Of the mean of x x^T over the training images x: the largest eigenvalue over the second, and over their sum.
 
-    This matrix is a factor of the first layer's Hessian. What is common to all images makes its largest eigenvalue,
-    which bounds the rate, while all that tells images apart is learnt at the pace of the others (LeCun, Bottou, Orr and
-    Müller 1998, "Efficient BackProp", sections 4.3 and 5.3).
+    This matrix is a factor of the first layer's Hessian, if the layer is taken alone. Gradient descent is slow if one
+    eigenvalue is much larger than the others (LeCun, Bottou, Orr and Müller 1998, "Efficient BackProp", sections 4.3
+    and 5.3), and what is common to all images makes such a one.
     """
     data = load_data(parse([*SETTING, "--normalise", pixels], "federated", ""))
     x = data.inputs(torch.arange(len(data.train))).flatten(1)
@@ -129,9 +138,11 @@ def conditioning(pixels: str) -> tuple[float, float]:
 def rounds_of(flags: str, rate: str, C: str, seed: int, limit: int) -> float | None:
     """Rounds to the target; None if it is not reached in `limit` rounds. C = "0" is one client a round."""
     clients = ["--client_fraction", C] if C != "0" else ["--num_select_clients", "1"]
-    own = [] if flags == SAME_ORDER else shlex.split(flags)
+    own = [] if flags == SAME_ORDER or flags in PIXELS else shlex.split(flags)
     words = [*SETTING, *clients, *own, "--init_lr", rate, "--seed", str(seed), "--global_epoch", str(limit)]
     x = federated(parse(words, "federated", ""))
+    if pixels := PIXELS.get(flags):
+        x = replace(x, data=replace(x.data, mean=pixels[0], std=pixels[1]))
     order = same_order if flags == SAME_ORDER else shuffles
     records: list[dict[str, Any]] = []
     with (
@@ -160,7 +171,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--rate", action="append", help="learning rate; repeatable (default: three by the pixels)")
     parser.add_argument("--fraction", action="append", choices=PAPER, help="C; repeatable (default: 0.1)")
     parser.add_argument("--seeds", default="1", help="(default: %(default)s)")
-    parser.add_argument("--conditioning", action="store_true", help="compare inputs; train nothing")
+    parser.add_argument(
+        "--conditioning", action="store_true", help="compare inputs and train nothing; takes no other flag"
+    )
     words = parser.parse_args(argv)
     seeds, names = count("--seeds", words.seeds), [name for name in HYPOTHESES if fnmatchcase(name, words.only)]
     if not names:
@@ -177,7 +190,7 @@ def main(argv: Sequence[str]) -> None:
         for C in words.fraction or ["0.1"]:
             limit = round(PATIENCE * PAPER[C])
             cells = []
-            for rate in words.rate or RATES["unit" if UNIT in flags else "standard"]:
+            for rate in words.rate or (UNIT_RATES if UNIT in flags else RATES):
                 found = [rounds_of(flags, rate, C, seed, limit) for seed in range(seeds)]
                 cells.append(f"rate {rate}: {said(found, limit)}")
             print(f"{name}; C = {C}, paper {PAPER[C]}; {'; '.join(cells)}", flush=True)

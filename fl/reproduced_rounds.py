@@ -20,8 +20,8 @@ def search(target: Target, seeds: int, run: Bench) -> dict[str, Any]:
 
     No rate is tried for longer than the best one has needed, because it could not win any more. While none is known
     to reach the target, those that are tried together get an eighth of the rounds, then a quarter, then a half, and
-    from there an eighth more each time. The steps are small because the others go on to the end of the one in which a
-    rate gets there.
+    from there an eighth more each time. The steps are small because a rate that has not got there still runs to the
+    end of the step in which another one does.
     """
     accuracy = float(target.flags[target.flags.index("--target_accuracy") + 1])
     scores: dict[int, Score] = {}

@@ -36,6 +36,7 @@ FOREIGN = {
     "--rate",
     "--fraction",
     "--dist",
+    "--conditioning",
 }  # of torchrun, pytest and the benchmarks
 
 
@@ -104,7 +105,7 @@ def test_sweep_takes_what_is_shown(line, monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize("line", ours("reproduce.py"))
 def test_reproduce_takes_what_is_shown(line, capsys):
     assert reproduce.run([*shlex.split(line)[2:], "--list"]) == 0
-    assert capsys.readouterr().out.count("\n") == (10 if "*" in line else 1)
+    assert capsys.readouterr().out.count("\n") == (20 if "*" in line else 1)
 
 
 TAKEN = ("run_", "compare", "sweep", "reproduce")

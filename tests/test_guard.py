@@ -162,4 +162,4 @@ def test_odd_environments(tmp_path):
 
 @pytest.mark.slow
 def test_more_odd_environments(tmp_path):
-    assert environments(16, 1, tmp_path) == []
+    assert environments(40, 1, tmp_path) == []

@@ -13,6 +13,8 @@ from fl.command_line import parse
 from fl.published import targets_of
 from fl.published.cells import BAND, Target
 from fl.rate_search import Score, best_of, rate_of, to_try
+from fl.reproduced_rounds import search
+from fl.trials import Outcome
 from tests.conftest import ROOT
 from tests.folders import starts_in
 
@@ -82,6 +84,24 @@ def test_what_reaches_no_target_is_told_apart_by_accuracy_and_is_worse_than_what
 
 def test_a_search_that_finds_nothing_ends():
     assert len(searched(lambda rate: Score(None, 1 - rate))) < 30
+
+
+def test_no_rate_runs_much_longer_than_the_first_one_that_gets_there():
+    needed, asked = {0.1: 17, 0.147: 16}, {}  # rounds to the target; rounds that each rate was asked for, by rate
+
+    def run(trials):
+        found = []
+        for trial in trials:
+            config = parse(trial.words, "federated", "")
+            asked.setdefault(config.init_lr, []).append(config.global_epoch)
+            T = min(n := needed.get(config.init_lr, 99), config.global_epoch)
+            found.append(Outcome([{"round": t, "test_accuracy": 0.99 * (t == n)} for t in range(T + 1)], False))
+        return found
+
+    target = TARGETS["table2/cnn/iid/E5B10"]  # at most 25 rounds
+    result = search(target, 1, run)
+    assert (result["rate"], result["rounds"]) == (0.147, [16])
+    assert asked[0.0464] == asked[0.215] == [4, 7, 13, 16, 19]
 
 
 def test_rates_have_three_digits_and_steps_of_a_sixth():

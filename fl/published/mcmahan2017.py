@@ -6,8 +6,8 @@ from typing import Any
 
 from fl.published.cells import Target
 
-# The paper does not say what it made of pixels. The 2NN needs a third of the paper's rounds with mean 0 and deviation
-# 1, and about as many with numbers in [-0.5, 0.5] (docs/reproduction.md), so there are cells for both.
+# The paper does not say what it made of pixels. On IID data the 2NN needs a third of the paper's rounds with mean
+# 0 and deviation 1, and about as many with numbers in [-0.5, 0.5] (docs/reproduction.md). So there are cells for both.
 PIXELS = {"2nn": {"2nn": [], "2nn-centred": ["--normalise", "centred"]}}
 SPLITS = {"iid": ["--partition", "iid"], "noniid": ["--partition", "shards", "--shards_per_client", "2"]}  # MNIST's
 
