@@ -124,6 +124,11 @@ HYPOTHESES = {
 }
 
 
+def own_flags(flags: str) -> list[str]:
+    """The flags of a hypothesis; none if it changes what no flag says."""
+    return shlex.split(flags) if flags.startswith("--") else []
+
+
 def conditioning(pixels: str) -> tuple[float, float]:
     """Of the mean of x x^T over the training images x: the largest eigenvalue over the second, and over their sum.
 
@@ -140,8 +145,8 @@ def conditioning(pixels: str) -> tuple[float, float]:
 def rounds_of(flags: str, rate: str, C: str, seed: int, limit: int) -> float | None:
     """Rounds to the target; None if it is not reached in `limit` rounds. C = "0" is one client a round."""
     clients = ["--client_fraction", C] if C != "0" else ["--num_select_clients", "1"]
-    own = [] if flags == SAME_ORDER or flags in PIXELS else shlex.split(flags)
-    words = [*SETTING, *clients, *own, "--init_lr", rate, "--seed", str(seed), "--global_epoch", str(limit)]
+    where = ["--init_lr", rate, "--seed", str(seed), "--global_epoch", str(limit)]
+    words = [*SETTING, *clients, *own_flags(flags), *where]
     x = federated(parse(words, "federated", ""))
     if pixels := PIXELS.get(flags):
         x = replace(x, data=replace(x.data, mean=pixels[0], std=pixels[1]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -160,9 +159,7 @@ def test_first_weights_have_the_deviation_that_they_are_named_for(name, deviatio
 
 @pytest.mark.parametrize("name", why_2nn.HYPOTHESES)
 def test_a_hypothesis_is_a_command_line(name):
-    flags = why_2nn.HYPOTHESES[name]
-    own = [] if flags == why_2nn.SAME_ORDER or flags in why_2nn.PIXELS else shlex.split(flags)
-    config = parse([*why_2nn.SETTING, *own], "federated", "")
+    config = parse([*why_2nn.SETTING, *why_2nn.own_flags(why_2nn.HYPOTHESES[name])], "federated", "")
     assert (config.num_clients, config.local_epoch, config.batch_size) == (100, 1, 10)
 
 

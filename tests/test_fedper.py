@@ -129,17 +129,12 @@ def test_workers_agree_with_one_process():
 MODEL = "--model mlp --hidden 9,7 --personal_layers 2"
 
 
-def test_stopped_and_resumed_or_in_two_processes_gives_the_same_bits(command):
-    flags = f"{MODEL} --global_epoch 5 --client_test_fraction 0.2 --client_eval_every 1 --personalise_epochs 1"
-    whole = command("federated", flags, folder="whole")
-    assert whole.code == 0, whole.err
-    assert command("federated", f"{flags} --global_epoch 2", folder="cut").code == 0
+def test_stopped_and_resumed_or_in_two_processes_gives_the_same_bits(same_anyhow):
+    whole = same_anyhow(
+        f"{MODEL} --global_epoch 5 --client_test_fraction 0.2 --client_eval_every 1 --personalise_epochs 1"
+    )
     assert (whole.folder / "clients").is_dir()
-    cut = command("federated", "--resume --global_epoch 5", folder="cut")
-    two = command("federated", f"{flags} --workers 2", folder="two")
-    for other in (cut, two):
-        assert (whole.sha256, whole.untimed) == (other.sha256, other.untimed)
-        assert whole.summary["personalised"] == other.summary["personalised"]
+    assert whole.summary["personalised"]
 
 
 def test_the_bytes_of_own_layers_are_not_counted(command):

@@ -234,15 +234,10 @@ def test_the_simulated_clock_knows_the_bytes(command):
     )
 
 
-def test_stopped_and_resumed_gives_the_same_bits(command):
+def test_stopped_and_resumed_gives_the_same_bits(same_anyhow):
     """Though its keys are others."""
     flags = "--secure_aggregation --secure_threshold 0.5 --num_select_clients 3 --dropout_rate 0.2 --global_epoch 5"
-    whole = command("federated", flags, folder="whole")
-    assert whole.code == 0, whole.err
-    assert command("federated", f"{flags} --global_epoch 2", folder="cut").code == 0
-    cut = command("federated", "--resume --global_epoch 5", folder="cut")
-    assert (whole.sha256, whole.untimed) == (cut.sha256, cut.untimed)
-    assert any("dropped" in record for record in whole.records)
+    assert any("dropped" in record for record in same_anyhow(flags, workers=False).records)
 
 
 @accounted
