@@ -32,7 +32,10 @@ def parser() -> Words:
     )  # fmt: skip
     made.add_argument("--list", action="store_true", help="name the cells, with the published figures; run nothing")
     made.add_argument("--seeds", default="3", metavar="N", help="seeds with the best setting (default: %(default)s)")
-    made.add_argument("--jobs", metavar="N", help="runs at a time (default: the machine's cores)")
+    made.add_argument(
+        "--jobs", metavar="N",
+        help="runs at a time, each on one core; if fewer are left, they share the cores (default: the machine's cores)",
+    )  # fmt: skip
     made.add_argument("--budget", metavar="MINUTES", help="stop after so long; the next call goes on from there")
     made.add_argument(
         "--out", metavar="DIR", default=f"{DEFAULTS['out_dir']}/reproduce", help="where runs go (default: %(default)s)"

@@ -11,7 +11,7 @@ from fl.config import Config
 from fl.errors import RunFolderError
 from fl.grid import Cell
 from fl.records import DIVERGED, read_metrics, rounds_to_target
-from fl.sweep import carry_out, plan_of
+from fl.sweep import Planned, carry_out, plan_of
 
 
 class Trial(NamedTuple):
@@ -47,17 +47,38 @@ def bench(cell: str, place: Path, jobs: int, look: Callable[[], None]) -> Bench:
     look: called all the while; what it raises ends the runs.
     """
 
+    def plan(trial: Trial, workers: int) -> Planned:
+        words = [*trial.words, "--workers", str(workers)]
+        config = parse(words, "federated", "")
+        planned = plan_of(Cell(cell, trial.folder, words, config), trial.seed, place / cell)
+        return planned._replace(is_over=is_over(outcome(planned.job.folder, config.global_epoch), config))
+
     def run(trials: Sequence[Trial]) -> list[Outcome]:
-        plans = []
-        for trial in trials:
-            words = [*trial.words, "--workers", "1"]  # every core has a run of its own
-            config = parse(words, "federated", "")
-            plan = plan_of(Cell(cell, trial.folder, words, config), trial.seed, place / cell)
-            plans.append(plan._replace(is_over=is_over(outcome(plan.job.folder, config.global_epoch), config)))
+        plans = [plan(trial, 1) for trial in trials]
+        left = [i for i, one in enumerate(plans) if not one.is_over]
+        for i, workers in zip(left, processes(len(left), jobs), strict=True):
+            if workers > 1 and on_cpu(config := plans[i].cell.config):
+                plans[i] = plan(trials[i], min(workers, config.num_select_clients))
         carry_out(plans, jobs, look)
-        return [outcome(plan.job.folder, plan.cell.config.global_epoch) for plan in plans]
+        return [outcome(one.job.folder, one.cell.config.global_epoch) for one in plans]
 
     return run
+
+
+def processes(runs: int, jobs: int) -> list[int]:
+    """The number of processes of each run, where `jobs` of them run at a time.
+
+    The last ones, if they are fewer than the cores, share all of them, because cores would be idle otherwise. The
+    number of processes does not change a run's bits.
+    """
+    last = runs % jobs
+    return [1] * (runs - last) + [jobs // last] * last if last else [1] * runs
+
+
+def on_cpu(config: Config) -> bool:
+    from fl.device import choose_device  # here, because torch takes seconds to load
+
+    return choose_device(config.device).type == "cpu"
 
 
 def outcome(folder: Path, rounds: int) -> Outcome:

@@ -26,10 +26,13 @@ def make_run(folder, seed=0, accuracy=0.8, rounds=3, **flags):
     return folder
 
 
-def starts_in(place):
-    """How often each run of the stand-in was started, by its folder in `place`: <cell or setting>/seed<k>."""
+def starts_in(place, workers=1):
+    """How often each run of the stand-in was started, by its folder in `place`: <cell or setting>/seed<k>.
+
+    workers: the most processes that one of them may have been given, of one thread each.
+    """
     found = {path.parent: path.read_text().splitlines() for path in place.glob("*/*/starts")}
-    assert {line for told in found.values() for line in told} <= {"1 1"}  # one thread, one worker
+    assert {line for told in found.values() for line in told} <= {f"1 {n}" for n in range(1, workers + 1)}
     return {f"{folder.parent.name}/{folder.name}": len(told) for folder, told in found.items()}
 
 

@@ -14,7 +14,7 @@ from fl.published import targets_of
 from fl.published.cells import BAND, Target
 from fl.rate_search import Score, best_of, rate_of, to_try
 from fl.reproduced_rounds import search
-from fl.trials import Outcome
+from fl.trials import Outcome, processes
 from tests.conftest import ROOT
 from tests.folders import starts_in
 
@@ -121,14 +121,14 @@ def toy(monkeypatch, tmp_path, capsys):
         other = Target("toy/other", target.flags, 9, 0.1)
         monkeypatch.setattr("reproduce.targets_of", lambda paper: {one.name: one for one in (target, other)})
         capsys.readouterr()
-        code = reproduce.run(["mcmahan2017", "--cell", "toy/c*", *words.split()])
+        code = reproduce.run(["mcmahan2017", "--cell", "toy/c*", "--jobs", "2", *words.split()])
         return code, *capsys.readouterr()
 
     return run
 
 
 def starts(tmp_path):
-    return starts_in(tmp_path / "runs/reproduce/mcmahan2017/toy/cell")
+    return starts_in(tmp_path / "runs/reproduce/mcmahan2017/toy/cell", workers=2)
 
 
 def test_the_best_rate_is_found_and_run_with_every_seed(toy, tmp_path):
@@ -153,6 +153,22 @@ def test_the_best_rate_is_found_and_run_with_every_seed(toy, tmp_path):
     again = toy()
     assert row in again[1].splitlines()
     assert starts(tmp_path) == before  # nothing was run twice
+
+
+@pytest.mark.parametrize(
+    ("runs", "jobs", "expected"),
+    [(0, 2, []), (2, 2, [1, 1]), (3, 2, [1, 1, 2]), (1, 4, [4]), (3, 16, [5, 5, 5]), (5, 3, [1, 1, 1, 1, 1])],
+)
+def test_runs_that_are_fewer_than_the_cores_share_them(runs, jobs, expected):
+    assert processes(runs, jobs) == expected
+
+
+@pytest.mark.parametrize(("clients", "workers"), [("4", "2"), ("1", "1")])
+def test_the_last_rate_of_three_has_both_cores_if_its_clients_can_use_them(clients, workers, toy, tmp_path):
+    toy("--seeds 1 -- --device cpu", TOY._replace(flags=[*TO_85, "--num_select_clients", clients]))
+    folder = tmp_path / "runs/reproduce/mcmahan2017/toy/cell"
+    first = {path.parent.parent.name: path.read_text().split()[1] for path in folder.glob("*/*/starts")}
+    assert (first["lr0.00464"], first["lr0.01"], first["lr0.0215"]) == ("1", "1", workers)
 
 
 def test_a_rate_that_cannot_win_any_more_is_cut_short(toy, tmp_path):

@@ -68,7 +68,7 @@ def toy(monkeypatch, tmp_path, capsys):
     def run(words="--seeds 2", target=TOY):
         monkeypatch.setattr("reproduce.targets_of", lambda paper: {target.name: target})
         capsys.readouterr()
-        code = reproduce.run(["niid_bench", *words.split()])
+        code = reproduce.run(["niid_bench", "--jobs", "2", *words.split()])
         out, err = capsys.readouterr()
         rows = [line for line in out.splitlines() if line.startswith("toy/cell ")]
         return code, re.split(r"\s{2,}", rows[-1]) if rows else [], err
@@ -77,7 +77,7 @@ def toy(monkeypatch, tmp_path, capsys):
 
 
 def starts(tmp_path):
-    return starts_in(tmp_path / "runs/reproduce/niid_bench/toy/cell")
+    return starts_in(tmp_path / "runs/reproduce/niid_bench/toy/cell", workers=2)
 
 
 def test_the_best_setting_is_found_and_run_with_every_seed(toy, tmp_path):
