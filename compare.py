@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fl.compared import Experiment, distinct, find, newest, read
 from fl.config import DEFAULTS, check_value
-from fl.curves import AXES, BANDS, METRICS, Record, telling
+from fl.curves import AXES, BANDS, METRICS, Record, telling, value
 from fl.differences import differences, differences_on_screen, is_telling
 from fl.errors import FlagError, reason
 from fl.files import write_atomic
@@ -134,7 +134,7 @@ def compare(argv: Sequence[str] | None) -> None:
         {target for _, runs in experiments.values() for run in runs for target in run.flags["target_accuracy"]}
     )
     records = {label: [run.records for run in runs] for label, (_, runs) in experiments.items()}
-    axes = axes_of(words.axes, records)
+    axes, metrics = axes_of(words.axes, records), metrics_of(words.metric, records)
     rows = measured(experiments, targets)
     print(on_screen(rows), flush=True)
     if is_telling(differences(rows)):
@@ -149,7 +149,7 @@ def compare(argv: Sequence[str] | None) -> None:
 
     sheet = Sheet(
         axes=axes,
-        metrics=tuple(words.metric or METRICS[:2]),
+        metrics=metrics,
         size=words.size or "sheet",
         band=words.band,
         title=shared_title(list(experiments.values())) if words.title is None else words.title,
@@ -170,6 +170,14 @@ def axes_of(asked: Sequence[str] | None, records: dict[str, list[list[Record]]])
             others = ", ".join(other for other in AXES if is_spent(other, records))
             raise FlagError(f"--axes {axis}: none of these runs {nothing}; expected {others}")
     return tuple(dict.fromkeys(asked))
+
+
+def metrics_of(asked: Sequence[str] | None, records: dict[str, list[list[Record]]]) -> tuple[str, ...]:
+    """The metrics of the picture. Raises FlagError for one that none of the runs has measured."""
+    for metric in asked or ():
+        if not any(value(record, metric) is not None for runs in records.values() for run in runs for record in run):
+            raise FlagError(f"--metric {metric}: none of these runs has measured it")
+    return tuple(dict.fromkeys(asked or METRICS[:2]))
 
 
 def is_spent(axis: str, records: dict[str, list[list[Record]]]) -> bool:

@@ -10,7 +10,8 @@ from pathlib import Path
 from fl.errors import FlagError
 from fl.grid import cells_of
 from fl.guard import guarded, leave
-from fl.words import Words, cores, count
+from fl.labels import said_seeds
+from fl.words import Words, cores, count, several
 
 
 def parser() -> Words:
@@ -45,8 +46,8 @@ def sweep(argv: Sequence[str]) -> None:
     left = [run for run in runs if not run.is_over]
     rounds = sum(run.job.rounds - run.rounds for run in left)
     print(
-        f"{len(runs)} runs: {len(cells)} cells, seeds 0 to {seeds[-1]}; {len(runs) - len(left)} are over, "
-        f"{rounds:,} rounds to go at most, {jobs} runs at a time",
+        f"{several(len(runs), 'run')}: {several(len(cells), 'cell')}, {said_seeds(seeds)}; "
+        f"{len(runs) - len(left)} done, {several(rounds, 'round')} to go at most, {several(jobs, 'run')} at a time",
         flush=True,
     )
     if words.dry_run:

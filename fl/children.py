@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -77,16 +78,24 @@ def start(job: Job) -> subprocess.Popen[bytes]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked) if hasattr(signal, "pthread_sigmask") else None
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        with job.log.open("wb") as log:
+        with job.log.open("ab") as log:  # after what it said when it was started before
             return subprocess.Popen(
                 [sys.executable, str(SCRIPT), *job.flags, "--run_dir", str(job.folder), "--resume"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"},
+                preexec_fn=go_with_us if sys.platform == "linux" else None,
             )  # fmt: skip
     except OSError as error:
         raise RunFolderError(f"{error.filename or job.folder}: {reason(error)}") from None
     finally:
         if before is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def go_with_us() -> None:
+    """Have this new process end, after it has written its checkpoint, when the one that started it is killed."""
+    PR_SET_PDEATHSIG = 1  # Linux alone has this
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def stop(children: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -24,7 +24,7 @@ def parse(argv: Sequence[str], script: str, description: str) -> Config:
 
     Raises FlagError with one line that names the flag, the value and what is accepted.
     """
-    words, rest = _parser(f"run_{script}.py", description).parse_known_args(_attach(_expand(argv)))
+    words, rest = _parser(f"run_{script}.py", description).parse_known_args(expanded(argv))
     if rest:
         raise FlagError(_unknown(rest[0]))
     given = {name: check_value(name, _as_typed(text)) for name, text in vars(words).items()}
@@ -34,6 +34,14 @@ def parse(argv: Sequence[str], script: str, description: str) -> Config:
     for text in advice(config, given, script):
         warn(text)
     return config
+
+
+def expanded(argv: Sequence[str]) -> list[str]:
+    """The words with presets in place of every @FILE. What does not begin with -- belongs to the flag before it.
+
+    Raises FlagError for a preset that cannot be read.
+    """
+    return _attach(_expand(argv))
 
 
 def _as_typed(text: Any) -> Any:

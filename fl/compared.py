@@ -11,17 +11,21 @@ from fl.check import is_read
 from fl.config import FLAGS, Config
 from fl.config_file import read_config
 from fl.errors import RunFolderError
-from fl.records import is_finished, newest_runs, read_metrics
+from fl.records import DIVERGED, is_finished, newest_runs, read_metrics
 from fl.streams import warn
 
 
 class Run(NamedTuple):
-    """A run folder that can be used. finished: whether the records go to the run's own end."""
+    """A run folder that can be used.
+
+    finished: whether the records go to the run's own end. diverged: whether a sweep has found that it cannot go on.
+    """
 
     folder: Path
     flags: dict[str, Any]
     records: list[dict[str, Any]]
     finished: bool
+    diverged: bool = False
 
 
 class Experiment(NamedTuple):
@@ -73,7 +77,8 @@ def read(folders: Sequence[Path]) -> list[Run]:
             continue
         if cut:
             warn(f"{folder}: the last line of metrics.jsonl is cut off; the {len(records)} before it count")
-        runs.append(Run(folder, flags, records, finished=not cut and is_finished(folder, records)))
+        finished = not cut and is_finished(folder, records)
+        runs.append(Run(folder, flags, records, finished, diverged=(folder / DIVERGED).exists()))
     if not runs:
         others = f" (nor can any other of the {len(folders)} folders be used)" if len(folders) > 1 else ""
         raise RunFolderError(f"{unusable[0]}{others}")
@@ -113,8 +118,8 @@ def experiment(run: Run) -> tuple[tuple[str, Any], ...]:
     config = Config(**{name: flags[name] for name in FLAGS})
     key: list[tuple[str, Any]] = [("script", flags["script"])]
     key += [(name, flags[name]) for name in FLAGS if counts(name, flags) and is_read(name, config, flags["script"])]
-    key.append(("finished", finished))
-    if not finished:
+    key += [("finished", finished), ("diverged", run.diverged)]
+    if not finished and not run.diverged:
         key.append(("round", records[-1]["round"]))
     if flags["match"] is not None:
         key.append(("matched", tuple(record["examples"] for record in records)))

@@ -87,13 +87,13 @@ class Config(Workload, Changing, Conditions, Privacy, Security, Compression, Per
         "most clients at once of --engine stacked; 0 is as many as are fast and fit", reads=FEDERATED,
         needs=[only_with("engine", "stacked", "distributed", "auto")])
     workers: int = flag(0, "Execution", integer(0, high=10**4),
-        "processes of --engine distributed; 0 is one a core, or one a GPU", reads=FEDERATED, resume=FREE,
+        "processes of --engine distributed; 0 is one a core, or one a GPU", reads=FEDERATED, resume=FREE, experiment=False,
         needs=[
             only_with("engine", "distributed", "auto"),
             Need("expected at most --num_select_clients, which is {config.num_select_clients}; the others had no client", lambda c: c.workers <= c.num_select_clients or not c.num_clients),
         ])
     timeout: float = flag(1800.0, "Execution", number(1, 1e6, "[1, 1e+06]"),
-        "seconds after which a worker that does not answer ends the run", reads=FEDERATED, resume=FREE)
+        "seconds after which a worker that does not answer ends the run", reads=FEDERATED, resume=FREE, experiment=False)
     precision: str = flag("fp32", "Execution", choice(["fp32", "bf16", "tf32"]),
         "arithmetic: strict fp32, bf16 autocast, or tf32 on CUDA", matched=True)
 

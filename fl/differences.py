@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from fl.tables import Quantity, Row, aligned
+from fl.tables import Quantity, Row, aligned, figure
 
 LEVEL = 0.95
 FEWEST = 3  # seeds; of two, the interval would be about as wide as everything that could be
@@ -101,10 +101,10 @@ def said(difference: Difference, quantity: Quantity) -> str:
     mean, half, n = difference
     if mean is None:
         return "-"
-    text = f"{mean * quantity.scale:+{quantity.spec}}"
+    text = figure(mean * quantity.scale, f"+{quantity.spec}")
     if half is None:
         return f"{text} (n={n}, too few)"
-    text += f" ± {half * quantity.scale:{quantity.spec}} (n={n})"
+    text += f" ± {figure(half * quantity.scale, quantity.spec)} (n={n})"
     return f"{text}, within the noise" if difference.is_noise else text
 
 

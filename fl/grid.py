@@ -8,11 +8,11 @@ from contextlib import redirect_stderr
 from itertools import product
 from typing import Any, NamedTuple
 
-from fl.command_line import parse
+from fl.command_line import expanded, parse
 from fl.config import DEFAULTS, FLAGS, Config, check_value
 from fl.errors import FlagError
 from fl.flags import SWITCH
-from fl.labels import word
+from fl.labels import exact, word
 from fl.streams import complain
 
 OURS = ("seed", "run_dir", "out_dir", "name", "resume", "overwrite", "dry_run", "quiet")  # what the sweep sets itself
@@ -45,9 +45,12 @@ def cells_of(grids: Sequence[str], flags: Sequence[str]) -> list[Cell]:
     for name in names:
         if names.count(name) > 1:
             raise FlagError(f"--grid {name}: is given twice; put all its values into one")
+    words = without(names, expanded(flags))
+    if help := {"-h", "--help"} & set(words):
+        raise FlagError(f"{help.pop()}: does not go with a sweep; python3 run_federated.py --help lists the flags")
     told = io.StringIO()
     with redirect_stderr(told):
-        cells = [cell(names, texts, axes, flags) for texts in product(*(one.values for one in axes))]
+        cells = [cell(names, texts, axes, words) for texts in product(*(one.values for one in axes))]
     for line in dict.fromkeys(told.getvalue().splitlines()):
         complain(line)
     folders: dict[str, Cell] = {}
@@ -55,6 +58,17 @@ def cells_of(grids: Sequence[str], flags: Sequence[str]) -> list[Cell]:
         if folders.setdefault(one.folder, one) is not one:
             raise FlagError(f"--grid: {one.label} and {folders[one.folder].label} would share a folder, {one.folder}")
     return cells
+
+
+def without(names: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The words but for these flags and their values, so that a switch can be off and a repeatable flag begins anew."""
+    kept, drop = [], False
+    for one in words:
+        if one.startswith("--"):
+            drop = one[2:].partition("=")[0] in names
+        if not drop:
+            kept.append(one)
+    return kept
 
 
 def axis(text: str) -> Axis:
@@ -81,17 +95,17 @@ def switch(text: str, value: str) -> bool:
     return value == "on"
 
 
-def cell(names: Sequence[str], texts: Sequence[str], axes: Sequence[Axis], flags: Sequence[str]) -> Cell:
-    """The cell with these values, after whose flags no other wins. Raises FlagError."""
-    words, label, folder = list(flags), [], []
+def cell(names: Sequence[str], texts: Sequence[str], axes: Sequence[Axis], others: Sequence[str]) -> Cell:
+    """The cell with these values. others: words that have none of these flags. Raises FlagError."""
+    words, label, folder = list(others), [], []
     for name, text, one in zip(names, texts, axes, strict=True):
         value = one.values[text]
         if value is True or value is False:
             words += [f"--{name}"] if value else []
-            label.append(word(name, value) or f"no {name.replace('_', ' ')}")
+            label.append(word(name, value) or f"{name}=off")
         else:
             words.append(f"--{name}={text}")
-            label.append(word(name, value))
+            label.append(word(name, value, exact))
         folder.append(f"{name}={text if isinstance(value, bool) else value}")
     config = parse(words, "federated", "")
     for name in OURS:

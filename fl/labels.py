@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,16 @@ def labelled(experiments: Sequence[Experiment], given: Sequence[str] = ()) -> di
 
 def distinguished(experiments: Sequence[Experiment]) -> list[str]:
     """A label for each experiment: the flags that differ among those in which they do something, and no two alike."""
+    labels = telling_apart(experiments, plain)
+    if len(set(labels)) < len(labels):
+        labels = telling_apart(experiments, exact)
+    # They may still be alike where they differ in what no flag says, such as the run that was matched.
+    seen = [labels[: at + 1].count(label) for at, label in enumerate(labels)]
+    return [f"{label} #{number}" if number > 1 else label for label, number in zip(labels, seen, strict=True)]
+
+
+def telling_apart(experiments: Sequence[Experiment], figure: Callable[[Any], str]) -> list[str]:
+    """The flags that differ, in words, with numbers as `figure` says them."""
     flags = [free(experiment) for experiment in experiments]
     differing = [name for name in FLAGS if len({own[name][0] for own in flags if name in own}) > 1]
     baselines = [experiment.key["script"] == "baseline" for experiment in experiments]
@@ -73,7 +83,7 @@ def distinguished(experiments: Sequence[Experiment]) -> list[str]:
     labels: list[str] = []
     for experiment, own, is_baseline in zip(experiments, flags, baselines, strict=True):
         names = [name for name in differing if name in own]
-        words = [text for name in names if (text := word(name, own[name][1]))]
+        words = [text for name in names if (text := word(name, own[name][1], figure))]
         federated_only = any(FLAGS[name].metadata["reads"] == FEDERATED for name in names)
         if is_baseline:
             words.insert(0, "baseline")
@@ -83,12 +93,12 @@ def distinguished(experiments: Sequence[Experiment]) -> list[str]:
             matched = Path(experiment.runs[0].flags["match"]).name
             words.append(f"matched to {matched if matched.isprintable() else ascii(matched)}")
         label = ", ".join(words)
-        if not experiment.key["finished"]:
+        if experiment.key["diverged"]:
+            label += " (diverged)"
+        elif not experiment.key["finished"]:
             label += f" (unfinished, round {experiment.key['round']})"
         labels.append(label)
-    # They may still be alike where they differ in what no flag says, such as the run that was matched.
-    seen = [labels[: at + 1].count(label) for at, label in enumerate(labels)]
-    return [f"{label} #{number}" if number > 1 else label for label, number in zip(labels, seen, strict=True)]
+    return labels
 
 
 def free(experiment: Experiment) -> dict[str, tuple[Any, Any]]:
@@ -109,7 +119,16 @@ def free(experiment: Experiment) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def word(name: str, value: Any) -> str:
+def plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def exact(value: Any) -> str:
+    """As `plain`, with all digits where six are not enough."""
+    return repr(value) if isinstance(value, float) and float(plain(value)) != value else plain(value)
+
+
+def word(name: str, value: Any, figure: Callable[[Any], str] = plain) -> str:
     """ "E=5", "scaffold", "sign_flip attack", "no attack"; nothing for a switch that is off."""
     kind = FLAGS[name].metadata["kind"]
     if kind is SWITCH:
@@ -118,12 +137,8 @@ def word(name: str, value: Any) -> str:
         return f"no {name}"
     if name == "batch_size" and value == 0:
         value = "all"
-    text = "+".join(map(plain, value)) if isinstance(value, tuple) else plain(value)
+    text = "+".join(map(figure, value)) if isinstance(value, tuple) else figure(value)
     return SAID.get(name, "{}" if kind.metavar == "NAME" else f"{name}={{}}").format(text)
-
-
-def plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def shared_title(experiments: Sequence[Experiment]) -> str:

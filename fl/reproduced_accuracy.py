@@ -127,4 +127,6 @@ def read(target: Final, result: dict[str, Any] | None) -> Line:
     by_seed = list(zip(result["rounds"], result["accuracy"], strict=True))
     if not by_seed:
         raise ValueError("it has no seeds")
+    if not all(t >= 0 and (a is None or 0 <= a <= 100) for t, a in by_seed):
+        raise ValueError("rounds or an accuracy that cannot be")
     return Line(target, setting, [int(t) for t, _ in by_seed], [None if a is None else float(a) for _, a in by_seed])

@@ -108,4 +108,6 @@ def read(target: Target, result: dict[str, Any] | None) -> Line:
     rounds = [None if one is None else float(one) for one in result["rounds"]]
     if not rounds:
         raise ValueError("it has no seeds")
-    return Line(target, float(result["rate"]), rounds)
+    if not all(one is None or 0 <= one < math.inf for one in rounds) or not (rate := float(result["rate"])) > 0:
+        raise ValueError("a rate or rounds that cannot be")
+    return Line(target, rate, rounds)

@@ -46,9 +46,16 @@ class Planned(NamedTuple):
 def planned(cells: Sequence[Cell], seeds: Sequence[int], out: Path) -> list[Planned]:
     """All runs, seed by seed, so that early ones say something of every cell.
 
-    Raises FlagError if a folder holds a run with other flags, and RunFolderError if it cannot be read.
+    Raises FlagError if a folder holds a longer run or one with other flags, and RunFolderError if it cannot be read.
     """
-    return [plan_of(cell, seed, out) for seed in seeds for cell in cells]
+    plans = [plan_of(cell, seed, out) for seed in seeds for cell in cells]
+    for one in plans:
+        if one.rounds > one.job.rounds:
+            raise FlagError(
+                f"--global_epoch {one.job.rounds}: the run in {one.job.folder} has {one.rounds} rounds; "
+                "ask for as many at least, or choose another folder"
+            )
+    return plans
 
 
 def plan_of(cell: Cell, seed: int, out: Path) -> Planned:
@@ -75,8 +82,14 @@ def check_same(folder: Path, recorded: dict[str, Any], config: Config) -> None:
         was, now = recorded[name], getattr(config, name)
         may_change = name in RESUMABLE and (name not in ENDS or name == "global_epoch" or now != DEFAULTS[name])
         unknown = name in FROM_DATA and not config.num_clients
-        if was != now and not may_change and not unknown:
-            raise FlagError(f"--{name} {now}: the run in {folder} has {was}; choose another folder, or remove this one")
+        if was == now or may_change or unknown:
+            continue
+        had = ", ".join(map(str, was)) if isinstance(was, list | tuple) else was
+        if now == DEFAULTS[name]:
+            raise FlagError(
+                f"--{name}: is not given, and the run in {folder} has {had}; give it again, or choose another folder"
+            )
+        raise FlagError(f"--{name} {now}: the run in {folder} has {had}; choose another folder, or remove this one")
 
 
 def carry_out(runs: Sequence[Planned], jobs: int, look: Callable[[], None] = lambda: None) -> None:

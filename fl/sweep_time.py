@@ -11,6 +11,7 @@ from fl.experiment import federated
 from fl.grid import Cell
 from fl.plan import all_steps, evaluations
 from fl.sweep import Planned
+from fl.words import several
 
 
 def expected(left: Sequence[Planned], jobs: int) -> str:
@@ -21,12 +22,13 @@ def expected(left: Sequence[Planned], jobs: int) -> str:
         share = sum(run.job.rounds - run.rounds for run in runs) / max(cell.config.global_epoch, 1)
         seconds = share * seconds_a_run(cell)
         total += seconds
-        lines.append(f"{cell.label}: {len(runs)} runs, {rough(seconds)}")
+        lines.append(f"{cell.label}: {several(len(runs), 'run')}, {rough(seconds)}")
     together = min(jobs, len(left)) or 1
     return "\n".join(
         [
             *lines,
-            f"all: {rough(total / together)} with {together} runs at a time, beside the seconds in which each starts",
+            f"all: {rough(total / together)} with {several(together, 'run')} at a time, "
+            "beside the seconds in which each starts",
         ]
     )
 

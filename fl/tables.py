@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
@@ -29,6 +30,8 @@ class Row(NamedTuple):
     values: dict[Quantity, list[float | None]]
 
 
+LONG = 1e9  # digits before the point are no longer read from here on
+
 # In files accuracy is in [0, 1] and traffic in bytes, as in the records.
 ENDS = (
     Quantity("test_accuracy", "accuracy %", 100, ".2f"),
@@ -39,8 +42,8 @@ ENDS = (
 SUMS = (
     Quantity("examples", "examples", 1, ",.0f"),
     Quantity("local_steps", "steps", 1, ",.0f"),
-    Quantity("downlink_bytes", "MB down", 1e-6, ".1f"),
-    Quantity("uplink_bytes", "MB up", 1e-6, ".1f"),
+    Quantity("downlink_bytes", "MB down", 1e-6, ".3f"),
+    Quantity("uplink_bytes", "MB up", 1e-6, ".3f"),
     Quantity("round_seconds", "seconds", 1, ".1f"),
 )
 
@@ -78,12 +81,19 @@ def spread(values: Sequence[float | None], spec: str) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    text = format(mean(known), spec)
+    text = figure(mean(known), spec)
     if len(known) > 1 and stdev(known) > 0:
-        text += f" ± {format(stdev(known), spec)}"
+        text += f" ± {figure(stdev(known), spec)}"
     if len(known) < len(values):
         text += f" ({len(known)} of {len(values)})"
     return text
+
+
+def figure(value: float, spec: str) -> str:
+    """The number as `spec` has it, but for a loss that exploded, which is said in powers of ten."""
+    if abs(value) < LONG or "," in spec:
+        return format(value, spec)
+    return format(value, "+.2e" if spec.startswith("+") else ".2e")
 
 
 def on_screen(rows: Sequence[Row]) -> str:
@@ -104,7 +114,7 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 def as_markdown(lines: Sequence[Sequence[str]]) -> str:
     """A table of Markdown, with the first of the lines as its heading; numbers are aligned at the right."""
-    heading, *body = [[cell.replace("\\", "\\\\").replace("|", "\\|") for cell in line] for line in lines]
+    heading, *body = [[re.sub(r"([\\|*<`])", r"\\\1", cell) for cell in line] for line in lines]
     rules = ["---", *["---:"] * (len(heading) - 1)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (heading, rules, *body))
 
@@ -131,7 +141,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "±": r"$\pm$", "[": "{[}", "]": "{]}",
+    "|": r"\textbar{}", '"': r"\char34{}", "±": r"$\pm$", "[": "{[}", "]": "{]}",
 }  # fmt: skip
 
 

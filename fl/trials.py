@@ -92,6 +92,6 @@ def outcome(folder: Path, rounds: int) -> Outcome:
 
 def is_over(had: Outcome, config: Config) -> bool:
     """Whether the run has diverged, has had all its rounds, or is at the target at which it stops."""
-    if had.diverged or had.rounds >= config.global_epoch:
+    if had.diverged or (had.records and had.rounds >= config.global_epoch):
         return True
     return config.stop_at_target and rounds_to_target(had.records, config.target_accuracy[-1]) is not None

@@ -23,6 +23,11 @@ def count(flag: str, text: str) -> int:
     return int(text)
 
 
+def several(n: int, thing: str) -> str:
+    """ "1 run", "1,200 rounds"."""
+    return f"{n:,} {thing}" + ("" if n == 1 else "s")
+
+
 def cores() -> int:
     """Those of this machine that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -51,8 +51,8 @@ def test_what_resumed_matched_and_compared_runs_make_of_flags():
         "augment", "beta",
     } == set(MATCHED)  # fmt: skip
     assert {name for name in FLAGS if not counts(name, DEFAULTS | {"stop_at_target": True})} == {
-        "seed", "name", "run_dir", "out_dir", "resume", "overwrite", "checkpoint_every", "dry_run", "quiet",
-        "data_dir", "device", "match", "client_fraction", "tensorboard",
+        "seed", "name", "workers", "timeout", "run_dir", "out_dir", "resume", "overwrite", "checkpoint_every",
+        "dry_run", "quiet", "data_dir", "device", "match", "client_fraction", "tensorboard",
         "client_eval_every", "personalise_epochs", "local_only",
     }  # fmt: skip
     assert not counts("target_accuracy", DEFAULTS)

@@ -274,6 +274,14 @@ def test_words_about_the_picture_that_cannot_be_meant(words, said, tmp_path, cap
     assert err[0].startswith(f"compare.py: {said}")
 
 
+def test_a_metric_that_nobody_has_measured_is_refused(tmp_path, capsys, undrawn):
+    folder = make_run(tmp_path / "a")
+    (folder / "metrics.jsonl").write_text(lines([record(0)]))  # nothing has been trained yet
+    code, rows, err = told(capsys, folder, "--out", tmp_path / "c.png", "--metric", "train_loss")
+    assert (code, rows) == (2, [])
+    assert err == ["compare.py: --metric train_loss: none of these runs has measured it"]
+
+
 def test_without_arguments_the_newest_runs_are_compared(tmp_path, capsys, monkeypatch, undrawn):
     monkeypatch.chdir(tmp_path)
     code, _, err = told(capsys)

@@ -99,7 +99,7 @@ def test_sweep_takes_what_is_shown(line, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("fl.sweep.carry_out", lambda *_: None)
     monkeypatch.setattr("fl.sweep.publish", lambda *_: None)
     assert sweep.run(shlex.split(line)[2:]) == 0
-    assert capsys.readouterr().out.startswith("12 runs: 4 cells, seeds 0 to 2; 0 are over, 240 rounds to go at most")
+    assert capsys.readouterr().out.startswith("12 runs: 4 cells, seeds 0 to 2; 0 done, 240 rounds to go at most")
 
 
 @pytest.mark.parametrize("line", ours("reproduce.py"))

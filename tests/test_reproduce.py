@@ -222,6 +222,8 @@ def test_the_list_names_the_cells(capsys):
         ("mcmahan2017 --seeds none", "--seeds none: expected an integer"),
         ("mcmahan2017 --budget 0", "--budget 0: expected minutes in (0, 1e+06)"),
         ("mcmahan2017 --budget soon", "--budget soon: expected minutes in (0, 1e+06)"),
+        ("mcmahan2017 --cell table1/2nn/iid/B10/C0 -- -h", "-h: does not go with a published cell"),
+        ("mcmahan2017 --cell figure1 --list -- --seed 1", "--seed: does not go with a published cell"),
         ("mcmahan2017 --cell figure1 -- --seed 1", "--seed: does not go with a published cell; after -- it takes --d"),
         (
             "mcmahan2017 --cell table2/cnn/iid/E5B10 -- --global_epoch 10",

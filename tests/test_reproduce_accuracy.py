@@ -168,6 +168,21 @@ def test_a_damaged_result_is_one_line(damage, toy, tmp_path):
         reproduction.line_of(TOY, path)
 
 
+def test_a_damaged_result_is_said_before_anything_is_trained(toy, tmp_path):
+    path = tmp_path / "runs/reproduce/niid_bench/toy/cell/result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"setting": {}, "rounds": [4], "accuracy": [900]}')
+    code, row, err = toy("--seeds 1")
+    assert (code, row, starts(tmp_path)) == (4, [], {})
+    assert err.endswith("delete it and run the cell again\n")
+    assert len(err.splitlines()) == 1
+
+
+def test_no_rounds_are_the_untrained_model(toy, tmp_path):
+    code, row, _ = toy("--seeds 1 -- --global_epoch 0")
+    assert (code, row[2], row[4], row[-1]) == (0, "10.00", "0 of 4", "no verdict")
+
+
 def test_each_kind_of_cells_has_a_table_of_its_own(tmp_path):
     lines = reproduction.lines_of([Target("a", [], 9, 0.1), TOY], tmp_path)
     tables = reproduction.on_screen(lines).split("\n\n")

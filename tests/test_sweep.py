@@ -45,7 +45,7 @@ def starts(tmp_path):
 def test_every_combination_runs_once_and_is_tabled(quick, tmp_path):
     code, out, err = quick("--grid init_lr=0.1,0.2 --grid batch_size=5,0 --seeds 3 --jobs 2")
     assert (code, err) == (0, "")
-    assert out.startswith("12 runs: 4 cells, seeds 0 to 2; 0 are over, 48 rounds to go at most, 2 runs at a time\n")
+    assert out.startswith("12 runs: 4 cells, seeds 0 to 2; 0 done, 48 rounds to go at most, 2 runs at a time\n")
     assert starts(tmp_path) == {
         f"init_lr={lr},batch_size={B}/seed{k}": 1 for lr in ("0.1", "0.2") for B in (5, 0) for k in range(3)
     }
@@ -70,22 +70,23 @@ def test_finished_runs_are_not_started_again_and_the_grid_can_grow(quick, tmp_pa
     first = quick("--grid init_lr=0.1,0.2 --seeds 2")
     table = first[1][first[1].index("\nrun ") :]
     again = quick("--grid init_lr=0.1,0.2 --seeds 2")
-    assert again[1].startswith("4 runs: 2 cells, seeds 0 to 1; 4 are over, 0 rounds to go")
+    assert again[1].startswith("4 runs: 2 cells, seeds 0, 1; 4 done, 0 rounds to go")
     assert again[1][again[1].index("\nrun ") :] == table
     assert set(starts(tmp_path).values()) == {1}
     _, out, _ = quick("--grid init_lr=0.1,0.2,0.3 --seeds 3")
-    assert "9 runs: 3 cells, seeds 0 to 2; 4 are over" in out
+    assert "9 runs: 3 cells, seeds 0 to 2; 4 done" in out
     assert set(starts(tmp_path).values()) == {1}
     assert len(starts(tmp_path)) == 9
     _, out, _ = quick("--grid init_lr=0.1", f"{FLAGS} --global_epoch 6")  # more rounds of the same
-    assert "1 runs: 1 cells, seeds 0 to 0; 0 are over, 2 rounds to go" in out
+    assert "1 run: 1 cell, seed 0; 0 done, 2 rounds to go" in out
     assert starts(tmp_path)["init_lr=0.1/seed0"] == 2
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [(f"{FLAGS} --batch_size 7", "--batch_size 7: the run in "), ("--optimizer sgd --model logistic --global_epoch 4",
-     "--target_accuracy (): the run in ")],
+     "--target_accuracy: is not given, and the run in "),
+     (f"{FLAGS} --global_epoch 3", "--global_epoch 3: the run in ")],
 )  # fmt: skip
 def test_a_folder_with_other_flags_is_refused(flags, said, quick, tmp_path):
     quick("--grid init_lr=0.1")
@@ -95,7 +96,7 @@ def test_a_folder_with_other_flags_is_refused(flags, said, quick, tmp_path):
     assert starts(tmp_path) == {"init_lr=0.1/seed0": 1}
 
 
-def test_a_diverged_run_is_a_result(quick, tmp_path):
+def test_a_diverged_run_is_a_result(quick, tmp_path, capsys):
     for _ in range(2):
         code, out, err = quick("--grid init_lr=5,0.1 --seeds 2")
         assert (code, err) == (0, "")
@@ -108,7 +109,10 @@ def test_a_diverged_run_is_a_result(quick, tmp_path):
     table = json.loads((tmp_path / "out" / "table.json").read_text())
     assert table["experiments"][0]["quantities"]["test_accuracy"]["n"] == 0
     assert table["differences"]["experiments"]["lr=0.1"]["test_accuracy"]["n"] == 0
-    assert compare.run([str(marks[0].parent), "--out", str(tmp_path / "c.png")]) == 0  # it is a run folder as any other
+    capsys.readouterr()
+    assert compare.run([*map(str, (mark.parent for mark in marks)), "--out", str(tmp_path / "c.png")]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "(diverged)" in line)
+    assert row.split()[:3] == ["fedavg", "(diverged)", "2"]
 
 
 @pytest.mark.parametrize(
@@ -157,6 +161,7 @@ def test_a_signal_stops_the_runs_in_good_order(number, quick, tmp_path):
         ("--grid momentum=0,0.9", "", "--momentum 0.9: needs --optimizer sgd"),
         ("--grid init_lr=0.1 --seeds 0", "", "--seeds 0: expected an integer from 1"),
         ("--grid init_lr=0.1 --jobs two", "", "--jobs two: expected an integer from 1"),
+        ("--grid init_lr=0.1", "-h", "-h: does not go with a sweep"),
         ("--grid init_lr=0.1 --seed 2", "", "unrecognized arguments: --seed 2"),
     ],
 )  # fmt: skip
@@ -179,6 +184,44 @@ def test_values_with_commas_and_switches(quick, tmp_path):
     assert (flags["hidden"], flags["keep_optimizer_state"]) == ("6,7", True)
 
 
+def test_the_grid_wins_over_other_flags_and_presets(quick, tmp_path):
+    (tmp_path / "preset").write_text("--keep_optimizer_state --target_accuracy 0.9 --init_lr -1\n")
+    grid = "--grid keep_optimizer_state=on,off --grid target_accuracy=0.3 --grid init_lr=0.1"
+    assert quick(grid, f"{FLAGS} @{tmp_path / 'preset'}")[0] == 0
+    told = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("*/seed0/config.json"))]
+    assert [(one["keep_optimizer_state"], one["target_accuracy"]) for one in told] == [(False, [0.3]), (True, [0.3])]
+
+
+def test_values_that_are_alike_to_six_digits_have_rows_of_their_own(quick, tmp_path, capsys):
+    _, out, _ = quick("--grid init_lr=0.1000001,0.1000002")
+    assert re.findall(r"^lr=\S+", out, re.MULTILINE)[:2] == ["lr=0.1000001", "lr=0.1000002"]
+    assert compare.run([*map(str, (tmp_path / "out").glob("*/seed0")), "--out", str(tmp_path / "c.png")]) == 0
+    assert {"lr=0.1000001", "lr=0.1000002"} <= set(capsys.readouterr().out.split())
+
+
+def test_a_run_says_that_its_sweep_is_gone_and_keeps_what_it_said_before(tmp_path):
+    """A sweep that is killed takes its runs with it, and each of them ends in good order."""
+    script, folder = ROOT / "tests" / "stand_in.py", tmp_path / "init_lr=9" / "seed0"
+    job = ["--model", "logistic", "--optimizer", "sgd", "--init_lr", "9", "--global_epoch", "2"]
+    code = f"import fl.children as c, pathlib; c.SCRIPT = pathlib.Path({str(script)!r}); " \
+           f"list(c.ended([c.Job(pathlib.Path({str(folder)!r}), {job!r}, 2)], 1, lambda running: None))"  # fmt: skip
+    folder.parent.mkdir()
+    folder.with_name("seed0.log").write_text("said before\n")
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    wait_for(folder / "metrics.jsonl")
+    parent.kill()
+    parent.wait()
+    wait_for(folder / "stopped")
+    assert folder.with_name("seed0.log").read_text().startswith("said before\n")
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert path.exists()
+
+
 def test_what_there_is_to_warn_of_is_said_once(quick):
     code, _, err = quick("--grid batch_size=1,2,3", f"{FLAGS} --epoch 3")
     assert (code, err) == (0, "warning: --epoch: does nothing in run_federated.py, only in run_baseline.py\n")
@@ -187,7 +230,7 @@ def test_what_there_is_to_warn_of_is_said_once(quick):
 def test_dry_run_times_a_round_and_starts_nothing(quick, tmp_path, capsys):
     code, out, err = quick("--grid init_lr=0.1,0.2 --seeds 3 --jobs 2 --dry_run", TINY)
     assert (code, err) == (0, "")
-    assert out.splitlines()[0].startswith("6 runs: 2 cells, seeds 0 to 2; 0 are over, 18 rounds to go at most")
+    assert out.splitlines()[0].startswith("6 runs: 2 cells, seeds 0 to 2; 0 done, 18 rounds to go at most")
     assert out.splitlines()[1].startswith("lr=0.1: 3 runs, about ")
     assert out.splitlines()[3].startswith("all: about ")
     assert not (tmp_path / "out").exists()
