@@ -12,10 +12,11 @@ import time
 import pytest
 import torch
 
-from benchmarks import federation, loading, network, rivals, rounds, why_2nn
+from benchmarks import federation, loading, network, rivals, rounds, why_2nn, why_scaffold
 from benchmarks.beside import Run, table, verdicts
 from benchmarks.contenders import WORKLOADS
 from fl.command_line import parse
+from fl.experiment import federated
 from fl.guard import guarded
 from tests.conftest import ROOT
 
@@ -205,6 +206,38 @@ def test_wrong_words_for_the_hypotheses_are_one_line(capsys):
         err = capsys.readouterr().err
         assert err.startswith(f"why_2nn: {said}")
         assert err.count("\n") == 1
+
+
+def test_a_clients_push_is_what_moved_it(monkeypatch, capsys):
+    """Against the gradients by hand, and a correction as large as SCAFFOLD says."""
+    tiny = "--dataset tiny --num_clients 4 --num_select_clients 4 --batch_size 4 --optimizer sgd --model mlp --hidden 8"
+    monkeypatch.setattr(why_scaffold, "setting", lambda: tiny.split())
+    why_scaffold.main(["--rate", "0.01", "--global_epoch", "3"])
+    heading, start, *rounds = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert heading[:3] == ["round", "accuracy", "loss"]
+    assert start[3:6] == ["-", "-", "-"]
+    (_, _, loss, before, after, drift, *_), second, _ = rounds
+    assert float(loss) < float(start[2])
+    assert float(before) > float(after) > 0
+    assert float(drift) == 0  # nobody has a control variate yet
+    assert 0 < float(second[5]) < 2 * float(second[6])  # and ||c - c_k|| is at most twice the largest c_k
+    assert second[7:9] == ["(client", second[8]]
+
+
+def test_units_that_never_fire_are_counted(monkeypatch):
+    config = parse(
+        ["--dataset", "tiny", "--model", "mlp", "--hidden", "8", "--optimizer", "sgd", "--num_clients", "4"],
+        "federated",
+        "",
+    )
+    x = federated(config)
+    first = next(module for module in x.model.modules() if isinstance(module, torch.nn.Linear))
+    with torch.no_grad():
+        first.weight[:6] = 0
+        first.bias[:] = 1
+        first.bias[:6] = -1
+        first.weight[6:] = 0
+    assert why_scaffold.dead(x, {name: tensor.clone() for name, tensor in x.model.state_dict().items()}) == [0.75]
 
 
 def test_the_relay_counts_bytes_and_holds_them_back():

@@ -1,0 +1,138 @@
+"""Why does SCAFFOLD end at 10 % on Fashion-MNIST with two labels a client, and what pushes it there?
+
+    python3 -m benchmarks.why_scaffold                          # the rate 0.1, one pass a round
+    python3 -m benchmarks.why_scaffold --rate 0.01              # a rate that does not diverge
+    python3 -m benchmarks.why_scaffold --algorithm fedavg       # the same without control variates
+
+The cell fashion_mnist/labels_2 of NIID-Bench (`reproduce.py niid_bench`) with LeNet and 10 clients. A line a round:
+
+  - the accuracy and the loss;
+  - over the clients whose models stayed finite, the mean norm of the gradient of a client's own loss before training
+    and after, and of c - c_k, which SCAFFOLD adds to the gradient in each of its steps;
+  - the client with the largest control variate c_k after the round, and its norm;
+  - the clients that were left out of the mean because their model was not finite;
+  - of each ReLU, the share of its channels or units that are 0 for every test image.
+
+One thread, and no run folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing, suppress
+from statistics import fmean
+from typing import NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from data.dataset import Dataset
+from fl.client import Batch, gradient_sum, load_state, train
+from fl.command_line import parse
+from fl.engines.sequential import Sequential
+from fl.errors import DivergedError
+from fl.experiment import Experiment, federated
+from fl.guard import guarded, leave
+from fl.published import targets_of
+from fl.recorded import federated_rounds
+from fl.state import NO_CORRECTION, Correction, State
+from fl.words import Words
+
+CELL = "fashion_mnist/labels_2/scaffold"
+LINE = "{:>5} {:>9} {:>10} {:>9} {:>9} {:>9}  {:22} {:16} {}"
+HEADING = LINE.format("round", "accuracy", "loss", "before", "after", "c - c_k", "largest c_k", "left out", "dead")
+
+
+class Push(NamedTuple):
+    """What moved one client: norms of the gradient of its loss before and after its training, and of c - c_k."""
+
+    before: float
+    after: float
+    drift: float
+
+
+def setting() -> list[str]:
+    """The flags of the cell but for the rate."""
+    return targets_of("niid_bench")[CELL].flags
+
+
+def norm(tensors: Iterable[Tensor]) -> float:
+    return sum(tensor.double().square().sum().item() for tensor in tensors) ** 0.5
+
+
+def watched(pushes: list[Push]) -> Callable[..., tuple[Tensor, int, int]]:
+    """fl.client.train, which also notes what pushed the client. Clients whose model is not finite are left out."""
+
+    def training(
+        model: nn.Module, optimizer: torch.optim.Optimizer, data: Dataset, batches: Iterable[Batch],
+        tick: Callable[[int], None] = lambda steps: None, correction: Correction = NO_CORRECTION,
+    ) -> tuple[Tensor, int, int]:  # fmt: skip
+        kept = list(batches)
+        own = torch.cat([batch.rows for batch in kept]).unique()
+
+        def slope() -> float:
+            return norm(gradient_sum(model, data, own).values()) / len(own)
+
+        before = slope()
+        done = train(model, optimizer, data, kept, tick, correction)
+        push = Push(before, slope(), norm((correction.drift or {}).values()))
+        if all(one == one and one < float("inf") for one in push):
+            pushes.append(push)
+        return done
+
+    return training
+
+
+def dead(x: Experiment, w: State) -> list[float]:
+    """Of each ReLU, the share of its channels or units that are 0 for every test image."""
+    alive: dict[nn.Module, Tensor] = {}
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        fired = (output > 0).transpose(0, 1).flatten(1).any(1)
+        alive[module] = fired | alive.get(module, torch.zeros_like(fired))
+
+    hooks = [module.register_forward_hook(look) for module in x.model.modules() if isinstance(module, nn.ReLU)]
+    load_state(x.model, w)
+    with torch.no_grad():
+        for rows in torch.arange(len(x.data.test)).split(1000):
+            x.model(x.data.batch(x.data.test, rows)[0])
+    for hook in hooks:
+        hook.remove()
+    return [1 - fired.double().mean().item() for fired in alive.values()]
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = Words(prog="why_scaffold", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", default="0.1", help="learning rate (default: %(default)s)")
+    parser.add_argument("--algorithm", default="scaffold", help="(default: %(default)s)")
+    parser.add_argument("--local_epoch", default="1", help="passes a round (default: %(default)s)")
+    parser.add_argument("--global_epoch", default="12", help="rounds (default: %(default)s)")
+    words = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    asked = [word for name, value in vars(words).items() for word in (f"--{name.replace('rate', 'init_lr')}", value)]
+    x = federated(parse([*setting(), *asked, "--device", "cpu"], "federated", ""))
+    pushes: list[Push] = []
+    print(HEADING)
+    with (
+        patch("fl.engines.sequential.train", watched(pushes)),
+        closing(federated_rounds(x, Sequential(x.model, x.data, x.partition, x.config))) as rounds,
+        suppress(DivergedError),
+    ):
+        for done in rounds:
+            means = [f"{fmean(column):.3g}" for column in zip(*pushes, strict=True)] or ["-"] * 3
+            sizes = {k: norm(kept["c_k"].values()) for k, kept in done.kept.clients.items() if "c_k" in kept}
+            largest = max(sizes, key=lambda k: sizes[k]) if sizes else None
+            told = "-" if largest is None else f"{sizes[largest]:.3g} (client {largest})"
+            out = ", ".join(done.record.get("rejected", {})) or "-"
+            share = " ".join(f"{one:.0%}" for one in dead(x, done.w))
+            ends = [f"{done.record['test_accuracy']:.2%}", f"{done.record['test_loss'] or float('nan'):.4g}"]
+            line = [str(done.t), *ends, *means, told, out, share]
+            print(LINE.format(*line), flush=True)
+            pushes.clear()
+
+
+if __name__ == "__main__":
+    leave(guarded("why_scaffold", lambda: main(sys.argv[1:])))
