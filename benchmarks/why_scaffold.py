@@ -126,7 +126,7 @@ def main(argv: Sequence[str]) -> None:
             sizes = {k: norm(kept["c_k"].values()) for k, kept in done.kept.clients.items() if "c_k" in kept}
             largest = max(sizes, key=lambda k: sizes[k]) if sizes else None
             told = "-" if largest is None else f"{sizes[largest]:.3g} (client {largest})"
-            out = ", ".join(done.record.get("rejected", {})) or "-"
+            out = ", ".join(map(str, done.record.get("rejected", {}))) or "-"
             share = " ".join(f"{one:.0%}" for one in dead(x, done.w))
             ends = [f"{done.record['test_accuracy']:.2%}", f"{done.record['test_loss'] or float('nan'):.4g}"]
             line = [str(done.t), *ends, *means, told, out, share]
