@@ -109,7 +109,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--rate", default="0.1", help="learning rate (default: %(default)s)")
     parser.add_argument("--algorithm", default="scaffold", help="(default: %(default)s)")
     parser.add_argument("--local_epoch", default="1", help="passes a round (default: %(default)s)")
-    parser.add_argument("--global_epoch", default="12", help="rounds (default: %(default)s)")
+    parser.add_argument("--global_epoch", default="16", help="rounds (default: %(default)s)")
     words = parser.parse_args(argv)
     torch.set_num_threads(1)
     asked = [word for name, value in vars(words).items() for word in (f"--{name.replace('rate', 'init_lr')}", value)]
