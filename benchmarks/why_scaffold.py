@@ -3,13 +3,14 @@
     python3 -m benchmarks.why_scaffold                          # the rate 0.1, one pass a round
     python3 -m benchmarks.why_scaffold --rate 0.01              # a rate that does not diverge
     python3 -m benchmarks.why_scaffold --algorithm fedavg       # the same without control variates
+    python3 -m benchmarks.why_scaffold --forget 9@8             # after round 8 the control variate of client 9 is 0
 
 The cell fashion_mnist/labels_2 of NIID-Bench (`reproduce.py niid_bench`) with LeNet and 10 clients. A line a round:
 
   - the accuracy and the loss;
   - over the clients whose models stayed finite, the mean norm of the gradient of a client's own loss before training
     and after, and of c - c_k, which SCAFFOLD adds to the gradient in each of its steps;
-  - the client with the largest control variate c_k after the round, and its norm;
+  - the largest control variate c_k after the round, whose it is, and the c - c_k of this client;
   - the clients that were left out of the mean because their model was not finite;
   - of each ReLU, the share of its channels or units that are 0 for every test image.
 
@@ -20,8 +21,9 @@ from __future__ import annotations
 
 import sys
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
 from statistics import fmean
 from typing import NamedTuple
 from unittest.mock import patch
@@ -33,17 +35,19 @@ from data.dataset import Dataset
 from fl.client import Batch, gradient_sum, load_state, train
 from fl.command_line import parse
 from fl.engines.sequential import Sequential
-from fl.errors import DivergedError
+from fl.errors import FlagError
 from fl.experiment import Experiment, federated
 from fl.guard import guarded, leave
 from fl.published import targets_of
-from fl.recorded import federated_rounds
-from fl.state import NO_CORRECTION, Correction, State
+from fl.recorded import Round, federated_rounds
+from fl.state import NO_CORRECTION, Correction, Kept, State, zeros
 from fl.words import Words
 
 CELL = "fashion_mnist/labels_2/scaffold"
-LINE = "{:>5} {:>9} {:>10} {:>9} {:>9} {:>9}  {:22} {:16} {}"
-HEADING = LINE.format("round", "accuracy", "loss", "before", "after", "c - c_k", "largest c_k", "left out", "dead")
+LINE = "{:>5} {:>9} {:>10} {:>9} {:>9} {:>9}  {:20} {:>9}  {:12} {}"
+HEADING = LINE.format(
+    "round", "accuracy", "loss", "before", "after", "c - c_k", "largest c_k", "its c-c_k", "left out", "dead"
+)
 
 
 class Push(NamedTuple):
@@ -104,32 +108,70 @@ def dead(x: Experiment, w: State) -> list[float]:
     return [1 - fired.double().mean().item() for fired in alive.values()]
 
 
+def push_on(kept: Kept, k: int) -> float:
+    """The norm of c - c_k, which client k will add to its gradients in the next round."""
+    c, c_k = kept.server["c"], kept.of(k, "c_k")
+    return norm(c[name] - c_k[name] for name in c)
+
+
+def without_variate(kept: Kept, k: int, share: float) -> Kept:
+    """The same, as if c_k, which is this share of c, were 0."""
+    c, c_k = kept.server["c"], kept.of(k, "c_k")
+    forgotten = kept.with_clients({k: {"c_k": zeros(c_k)}})
+    return forgotten.with_server(c={name: c[name] - share * c_k[name] for name in c})
+
+
+def who_and_when(text: str, x: Experiment) -> tuple[int, int]:
+    """K and T of --forget. Raises FlagError."""
+    if x.config.algorithm != "scaffold":
+        raise FlagError(f"--forget {text}: needs --algorithm scaffold")
+    k, sign, t = text.partition("@")
+    if sign and k.isdecimal() and t.isdecimal() and int(k) < len(x.partition) and 0 < int(t) < x.config.global_epoch:
+        return int(k), int(t)
+    raise FlagError(f"--forget {text}: expected CLIENT@ROUND, such as 9@8, before the last round")
+
+
+def rounds_of(x: Experiment, forget: tuple[int, int] | None) -> Generator[Round]:
+    """The recorded rounds; from the one after `forget` on without what SCAFFOLD keeps of that client."""
+    engine, start = Sequential(x.model, x.data, x.partition, x.config), None
+    if forget:
+        k, t = forget
+        with closing(federated_rounds(x, engine)) as rounds:
+            for done in rounds:
+                yield done
+                if done.t == t:
+                    start = replace(done, kept=without_variate(done.kept, k, len(x.partition[k]) / x.n))
+                    break
+    with closing(federated_rounds(x, engine, start=start)) as rounds:
+        yield from rounds
+
+
 def main(argv: Sequence[str]) -> None:
     parser = Words(prog="why_scaffold", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--rate", default="0.1", help="learning rate (default: %(default)s)")
     parser.add_argument("--algorithm", default="scaffold", help="(default: %(default)s)")
     parser.add_argument("--local_epoch", default="1", help="passes a round (default: %(default)s)")
     parser.add_argument("--global_epoch", default="16", help="rounds (default: %(default)s)")
+    parser.add_argument("--forget", metavar="K@T", help="after round T, set c_k of client K to 0 and take it out of c")
     words = parser.parse_args(argv)
     torch.set_num_threads(1)
-    asked = [word for name, value in vars(words).items() for word in (f"--{name.replace('rate', 'init_lr')}", value)]
-    x = federated(parse([*setting(), *asked, "--device", "cpu"], "federated", ""))
+    asked = ["--init_lr", words.rate, "--algorithm", words.algorithm]
+    asked += ["--local_epoch", words.local_epoch, "--global_epoch", words.global_epoch, "--device", "cpu"]
+    x = federated(parse([*setting(), *asked], "federated", ""))
+    forget = who_and_when(words.forget, x) if words.forget else None
     pushes: list[Push] = []
     print(HEADING)
-    with (
-        patch("fl.engines.sequential.train", watched(pushes)),
-        closing(federated_rounds(x, Sequential(x.model, x.data, x.partition, x.config))) as rounds,
-        suppress(DivergedError),
-    ):
+    with patch("fl.engines.sequential.train", watched(pushes)), closing(rounds_of(x, forget)) as rounds:
         for done in rounds:
             means = [f"{fmean(column):.3g}" for column in zip(*pushes, strict=True)] or ["-"] * 3
             sizes = {k: norm(kept["c_k"].values()) for k, kept in done.kept.clients.items() if "c_k" in kept}
             largest = max(sizes, key=lambda k: sizes[k]) if sizes else None
             told = "-" if largest is None else f"{sizes[largest]:.3g} (client {largest})"
+            own = "-" if largest is None else f"{push_on(done.kept, largest):.3g}"
             out = ", ".join(map(str, done.record.get("rejected", {}))) or "-"
             share = " ".join(f"{one:.0%}" for one in dead(x, done.w))
             ends = [f"{done.record['test_accuracy']:.2%}", f"{done.record['test_loss'] or float('nan'):.4g}"]
-            line = [str(done.t), *ends, *means, told, out, share]
+            line = [str(done.t), *ends, *means, told, own, out, share]
             print(LINE.format(*line), flush=True)
             pushes.clear()
 

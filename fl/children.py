@@ -10,8 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fl.errors import DivergedError, RunFolderError, RunnerError, WorkerError, reason
 from fl.signals import held, uninterrupted
@@ -19,6 +20,9 @@ from fl.signals import held, uninterrupted
 SCRIPT = Path(__file__).parents[1] / "run_federated.py"
 SECONDS_TO_STOP = 60.0  # for a checkpoint; it takes one round's write at most
 SECONDS_BETWEEN_LOOKS = 0.1
+STARTED = "== started"  # how a start is marked in a run's log, which keeps what was said before
+# Loaded here and not in a new process, where loading is not safe. Linux alone tells a process that its parent is gone.
+LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Job(NamedTuple):
@@ -79,10 +83,12 @@ def start(job: Job) -> subprocess.Popen[bytes]:
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:  # after what it said when it was started before
+            log.write(f"{STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+            log.flush()
             return subprocess.Popen(
                 [sys.executable, str(SCRIPT), *job.flags, "--run_dir", str(job.folder), "--resume"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"},
-                preexec_fn=go_with_us if sys.platform == "linux" else None,
+                preexec_fn=partial(go_with, os.getpid()) if LIBC else None,
             )  # fmt: skip
     except OSError as error:
         raise RunFolderError(f"{error.filename or job.folder}: {reason(error)}") from None
@@ -91,11 +97,12 @@ def start(job: Job) -> subprocess.Popen[bytes]:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def go_with_us() -> None:
+def go_with(parent: int) -> None:
     """Have this new process end, after it has written its checkpoint, when the one that started it is killed."""
-    PR_SET_PDEATHSIG = 1  # Linux alone has this
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    PR_SET_PDEATHSIG = 1
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it was killed before we asked
+        os._exit(1)
 
 
 def stop(children: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -122,9 +129,10 @@ def failure(job: Job, code: int) -> RunnerError:
 
 
 def last_words(job: Job) -> str:
-    """The line with which the run ended."""
+    """The line with which the run ended, of what it said since its last start."""
     with suppress(OSError):
-        lines = [line for line in job.log.read_text(errors="replace").splitlines() if line.strip()]
+        since = job.log.read_text(errors="replace").rpartition(STARTED)[2].splitlines()[1:]
+        lines = [line for line in since if line.strip()]
         own = [line for line in lines if line.startswith(f"{SCRIPT.name}: ")]
         if lines:
             return (own or lines)[-1].removeprefix(f"{SCRIPT.name}: ")

@@ -62,11 +62,15 @@ def cells_of(grids: Sequence[str], flags: Sequence[str]) -> list[Cell]:
 
 def without(names: Sequence[str], words: Sequence[str]) -> list[str]:
     """The words but for these flags and their values, so that a switch can be off and a repeatable flag begins anew."""
-    kept, drop = [], False
+    kept, takes_value = [], False
     for one in words:
-        if one.startswith("--"):
-            drop = one[2:].partition("=")[0] in names
-        if not drop:
+        if takes_value and not one.startswith("--"):
+            takes_value = False
+            continue
+        name, sign, _ = one[2:].partition("=")
+        is_ours = one.startswith("--") and name in names
+        takes_value = is_ours and not sign and FLAGS[name].metadata["kind"] is not SWITCH
+        if not is_ours:
             kept.append(one)
     return kept
 

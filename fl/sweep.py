@@ -86,8 +86,10 @@ def check_same(folder: Path, recorded: dict[str, Any], config: Config) -> None:
             continue
         had = ", ".join(map(str, was)) if isinstance(was, list | tuple) else was
         if now == DEFAULTS[name]:
+            usual = "nothing" if now in ((), None) else now
             raise FlagError(
-                f"--{name}: is not given, and the run in {folder} has {had}; give it again, or choose another folder"
+                f"--{name}: is {usual} by default, and the run in {folder} has {had}; "
+                "give that again, or choose another folder"
             )
         raise FlagError(f"--{name} {now}: the run in {folder} has {had}; choose another folder, or remove this one")
 

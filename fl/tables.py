@@ -114,7 +114,7 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 def as_markdown(lines: Sequence[Sequence[str]]) -> str:
     """A table of Markdown, with the first of the lines as its heading; numbers are aligned at the right."""
-    heading, *body = [[re.sub(r"([\\|*<`])", r"\\\1", cell) for cell in line] for line in lines]
+    heading, *body = [[re.sub(r"([\\|*<`~&[])", r"\\\1", cell) for cell in line] for line in lines]
     rules = ["---", *["---:"] * (len(heading) - 1)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (heading, rules, *body))
 

@@ -13,7 +13,7 @@ from fl.command_line import parse
 from fl.published import targets_of
 from fl.published.cells import BAND, Target
 from fl.rate_search import Score, best_of, rate_of, to_try
-from fl.reproduced_rounds import search
+from fl.reproduced_rounds import read, search
 from fl.trials import Outcome, processes
 from tests.conftest import ROOT
 from tests.folders import starts_in
@@ -153,6 +153,15 @@ def test_the_best_rate_is_found_and_run_with_every_seed(toy, tmp_path):
     again = toy()
     assert row in again[1].splitlines()
     assert starts(tmp_path) == before  # nothing was run twice
+
+
+@pytest.mark.parametrize(
+    "damage", [{"rate": -1, "rounds": [5]}, {"rate": 0.1, "rounds": [-5]}, {"rate": 0.1, "rounds": []}]
+)
+def test_a_result_that_cannot_be_is_none(damage):
+    assert read(TOY, {"rate": 0.1, "rounds": [5, None]}).rounds == [5, None]
+    with pytest.raises(ValueError, match="that cannot be|no seeds"):
+        read(TOY, damage)
 
 
 @pytest.mark.parametrize(

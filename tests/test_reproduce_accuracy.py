@@ -171,7 +171,7 @@ def test_a_damaged_result_is_one_line(damage, toy, tmp_path):
 def test_a_damaged_result_is_said_before_anything_is_trained(toy, tmp_path):
     path = tmp_path / "runs/reproduce/niid_bench/toy/cell/result.json"
     path.parent.mkdir(parents=True)
-    path.write_text('{"setting": {}, "rounds": [4], "accuracy": [900]}')
+    path.write_text('{"setting": {}, "rounds": [4], "accuracy": [900]}')  # per cent
     code, row, err = toy("--seeds 1")
     assert (code, row, starts(tmp_path)) == (4, [], {})
     assert err.endswith("delete it and run the cell again\n")

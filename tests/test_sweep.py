@@ -16,6 +16,7 @@ import pytest
 
 import compare
 import sweep
+from fl.children import Job, last_words
 from tests.conftest import EITHER, ROOT
 from tests.folders import starts_in
 
@@ -85,7 +86,7 @@ def test_finished_runs_are_not_started_again_and_the_grid_can_grow(quick, tmp_pa
 @pytest.mark.parametrize(
     ("flags", "said"),
     [(f"{FLAGS} --batch_size 7", "--batch_size 7: the run in "), ("--optimizer sgd --model logistic --global_epoch 4",
-     "--target_accuracy: is not given, and the run in "),
+     "--target_accuracy: is nothing by default, and the run in "),
      (f"{FLAGS} --global_epoch 3", "--global_epoch 3: the run in ")],
 )  # fmt: skip
 def test_a_folder_with_other_flags_is_refused(flags, said, quick, tmp_path):
@@ -162,6 +163,8 @@ def test_a_signal_stops_the_runs_in_good_order(number, quick, tmp_path):
         ("--grid init_lr=0.1 --seeds 0", "", "--seeds 0: expected an integer from 1"),
         ("--grid init_lr=0.1 --jobs two", "", "--jobs two: expected an integer from 1"),
         ("--grid init_lr=0.1", "-h", "-h: does not go with a sweep"),
+        ("--grid init_lr=0.1", "--init_lr 0.2 0.3", "0.3: a value without a flag"),
+        ("--grid keep_optimizer_state=on", "--keep_optimizer_state off", "off: a value without a flag"),
         ("--grid init_lr=0.1 --seed 2", "", "unrecognized arguments: --seed 2"),
     ],
 )  # fmt: skip
@@ -187,9 +190,12 @@ def test_values_with_commas_and_switches(quick, tmp_path):
 def test_the_grid_wins_over_other_flags_and_presets(quick, tmp_path):
     (tmp_path / "preset").write_text("--keep_optimizer_state --target_accuracy 0.9 --init_lr -1\n")
     grid = "--grid keep_optimizer_state=on,off --grid target_accuracy=0.3 --grid init_lr=0.1"
-    assert quick(grid, f"{FLAGS} @{tmp_path / 'preset'}")[0] == 0
+    assert quick(grid, f"@{tmp_path / 'preset'} {FLAGS}")[0] == 0
     told = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("*/seed0/config.json"))]
     assert [(one["keep_optimizer_state"], one["target_accuracy"]) for one in told] == [(False, [0.3]), (True, [0.3])]
+    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    names = [one["experiment"].partition(",")[0] for one in table["experiments"]]
+    assert names == ["keep optimizer state", "keep_optimizer_state=off"]
 
 
 def test_values_that_are_alike_to_six_digits_have_rows_of_their_own(quick, tmp_path, capsys):
@@ -199,8 +205,9 @@ def test_values_that_are_alike_to_six_digits_have_rows_of_their_own(quick, tmp_p
     assert {"lr=0.1000001", "lr=0.1000002"} <= set(capsys.readouterr().out.split())
 
 
-def test_a_run_says_that_its_sweep_is_gone_and_keeps_what_it_said_before(tmp_path):
-    """A sweep that is killed takes its runs with it, and each of them ends in good order."""
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_a_sweep_that_is_killed_takes_its_runs_with_it(tmp_path):
+    """Each of them ends in good order, and its log keeps what it said before."""
     script, folder = ROOT / "tests" / "stand_in.py", tmp_path / "init_lr=9" / "seed0"
     job = ["--model", "logistic", "--optimizer", "sgd", "--init_lr", "9", "--global_epoch", "2"]
     code = f"import fl.children as c, pathlib; c.SCRIPT = pathlib.Path({str(script)!r}); " \
@@ -213,6 +220,17 @@ def test_a_run_says_that_its_sweep_is_gone_and_keeps_what_it_said_before(tmp_pat
     parent.wait()
     wait_for(folder / "stopped")
     assert folder.with_name("seed0.log").read_text().startswith("said before\n")
+
+
+def test_the_reason_of_a_failure_is_that_of_the_last_start(quick, tmp_path):
+    """The log keeps the line of an earlier start, which is not why this one ended."""
+    log = tmp_path / "out" / "init_lr=11.0" / "seed0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("== started\nstand_in.py: another reason\n")
+    assert last_words(Job(log.with_name("seed0"), [], 1)).endswith("another reason")
+    assert quick("--grid init_lr=11,9 --jobs 2")[0] == 6
+    assert log.read_text().startswith("== started\nstand_in.py: another reason\n== started ")
+    assert last_words(Job(log.with_name("seed0"), [], 1)).endswith("failed and said nothing")
 
 
 def wait_for(path):

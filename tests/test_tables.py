@@ -6,7 +6,7 @@ import pytest
 
 from fl.compared import distinct, read
 from fl.labels import labelled
-from fl.tables import as_csv, as_latex, measured, on_screen, spread
+from fl.tables import as_csv, as_latex, as_markdown, figure, measured, on_screen, spread
 from tests.folders import make_run
 
 
@@ -53,3 +53,29 @@ def test_latex_has_the_figures_of_the_screen(rows):
     for cell in body[1][1:] + body[2][1:]:
         assert cell.replace(r"$\pm$", "±") in screen
     assert "±" not in text
+
+
+@pytest.mark.parametrize(
+    ("values", "spec", "said"),
+    [
+        ([2.5e11, 2.7e11], ".4f", "2.60e+11 ± 1.41e+10"),
+        ([999999999.0], ".4f", "999999999.0000"),
+        ([3e9], ",.0f", "3,000,000,000"),  # examples
+        ([0.01464], ".3f", "0.015"),
+    ],
+)
+def test_a_loss_that_exploded_is_said_in_powers_of_ten(values, spec, said):
+    assert spread(values, spec) == said
+
+
+def test_a_difference_of_losses_that_exploded_keeps_its_sign():
+    assert figure(3e10, "+.4f") == "+3.00e+10"
+    assert figure(-3e10, "+.4f") == "-3.00e+10"
+
+
+def test_labels_are_no_markup(rows):
+    label = "*a* <b> `c` ~~d~~ [e](f) &amp; g|h"
+    (line,) = [one for one in as_markdown([["run"], [label]]).splitlines() if "a" in one]
+    assert line == r"| \*a\* \<b> \`c\` \~\~d\~\~ \[e](f) \&amp; g\|h |"
+    quoted = as_latex([row._replace(label='"q" <b>') for row in rows])
+    assert r"\char34{}q\char34{} \textless{}b\textgreater{} & 3" in quoted

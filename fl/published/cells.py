@@ -80,7 +80,7 @@ def with_flags(cell: PublishedCell, extra: Sequence[str]) -> PublishedCell:
 def check_extra(extra: Sequence[str], allowed: Sequence[str] = WHERE) -> None:
     """Raise FlagError for words that would make another experiment of a published one, or that nothing would read."""
     for word in extra:
-        if word[:1] in "@-" and word.partition("=")[0] not in [f"--{name}" for name in allowed]:
+        if word.startswith(("@", "-")) and word.partition("=")[0] not in [f"--{name}" for name in allowed]:
             *most, last = (f"--{name}" for name in allowed)
             raise FlagError(
                 f"{word}: does not go with a published cell; after -- it takes {', '.join(most)} and {last}"
