@@ -155,13 +155,11 @@ def test_the_best_rate_is_found_and_run_with_every_seed(toy, tmp_path):
     assert starts(tmp_path) == before  # nothing was run twice
 
 
-@pytest.mark.parametrize(
-    "damage", [{"rate": -1, "rounds": [5]}, {"rate": 0.1, "rounds": [-5]}, {"rate": 0.1, "rounds": []}]
-)
-def test_a_result_that_cannot_be_is_none(damage):
+@pytest.mark.parametrize(("rate", "rounds"), [(-1, [5]), (0.1, [-5]), (0.1, [])])
+def test_a_result_that_cannot_be_is_none(rate, rounds):
     assert read(TOY, {"rate": 0.1, "rounds": [5, None]}).rounds == [5, None]
-    with pytest.raises(ValueError, match="that cannot be|no seeds"):
-        read(TOY, damage)
+    with pytest.raises(ValueError, match=r"that cannot be|no seeds"):
+        read(TOY, {"rate": rate, "rounds": rounds})
 
 
 @pytest.mark.parametrize(
