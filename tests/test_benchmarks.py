@@ -18,6 +18,7 @@ from benchmarks.contenders import WORKLOADS
 from fl.command_line import parse
 from fl.experiment import federated
 from fl.guard import guarded
+from fl.state import Kept
 from tests.conftest import ROOT
 
 real_data = pytest.mark.skipif(not (ROOT / "data/MNIST/raw").exists(), reason="needs MNIST in data/")
@@ -222,6 +223,31 @@ def test_a_clients_push_is_what_moved_it(monkeypatch, capsys):
     assert float(drift) == 0  # nobody has a control variate yet
     assert 0 < float(second[5]) < 2 * float(second[6])  # and ||c - c_k|| is at most twice the largest c_k
     assert second[7:9] == ["(client", second[8]]
+
+
+def test_a_client_can_be_forgotten(monkeypatch, capsys):
+    """From the round after it on the others' correction has nothing of this client, and the run is another one."""
+    tiny = "--dataset tiny --num_clients 4 --num_select_clients 4 --batch_size 4 --optimizer sgd --model mlp --hidden 8"
+    monkeypatch.setattr(why_scaffold, "setting", lambda: tiny.split())
+    told = {}
+    for more in ("", " --forget 2@1"):
+        why_scaffold.main(f"--rate 0.01 --global_epoch 2{more}".split())
+        told[more] = capsys.readouterr().out.splitlines()
+    usual, forgotten = told.values()
+    assert usual[:3] == forgotten[:3]
+    assert [line.split()[0] for line in forgotten[1:]] == ["0", "1", "2"]
+    assert usual[3] != forgotten[3]
+    kept = Kept({"c": {"w": torch.tensor([3.0])}}, {k: {"c_k": {"w": torch.tensor([4.0 * k])}} for k in range(3)})
+    less = why_scaffold.without_variate(kept, 2, 0.25)
+    assert (why_scaffold.push_on(kept, 2), why_scaffold.push_on(less, 2), why_scaffold.push_on(less, 1)) == (5, 1, 3)
+
+
+@pytest.mark.parametrize("words", ["--forget 9", "--forget 99@2", "--forget 1@16", "--forget 1@2 --algorithm fedavg"])
+def test_a_client_that_cannot_be_forgotten_is_one_line(words, monkeypatch, capsys):
+    monkeypatch.setattr(why_scaffold, "setting", lambda: ["--dataset", "tiny", "--model", "mlp", "--hidden", "8"])
+    assert guarded("why_scaffold", lambda: why_scaffold.main(words.split())) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"why_scaffold: {' '.join(words.split()[:2])}: ")
 
 
 def test_units_that_never_fire_are_counted(monkeypatch):

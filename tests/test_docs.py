@@ -36,7 +36,7 @@ FOREIGN = {
     "--rate",
     "--fraction",
     "--dist",
-    "--conditioning",
+    "--conditioning", "--forget",
 }  # of torchrun, pytest and the benchmarks
 
 
