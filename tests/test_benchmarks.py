@@ -209,10 +209,12 @@ def test_wrong_words_for_the_hypotheses_are_one_line(capsys):
         assert err.count("\n") == 1
 
 
+TINY = "--dataset tiny --num_clients 4 --num_select_clients 4 --batch_size 4 --optimizer sgd --model mlp --hidden 8"
+
+
 def test_a_clients_push_is_what_moved_it(monkeypatch, capsys):
     """Against the gradients by hand, and a correction as large as SCAFFOLD says."""
-    tiny = "--dataset tiny --num_clients 4 --num_select_clients 4 --batch_size 4 --optimizer sgd --model mlp --hidden 8"
-    monkeypatch.setattr(why_scaffold, "setting", lambda: tiny.split())
+    monkeypatch.setattr(why_scaffold, "setting", TINY.split)
     why_scaffold.main(["--rate", "0.01", "--global_epoch", "3"])
     heading, start, *rounds = (line.split() for line in capsys.readouterr().out.splitlines())
     assert heading[:3] == ["round", "accuracy", "loss"]
@@ -227,8 +229,7 @@ def test_a_clients_push_is_what_moved_it(monkeypatch, capsys):
 
 def test_a_client_can_be_forgotten(monkeypatch, capsys):
     """From the round after it on the others' correction has nothing of this client, and the run is another one."""
-    tiny = "--dataset tiny --num_clients 4 --num_select_clients 4 --batch_size 4 --optimizer sgd --model mlp --hidden 8"
-    monkeypatch.setattr(why_scaffold, "setting", lambda: tiny.split())
+    monkeypatch.setattr(why_scaffold, "setting", TINY.split)
     told = {}
     for more in ("", " --forget 2@1"):
         why_scaffold.main(f"--rate 0.01 --global_epoch 2{more}".split())
@@ -244,7 +245,7 @@ def test_a_client_can_be_forgotten(monkeypatch, capsys):
 
 @pytest.mark.parametrize("words", ["--forget 9", "--forget 99@2", "--forget 1@16", "--forget 1@2 --algorithm fedavg"])
 def test_a_client_that_cannot_be_forgotten_is_one_line(words, monkeypatch, capsys):
-    monkeypatch.setattr(why_scaffold, "setting", lambda: ["--dataset", "tiny", "--model", "mlp", "--hidden", "8"])
+    monkeypatch.setattr(why_scaffold, "setting", TINY.split)
     assert guarded("why_scaffold", lambda: why_scaffold.main(words.split())) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"why_scaffold: {' '.join(words.split()[:2])}: ")

@@ -36,7 +36,8 @@ FOREIGN = {
     "--rate",
     "--fraction",
     "--dist",
-    "--conditioning", "--forget",
+    "--conditioning",
+    "--forget",
 }  # of torchrun, pytest and the benchmarks
 
 
