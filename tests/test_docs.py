@@ -104,7 +104,7 @@ def test_sweep_takes_what_is_shown(line, monkeypatch, tmp_path, capsys):
 
 
 # How many cells the patterns on that page are.
-CELLS = {"table1/2nn*/*/B10/*": 20, "table2/cnn/iid/E*B[15]0": 6, "fashion_mnist/labels_2/*": 4}
+CELLS = {"table1/2nn*/*/B10/*": 20, "table2/cnn/iid/E*B[15]0": 6}
 
 
 @pytest.mark.parametrize("line", ours("reproduce.py"))
