@@ -19,6 +19,7 @@ One thread, and no run folder.
 
 from __future__ import annotations
 
+import math
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -83,7 +84,7 @@ def watched(pushes: list[Push]) -> Callable[..., tuple[Tensor, int, int]]:
         before = slope()
         done = train(model, optimizer, data, kept, tick, correction)
         push = Push(before, slope(), norm((correction.drift or {}).values()))
-        if all(one == one and one < float("inf") for one in push):
+        if all(map(math.isfinite, push)):
             pushes.append(push)
         return done
 

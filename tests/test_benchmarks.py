@@ -213,7 +213,7 @@ TINY = "--dataset tiny --num_clients 4 --num_select_clients 4 --batch_size 4 --o
 
 
 def test_a_clients_push_is_what_moved_it(monkeypatch, capsys):
-    """Against the gradients by hand, and a correction as large as SCAFFOLD says."""
+    """Gradients that shrink as the client learns, and a correction that is 0 at first and then within its bound."""
     monkeypatch.setattr(why_scaffold, "setting", TINY.split)
     why_scaffold.main(["--rate", "0.01", "--global_epoch", "3"])
     heading, start, *rounds = (line.split() for line in capsys.readouterr().out.splitlines())
