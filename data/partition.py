@@ -137,26 +137,36 @@ def labels_only(labels: Tensor, num_clients: int, seed: int, labels_per_client: 
     Each label's examples are shuffled and shared out equally among its owners. NIID-Bench's "#C = c": Li, Diao, Chen
     and He 2022, arXiv 2102.02079, section 4.1. Raises FlagError if a label has no owner, or an owner no example.
     """
-    present, y = labels.unique(return_inverse=True)
-    C, c = len(present), labels_per_client
+    C, c = len(labels.unique()), labels_per_client
     if c > C:
         raise FlagError(f"--labels_per_client {c}: expected at most {C}, the number of labels")
     with seeded(seed, "partition"):
         own = torch.arange(num_clients) % C
         others = torch.stack([torch.randperm(C - 1)[: c - 1] for _ in range(num_clients)])  # (K, c - 1)
-        within = torch.rand(len(y), dtype=torch.float64)
+        within = torch.rand(len(labels), dtype=torch.float64)
     others += others >= own[:, None]  # of the labels other than the client's own
     holds = torch.zeros(num_clients, C, dtype=torch.bool).scatter_(1, torch.cat([own[:, None], others], 1), True)
+    return among_holders(labels, holds, within, f"--labels_per_client {c}")
+
+
+def among_holders(labels: Tensor, holds: Tensor, within: Tensor, flag: str) -> Partition:
+    """Each label's examples, shared out equally among the clients that hold it.
+
+    labels (n,) int64. holds (K, C) bool: whether client k holds the c-th of the labels in ascending order. within (n,):
+    a label's examples are shared out in ascending order of it. Raises FlagError, which begins with `flag`, if nobody
+    holds a label, or more clients than it has examples.
+    """
+    present, y = labels.unique(return_inverse=True)
     owners = torch.empty_like(y)
-    for label in range(C):
-        mine, members = holds[:, label].nonzero().flatten(), (y == label).nonzero().flatten()
+    for c, label in enumerate(present.tolist()):
+        mine, members = holds[:, c].nonzero().flatten(), (y == c).nonzero().flatten()
         if len(mine) == 0 or len(mine) > len(members):
             raise FlagError(
-                f"--labels_per_client {c}: with --num_clients {num_clients}, {len(mine)} clients would share the "
-                f"{len(members)} examples of label {int(present[label])}; raise one of the two, or lower it"
+                f"{flag}: with --num_clients {len(holds)}, {len(mine)} clients would share the {len(members)} examples "
+                f"of label {label}; raise one of the two, or lower it"
             )
         owners[members[within[members].argsort()]] = mine[_near_equal(len(members), len(mine))]
-    return Partition.from_owners(owners, num_clients)
+    return Partition.from_owners(owners, len(holds))
 
 
 def natural(labels: Tensor, num_clients: int, seed: int, clients: Tensor | None = None) -> Partition:

@@ -55,12 +55,14 @@ def _figure(runs: Mapping[str, Sequence[Sequence[Record]]], sheet: Sheet, size: 
     figure = Figure(figsize=(width, 1.0), layout="constrained")
     grid: Any = figure.subplots(rows, columns, squeeze=False)
     notes: list[str] = []
+    seen: set[str] = set()
     for place, (metric, axis) in zip(grid.flat, panels, strict=False):
         curves = [averaged(label, seeds, axis, metric, sheet.band) for label, seeds in runs.items()]
         targets = [100 * target for target in sheet.targets] if metric == "test_accuracy" else []
         view = view_of(curves, metric, targets)
         # What sends nothing has no place on an axis of bytes.
         drawn = [curve for curve in curves if curve.y and (axis == "rounds" or max(curve.x) > 0)]
+        seen.update(curve.label for curve in drawn)
         draw(place, drawn, [styles[curve.label] for curve in drawn], axis, metric, view, targets)
         notes += [TARGET] if targets and TARGET not in notes else []
         notes += [note for note in out_of_view(drawn, view, metric == "test_accuracy") if note not in notes]
@@ -71,7 +73,11 @@ def _figure(runs: Mapping[str, Sequence[Sequence[Record]]], sheet: Sheet, size: 
         for place in row[1:]:
             if place.get_ylabel() == row[0].get_ylabel():
                 place.set_ylabel("")
-    below = _legend(figure, runs, styles, notes, sheet.band, size, width)
+    absent = [label for label in runs if label not in seen]
+    named = {label: seeds for label, seeds in runs.items() if label in seen}
+    if absent and named:
+        notes.append(f"nothing to draw on these axes: {'; '.join(absent)}")
+    below = _legend(figure, named or runs, styles, notes, sheet.band, size, width)
     above = 0.0
     if sheet.title:
         lines = textwrap.wrap(sheet.title, int(width * 72 / (EM * size.font)))

@@ -183,7 +183,13 @@ def test_what_sends_nothing_has_no_place_on_an_axis_of_bytes(draw):
     silent = [r | {"downlink_bytes": 0, "uplink_bytes": 0} for r in run(0.1, 0.5)]
     figure = draw({"a": [run(0.1, 0.5)], "b": [silent]}, axes=("bytes",), metrics=("test_loss",))
     assert len(lines(shown(figure)[0])) == 1
-    assert labels(figure) == ["a", "b"]
+    assert labels(figure) == ["a"]
+    assert said(figure) == "nothing to draw on these axes: b"
+    both = draw({"a": [run(0.1, 0.5)], "b": [silent]}, axes=("rounds", "bytes"), metrics=("test_loss",))
+    assert labels(both) == ["a", "b"]
+    assert said(both) == ""
+    neither = draw({"b": [silent]}, axes=("bytes",), metrics=("test_loss",))
+    assert labels(neither) == ["b"]
 
 
 @pytest.mark.parametrize("metrics", [("test_accuracy",), ("test_loss",), ("train_loss",)])
