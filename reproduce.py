@@ -15,7 +15,7 @@ from fl.guard import guarded, leave
 from fl.published import PAPERS, targets_of
 from fl.published.cells import check_extra, with_flags
 from fl.streams import complain
-from fl.words import Words, cores, count
+from fl.words import Words, cores, count, destination
 
 FIGURES = {"mcmahan2017": {"figure1": "the average of two models against both"}}  # cells that are not of a table
 
@@ -83,7 +83,7 @@ def reproduce(argv: Sequence[str]) -> bool:
 
     from fl import reproduction
 
-    place, look, holds = Path(words.out) / words.paper, reproduction.within(budget), True
+    place, look, holds = destination("--out", words.out) / words.paper, reproduction.within(budget), True
     try:
         reproduction.lines_of(list(targets.values()), place)  # a damaged result is said before hours of training
         if "figure1" in names:

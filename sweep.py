@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from fl.errors import FlagError
 from fl.grid import cells_of
 from fl.guard import guarded, leave
 from fl.labels import said_seeds
-from fl.words import Words, cores, count, several
+from fl.words import Words, cores, count, destination, several
 
 
 def parser() -> Words:
@@ -35,9 +33,7 @@ def sweep(argv: Sequence[str]) -> None:
     at = list(argv).index("--") if "--" in argv else len(argv)
     words = parser().parse_args(argv[:at])
     seeds, jobs = range(count("--seeds", words.seeds)), count("--jobs", words.jobs or str(cores()))
-    out = Path(words.out)
-    if out.exists() and not out.is_dir():
-        raise FlagError(f"--out {out}: is not a folder; choose another name")
+    out = destination("--out", words.out)
     cells = cells_of(words.grid, argv[at + 1 :])
 
     from fl.sweep import carry_out, planned, publish

@@ -40,10 +40,13 @@ DATASETS: dict[str, str | Entry] = {
         made_of=("num_clients",),
         defaults={"model": "logistic", "partition": "natural", "num_clients": 30},
     ),
-    "folder": Entry("data.folder:folder", reads=("image_size", "grey", "test_fraction", "skip_bad")),
+    "folder": Entry("data.folder:folder", reads=("image_size", "grey", "test_fraction", "skip_bad"), of_the_user=True),
     "csv": Entry(
-        "data.table:table", reads=("label", "client", "drop", "test_fraction"), defaults={"model": "mlp"}
-    ),  # other networks are for images
+        "data.table:table",
+        reads=("label", "client", "drop", "test_fraction"),
+        defaults={"model": "mlp"},  # other networks are for images
+        of_the_user=True,
+    ),
 }
 
 # An augmentation is a function (Dataset) that returns the data set with it.

@@ -11,6 +11,7 @@ from fl.check import is_read
 from fl.config import FLAGS, Config
 from fl.config_file import read_config
 from fl.errors import RunFolderError
+from fl.names import entry_of, is_own
 from fl.records import DIVERGED, is_finished, newest_runs, read_metrics
 from fl.streams import warn
 
@@ -54,6 +55,10 @@ def find(patterns: Sequence[str]) -> list[Path]:
         found = [literal] if literal.is_dir() else [p for p in map(Path, sorted(glob.glob(pattern))) if p.is_dir()]
         if not found:
             raise RunFolderError(f"{pattern}: no such run folder")
+        if literal in found and not (literal / "config.json").exists():
+            for below in ("*", "*/*"):
+                if any(literal.glob(f"{below}/config.json")):
+                    raise RunFolderError(f"{pattern}: is not a run but holds some: name them, as '{literal / below}'")
         for folder in found:
             status = folder.stat()
             first = folders.setdefault((status.st_dev, status.st_ino), folder)
@@ -78,7 +83,9 @@ def read(folders: Sequence[Path]) -> list[Run]:
         if cut:
             warn(f"{folder}: the last line of metrics.jsonl is cut off; the {len(records)} before it count")
         finished = not cut and is_finished(folder, records)
-        runs.append(Run(folder, flags, records, finished, diverged=(folder / DIVERGED).exists()))
+        # It may have been asked for fewer rounds since.
+        diverged = (folder / DIVERGED).exists() and records[-1]["round"] < flags["global_epoch"]
+        runs.append(Run(folder, flags, records, finished, diverged))
     if not runs:
         others = f" (nor can any other of the {len(folders)} folders be used)" if len(folders) > 1 else ""
         raise RunFolderError(f"{unusable[0]}{others}")
@@ -128,5 +135,7 @@ def experiment(run: Run) -> tuple[tuple[str, Any], ...]:
 
 def counts(name: str, flags: dict[str, Any]) -> bool:
     """Whether runs that differ in this flag only are other experiments, and not repetitions of one."""
+    if name == "data_dir":
+        return is_own("dataset", flags["dataset"]) or entry_of("dataset", flags["dataset"]).of_the_user
     experiment = FLAGS[name].metadata["experiment"]
     return bool(flags[experiment] if isinstance(experiment, str) else experiment)

@@ -1,7 +1,8 @@
 """Differences paired by seed, each with an interval: what compare.py and sweep.py say against their first row.
 
-The same seed gives every experiment the same clients and batches. So two runs of one seed share much of their luck, and
-their difference varies less than either of them.
+With the same seed, experiments that share data, partition and batch size have the same clients and batches. So two runs
+of one seed share much of their luck, and their difference varies less than either of them. Where these flags differ the
+pairs are only as good as any others.
 """
 
 from __future__ import annotations
@@ -35,10 +36,17 @@ class Difference(NamedTuple):
 
 
 def differences(rows: Sequence[Row]) -> dict[str, dict[Quantity, Difference]]:
-    """Of every row but the first, by its label: row minus first row, for accuracy, loss and the rounds to targets."""
-    first, *others = rows
-    told = [q for q in first.values if q.name in TOLD or q.name.startswith("rounds_to_")]
-    return {row.label: {q: paired(by_seed(row, q), by_seed(first, q)) for q in told} for row in others}
+    """Of every row but the reference, by its label: row minus reference, for accuracy, loss and rounds to targets."""
+    against = reference(rows)
+    told = [q for q in against.values if q.name in TOLD or q.name.startswith("rounds_to_")]
+    others = [row for row in rows if row is not against]
+    return {row.label: {q: paired(by_seed(row, q), by_seed(against, q)) for q in told} for row in others}
+
+
+def reference(rows: Sequence[Row]) -> Row:
+    """The row against which differences are: the first of which not all runs diverged, or the first."""
+    known = [row for row in rows if any(value is not None for own in row.values.values() for value in own)]
+    return known[0] if known else rows[0]
 
 
 def by_seed(row: Row, quantity: Quantity) -> dict[int, float]:
@@ -89,7 +97,7 @@ def is_telling(differences: dict[str, dict[Quantity, Difference]]) -> bool:
 
 
 def difference_cells(rows: Sequence[Row]) -> list[list[str]]:
-    """The heading and a line for each row but the first."""
+    """The heading and a line for each row but the reference."""
     told = differences(rows)
     quantities = list(next(iter(told.values())))
     heading = ["difference", *(q.heading for q in quantities)]
@@ -110,7 +118,7 @@ def said(difference: Difference, quantity: Quantity) -> str:
 
 def about(rows: Sequence[Row]) -> str:
     """What the block of differences is."""
-    return f"against {rows[0].label}, paired by seed: mean difference ± half of its 95 % interval"
+    return f"against {reference(rows).label}, paired by seed: mean difference ± half of its 95 % interval"
 
 
 def differences_on_screen(rows: Sequence[Row]) -> str:

@@ -24,6 +24,7 @@ class Entry:
     instead: the name that gives the same result with less work, if the flags are such that there is one.
     needs_stacking: whether only models that can be stacked will do.
     tokens: of a model or a data set, whether its inputs are tokens, such as characters, and not numbers.
+    of_the_user: of a data set, whether --data_dir says which data they are, and not only where they lie.
     leaks: why noise on the mean of the updates would not hide them; nothing where the mean is all that counts.
     sgd_lr: of a model, the --init_lr of --optimizer sgd if none is given.
     """
@@ -39,6 +40,7 @@ class Entry:
     instead: Callable[[Flags], str | None] | None = None
     needs_stacking: bool = False
     tokens: bool = False
+    of_the_user: bool = False
     leaks: str = ""
     sgd_lr: float = 0.1
 

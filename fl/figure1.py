@@ -19,14 +19,18 @@ import torch
 
 from fl.client import state_of
 from fl.command_line import parse
+from fl.config import Config
 from fl.engines import make_engine
+from fl.errors import RunFolderError
 from fl.experiment import Experiment, federated
 from fl.files import write_atomic
 from fl.group import Group
 from fl.parts import build_model
 from fl.recorded import diverged
+from fl.records import NUMBER
 from fl.rng import derive
 from fl.state import Kept, State, Told, floating
+from fl.strict_json import loads, read_regular
 from fl.style import COLOURS, DASHES, Figure, as_shipped, encoded
 from fl.tables import aligned, spread
 
@@ -91,32 +95,64 @@ def mixed(x: Experiment, start: str, w_0: State) -> Mixed:
 def reproduce(seeds: int, flags: Sequence[str], place: Path, look: Callable[[], None]) -> bool:
     """Measure, print, and write figure1.json and figure1.png into `place`; whether the paper's claim holds.
 
-    flags: of run_federated.py, which say where it runs. look: called before each seed; what it raises ends it. Raises
-    FlagError, DataError, DivergedError and OSError.
+    flags: of run_federated.py, which say where it runs. look: called before each seed that an earlier call has not
+    measured with these flags; what it raises ends it, and the seeds before count next time. Raises FlagError,
+    DataError, DivergedError, RunFolderError and OSError.
     """
-    found: list[Mixed] = []
+    config = parse([*FLAGS, *flags], "federated", "")
     print("figure1: the loss of two models and of their average, on the whole training set", flush=True)
+    path = place / "figure1.json"
+    found = measured(path, config)
     for seed in range(seeds):
-        look()
-        config = parse([*FLAGS, *flags, "--seed", str(seed)], "federated", "")
-        x = federated(config)
-        w_0 = x.w
-        found += [mixed(x, start, w_0) for start in STARTS]
+        if not any(one.seed == seed for one in found):
+            look()
+            x = federated(replace(config, seed=seed))
+            w_0 = x.w
+            found += [mixed(x, start, w_0) for start in STARTS]
+            write(path, config, found)
+    found = [one for one in found if one.seed < seeds]
     print(on_screen(found))
-    gains = {start: [one.gain for one in found if one.start == start] for start in STARTS}
+    gains = gains_of(found)
     for start, gain in gains.items():
         print(f"{start} start: the average is {words(gain)} (n={len(gain)})")
     holds = claim_holds(gains)
     print(f"claim: with a shared start the average beats both, with different starts neither: {verdict(holds)}")
-    place.mkdir(parents=True, exist_ok=True)
-    told = {
-        "flags": asdict(replace(config, seed=0)), "seeds": seeds, "theta": THETAS,
-        "mixed": [one._asdict() for one in found], "verdict": verdict(holds),
-    }  # fmt: skip
-    write_atomic(place / "figure1.json", (json.dumps(told, indent=2) + "\n").encode())
     draw(place / "figure1.png", found)
     print(f"figure1.json and figure1.png in {place}")
     return holds
+
+
+def write(path: Path, config: Config, found: Sequence[Mixed]) -> None:
+    """Write what was measured, as JSON. Raises OSError."""
+    told = {
+        "flags": asdict(config), "seeds": len(found) // len(STARTS), "theta": THETAS,
+        "mixed": [one._asdict() for one in found], "verdict": verdict(claim_holds(gains_of(found))),
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, (json.dumps(told, indent=2) + "\n").encode())
+
+
+def measured(path: Path, config: Config) -> list[Mixed]:
+    """What an earlier call has measured with these flags, seed by seed. Raises RunFolderError for a file of another."""
+    if not path.exists():
+        return []
+    try:
+        told = loads(read_regular(path))
+        if told["flags"] != json.loads(json.dumps(asdict(config))) or told["theta"] != THETAS:
+            return []
+        found = [Mixed(**one)._replace(parents=tuple(one["parents"])) for one in told["mixed"]]
+        numbers = [number for one in found for number in (one.seed, *one.parents, one.average, *one.losses)]
+        shapes = [(one.start in STARTS, len(one.parents), len(one.losses)) for one in found]
+        if not all(map(NUMBER.holds, numbers)) or set(shapes) - {(True, 2, len(THETAS))}:
+            raise ValueError("not what this figure has")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(f"{path}: cannot be read ({error}); delete it and run the cell again") from None
+    return found
+
+
+def gains_of(found: Sequence[Mixed]) -> dict[str, list[float]]:
+    """What averaging gains, for each start a number a seed."""
+    return {start: [one.gain for one in found if one.start == start] for start in STARTS}
 
 
 def claim_holds(gains: Mapping[str, Sequence[float]]) -> bool:

@@ -8,6 +8,7 @@ from contextlib import redirect_stderr
 from itertools import product
 from typing import Any, NamedTuple
 
+from fl.check import is_read
 from fl.command_line import expanded, parse
 from fl.config import DEFAULTS, FLAGS, Config, check_value
 from fl.errors import FlagError
@@ -51,6 +52,9 @@ def cells_of(grids: Sequence[str], flags: Sequence[str]) -> list[Cell]:
     told = io.StringIO()
     with redirect_stderr(told):
         cells = [cell(names, texts, axes, words) for texts in product(*(one.values for one in axes))]
+    for text, name in zip(grids, names, strict=True):
+        if not any(is_read(name, one.config, "federated") for one in cells):
+            raise FlagError(f"--grid {text}: --{name} does nothing in any of these runs; leave it out")
     for line in dict.fromkeys(told.getvalue().splitlines()):
         complain(line)
     folders: dict[str, Cell] = {}
@@ -86,6 +90,8 @@ def axis(text: str) -> Axis:
         raise FlagError(f"--grid {text}: a sweep sets --{name} itself" + ("; see --seeds" if name == "seed" else ""))
     read = Axis(name, {})
     for one in values.split(";" if ";" in values else ","):
+        if not one:
+            raise FlagError(f"--grid {text}: has an empty value; leave out the sign before or behind it")
         meant = switch(text, one) if FLAGS[name].metadata["kind"] is SWITCH else check_value(name, one)
         if meant in read.values.values():
             raise FlagError(f"--grid {text}: has {one} twice")

@@ -90,7 +90,8 @@ def telling_apart(experiments: Sequence[Experiment], figure: Callable[[Any], str
         elif not words or (any(baselines) and not federated_only):
             words.insert(0, experiment.key["algorithm"])
         if is_baseline and len(matches) > 1 and "matched" in experiment.key:
-            matched = Path(experiment.runs[0].flags["match"]).name
+            # Runs of several seeds match a run each.
+            matched = " and ".join(dict.fromkeys(Path(run.flags["match"]).name for run in experiment.runs))
             words.append(f"matched to {matched if matched.isprintable() else ascii(matched)}")
         label = ", ".join(words)
         if experiment.key["diverged"]:

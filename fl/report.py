@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from fl.differences import LEVEL, about, difference_cells, differences, is_telling
+from fl.differences import LEVEL, about, difference_cells, differences, is_telling, reference
 from fl.tables import Row, as_markdown, cells
 
 
@@ -23,7 +23,7 @@ def json_report(rows: Sequence[Row]) -> str:
     """Every number in full, in the units of the records: what is not known is null.
 
     `experiments` has of each quantity the value of every seed, mean, std and n; `differences` has, against the first
-    experiment, mean, half_interval, n and within_noise.
+    experiment with figures, mean, half_interval, n and within_noise.
     """
     return json.dumps({"experiments": [_row(row) for row in rows], "differences": _differences(rows)}, indent=2) + "\n"
 
@@ -43,7 +43,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 def _differences(rows: Sequence[Row]) -> dict[str, Any]:
     return {
-        "against": rows[0].label,
+        "against": reference(rows).label,
         "level": LEVEL,
         "experiments": {
             label: {

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from fl.published.cells import CHANCE, POINTS, Final
+from fl.records import COUNT, NUMBER
 from fl.tables import spread
 from fl.trials import Bench, Outcome, Trial
 
@@ -127,6 +128,7 @@ def read(target: Final, result: dict[str, Any] | None) -> Line:
     by_seed = list(zip(result["rounds"], result["accuracy"], strict=True))
     if not by_seed:
         raise ValueError("it has no seeds")
-    if not all(t >= 0 and (a is None or 0 <= a <= 100) for t, a in by_seed):
+    known = [a for _, a in by_seed if a is not None]
+    if not all(COUNT.holds(t) for t, _ in by_seed) or not all(NUMBER.holds(a) and 0 <= a <= 100 for a in known):
         raise ValueError("rounds or an accuracy that cannot be")
-    return Line(target, setting, [int(t) for t, _ in by_seed], [None if a is None else float(a) for _, a in by_seed])
+    return Line(target, setting, [t for t, _ in by_seed], [None if a is None else float(a) for _, a in by_seed])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fl.published.cells import BAND, Target
 from fl.rate_search import Score, best_of, rate_of, to_try
-from fl.records import rounds_to_target
+from fl.records import NUMBER, rounds_to_target
 from fl.tables import spread
 from fl.trials import Bench, Outcome, Trial
 
@@ -105,9 +105,10 @@ def read(target: Target, result: dict[str, Any] | None) -> Line:
     """The line of a result. Raises KeyError, TypeError or ValueError for what is none."""
     if result is None:
         return Line(target, None, [])
-    rounds = [None if one is None else float(one) for one in result["rounds"]]
+    rate, rounds = result["rate"], result["rounds"]
     if not rounds:
         raise ValueError("it has no seeds")
-    if not all(one is None or 0 <= one < math.inf for one in rounds) or not (rate := float(result["rate"])) > 0:
+    known = [one for one in rounds if one is not None]
+    if not all(map(NUMBER.holds, [rate, *known])) or not all(0 <= one <= target.limit for one in known) or rate <= 0:
         raise ValueError("a rate or rounds that cannot be")
-    return Line(target, rate, rounds)
+    return Line(target, float(rate), [None if one is None else float(one) for one in rounds])

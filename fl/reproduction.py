@@ -72,6 +72,8 @@ def line_of(target: PublishedCell, path: Path) -> Line:
     try:
         if not isinstance(result := loads(read_regular(path)), dict):
             raise ValueError("not a result")
+        if result.get("cell", target.name) != target.name:
+            raise ValueError("it is that of another cell")
         return read(target, result)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{path}: cannot be read ({error}); delete it and run the cell again") from None

@@ -5,12 +5,14 @@ A run is an ordinary run folder, OUT/<cell>/seed<k>, to which every command of r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fl.check import with_clients
 from fl.children import Job, ended, last_words
 from fl.compared import Experiment, experiment, read
 from fl.config import DEFAULTS, FLAGS, RESUMABLE, Config
@@ -18,6 +20,7 @@ from fl.config_file import read_config
 from fl.differences import differences, differences_on_screen, is_telling
 from fl.errors import DivergedError, FlagError, RunFolderError
 from fl.files import write_atomic
+from fl.flags import floor
 from fl.grid import Cell
 from fl.labels import said_seeds, shared_title
 from fl.progress import Progress
@@ -27,8 +30,9 @@ from fl.tables import Row, as_csv, as_latex, measured, on_screen
 
 # The flags that a resumed run may change and that say how far it goes, or what is done at its end.
 ENDS = ("global_epoch", "target_accuracy", "stop_at_target", "stop_below", "personalise_epochs", "local_only")
-# What the data set may have had to say, so that config.json knows it and the command line does not.
-FROM_DATA = ("num_clients", "num_select_clients", "noise_multiplier")
+# The flags that say where the data lie. A run is started again where they are others, because it then looks at the data
+# and refuses those on which it was not trained.
+PLACES = ("data_dir", "text")
 TABLES = {"table.md": markdown_report, "table.csv": as_csv, "table.json": json_report, "table.tex": as_latex}
 
 
@@ -70,19 +74,21 @@ def plan_of(cell: Cell, seed: int, out: Path) -> Planned:
         records = read_metrics(folder).records
     except RunFolderError:  # it was killed before its first record
         return Planned(cell, seed, job, 0, False, False)
-    diverged = (folder / DIVERGED).exists()
+    diverged = (folder / DIVERGED).exists() and records[-1]["round"] < rounds  # in one of the rounds that are asked for
+    check_stop(folder, records, cell.config)
+    is_where = all(recorded[name] == getattr(cell.config, name) for name in PLACES)
     goes_no_further = all(recorded[name] == getattr(cell.config, name) for name in ENDS)
-    is_over = diverged or (goes_no_further and is_finished(folder, records))
+    is_over = is_where and (diverged or (goes_no_further and is_finished(folder, records)))
     return Planned(cell, seed, job, records[-1]["round"], is_over, diverged)
 
 
 def check_same(folder: Path, recorded: dict[str, Any], config: Config) -> None:
     """Raise FlagError if the run in the folder is not one of these flags, apart from flags that may change."""
+    config = with_clients(config, recorded["num_clients"])  # where the data set says how many there are
     for name in FLAGS:
         was, now = recorded[name], getattr(config, name)
         may_change = name in RESUMABLE and (name not in ENDS or name == "global_epoch" or now != DEFAULTS[name])
-        unknown = name in FROM_DATA and not config.num_clients
-        if was == now or may_change or unknown:
+        if was == now or may_change:
             continue
         had = ", ".join(map(str, was)) if isinstance(was, list | tuple) else was
         if now == DEFAULTS[name]:
@@ -92,6 +98,24 @@ def check_same(folder: Path, recorded: dict[str, Any], config: Config) -> None:
                 "give that again, or choose another folder"
             )
         raise FlagError(f"--{name} {now}: the run in {folder} has {had}; choose another folder, or remove this one")
+
+
+def check_stop(folder: Path, records: Sequence[dict[str, Any]], config: Config) -> None:
+    """Raise FlagError if a run with these flags would have stopped before the last round that is on record."""
+    target = config.target_accuracy[-1] if config.stop_at_target else math.inf
+    least, first = floor(config.stop_below) if config.stop_below else (0.0, 0)
+    best = 0.0
+    for record in records[:-1]:
+        if record["test_accuracy"] is None:
+            continue
+        best, t = max(best, record["test_accuracy"]), record["round"]
+        is_hopeless = t >= first and best < least
+        if best >= target or is_hopeless:
+            flag = f"--stop_below {config.stop_below}" if is_hopeless else "--stop_at_target"
+            raise FlagError(
+                f"{flag}: the run in {folder} would have stopped in round {t}, and has {records[-1]['round']} rounds; "
+                "leave the flag out, or choose another folder"
+            )
 
 
 def carry_out(runs: Sequence[Planned], jobs: int, look: Callable[[], None] = lambda: None) -> None:

@@ -49,16 +49,18 @@ SUMS = (
 
 
 def measured(experiments: dict[str, Experiment], targets: Sequence[float]) -> list[Row]:
-    """One row an experiment."""
+    """One row an experiment. A run that diverged has no figures, because its records end with an earlier model."""
+    reached = {target: Quantity(f"rounds_to_{target!r}", f"to {target!r}", 1, ".1f") for target in targets}
     rows = []
     for label, (_, runs) in experiments.items():
-        ends = [summarise(run.records, targets) for run in runs]
-        values: dict[Quantity, list[float | None]] = {q: [end[q.name] for end in ends] for q in ENDS}
-        for target in targets:
-            quantity = Quantity(f"rounds_to_{target!r}", f"to {target!r}", 1, ".1f")
-            values[quantity] = [end["rounds_to_target"][repr(target)] for end in ends]
-        for q in SUMS:
-            values[q] = [sum(record[q.name] for record in run.records) for run in runs]
+        values: dict[Quantity, list[float | None]] = {q: [] for q in (*ENDS, *reached.values(), *SUMS)}
+        for run in runs:
+            end = summarise(run.records, targets)
+            found = {q: end[q.name] for q in ENDS}
+            found |= {q: end["rounds_to_target"][repr(target)] for target, q in reached.items()}
+            found |= {q: sum(record[q.name] for record in run.records) for q in SUMS}
+            for q, of_seeds in values.items():
+                of_seeds.append(None if run.diverged else found[q])
         rows.append(Row(label, [run.flags["seed"] for run in runs], values))
     return rows
 

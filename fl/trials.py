@@ -56,10 +56,15 @@ def bench(cell: str, place: Path, jobs: int, look: Callable[[], None]) -> Bench:
     def run(trials: Sequence[Trial]) -> list[Outcome]:
         plans = [plan(trial, 1) for trial in trials]
         left = [i for i, one in enumerate(plans) if not one.is_over]
-        for i, workers in zip(left, processes(len(left), jobs), strict=True):
-            if workers > 1 and on_cpu(config := plans[i].cell.config):
-                plans[i] = plan(trials[i], min(workers, config.num_select_clients))
-        carry_out(plans, jobs, look)
+        shared = [i for i, workers in zip(left, processes(len(left), jobs), strict=True) if workers > 1]
+        if shared and on_cpu(plans[shared[0]].cell.config):
+            carry_out([one for i, one in enumerate(plans) if i not in shared], jobs, look)
+            for i in shared:
+                most = jobs // len(shared)
+                plans[i] = plan(trials[i], min(most, plans[i].cell.config.num_select_clients))
+            carry_out([plans[i] for i in shared], len(shared), look)
+        else:
+            carry_out(plans, jobs, look)
         return [outcome(one.job.folder, one.cell.config.global_epoch) for one in plans]
 
     return run
@@ -68,8 +73,8 @@ def bench(cell: str, place: Path, jobs: int, look: Callable[[], None]) -> Bench:
 def processes(runs: int, jobs: int) -> list[int]:
     """The number of processes of each run, where `jobs` of them run at a time.
 
-    The last ones, if they are fewer than the cores, share all of them, because cores would be idle otherwise. The
-    number of processes does not change a run's bits.
+    The last ones, if they are fewer than the cores, share all of them, because cores would be idle otherwise. They wait
+    until the others are over. The number of processes does not change a run's bits.
     """
     last = runs % jobs
     return [1] * (runs - last) + [jobs // last] * last if last else [1] * runs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 from typing import NoReturn
 
 from fl.errors import FlagError
@@ -16,11 +17,21 @@ class Words(argparse.ArgumentParser):
         raise FlagError(message.removeprefix("argument "))
 
 
-def count(flag: str, text: str) -> int:
+def count(flag: str, text: str, most: int = 10_000) -> int:
     """A positive number. Raises FlagError."""
-    if not (text.isdecimal() and text.isascii() and int(text[:10]) > 0 and len(text) < 10):
-        raise FlagError(f"{flag} {text}: expected an integer from 1 to 999,999,999")
+    if not (text.isdecimal() and text.isascii() and len(text) < 10 and 0 < int(text) <= most):
+        raise FlagError(f"{flag} {text}: expected an integer from 1 to {most:,}")
     return int(text)
+
+
+def destination(flag: str, text: str) -> Path:
+    """The folder of a flag, which need not be there yet. Raises FlagError."""
+    folder = Path(text)
+    if not text.strip():
+        raise FlagError(f"{flag} '': expected a folder's name")
+    if folder.exists() and not folder.is_dir():
+        raise FlagError(f"{flag} {folder}: is not a folder; choose another name")
+    return folder
 
 
 def several(n: int, thing: str) -> str:

@@ -56,6 +56,8 @@ def test_what_resumed_matched_and_compared_runs_make_of_flags():
         "client_eval_every", "personalise_epochs", "local_only",
     }  # fmt: skip
     assert not counts("target_accuracy", DEFAULTS)
+    for dataset in ("folder", "csv", "own.py:load"):  # where it is data of the user's own
+        assert counts("data_dir", DEFAULTS | {"dataset": dataset})
     anew = {name for name in FLAGS if FLAGS[name].metadata["resume"] == ANEW}
     assert anew == {"resume", "overwrite", "dry_run", "quiet"}
     plain = identity(Config(transform=("a.py:x", "b.py:y"), target_accuracy=(0.5,)), "federated")

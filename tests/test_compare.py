@@ -79,13 +79,16 @@ def test_numbers_are_the_runs_own(runs):
         (["{runs}/base", "--out", "."], 2, "--out .: expected the name of a picture"),
         ([], 4, "runs/: holds no runs; make one with python3 run_federated.py"),
         (["nowhere"], 4, "nowhere: no such run folder"),
-        (["."], 4, "config.json: cannot be read"),
+        (["."], 4, "compare.py: .: is not a run but holds some: name them, as '*'"),
+        (["{runs}/base/.."], 4, "is not a run but holds some"),
+        (["{runs}/empty"], 4, "config.json: cannot be read"),
         (["{runs}/base", "--target_accuracy", "7"], 2, "--target_accuracy 7: expected a number in (0, 1]"),
         (["{runs}/base", "--out", "/proc/x/c.png"], 2, "--out /proc/x/c.png: cannot be written"),
     ],
 )
 def test_errors_are_one_line(argv, code, message, tmp_path, capsys, monkeypatch):
     make_run(tmp_path / "base")
+    (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     assert compare.run([word.format(runs=tmp_path) for word in argv]) == code
     err = capsys.readouterr().err

@@ -120,6 +120,27 @@ def test_a_spent_budget_is_no_figure(cell):
     assert not place.exists()
 
 
+def test_seeds_that_are_measured_are_kept(cell, monkeypatch):
+    _, first, _, place = cell()
+    measure, seeds = figure1.mixed, []
+    monkeypatch.setattr(figure1, "mixed", lambda x, *rest: seeds.append(x.config.seed) or measure(x, *rest))
+    assert cell()[1] == first
+    assert seeds == []
+    told = json.loads((place / "figure1.json").read_text())
+    (place / "figure1.json").write_text(json.dumps(told | {"mixed": told["mixed"][:2]}))  # ended after one seed
+    assert cell()[1] == first
+    assert seeds == [1, 1]
+    assert json.loads((place / "figure1.json").read_text()) == told
+    for damage in ("[", "{}", json.dumps(told | {"mixed": [told["mixed"][0] | {"average": "low"}]})):
+        (place / "figure1.json").write_text(damage)
+        code, _, err, _ = cell()
+        assert (code, len(err.splitlines())) == (4, 1)
+        assert "delete it and run the cell again" in err
+    (place / "figure1.json").write_text(json.dumps(told))
+    cell("--init_lr 0.2")  # another experiment
+    assert seeds == [1, 1, 0, 0, 1, 1]
+
+
 def test_the_list_has_the_figure_beside_the_cells(capsys):
     assert reproduce.run(["mcmahan2017", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()

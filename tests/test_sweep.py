@@ -10,13 +10,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 import compare
 import sweep
+from fl.check import with_clients
 from fl.children import Job, last_words
+from fl.command_line import parse
+from fl.errors import FlagError
+from fl.sweep import check_same
 from tests.conftest import EITHER, ROOT
 from tests.folders import starts_in
 
@@ -97,6 +102,78 @@ def test_a_folder_with_other_flags_is_refused(flags, said, quick, tmp_path):
     assert starts(tmp_path) == {"init_lr=0.1/seed0": 1}
 
 
+@pytest.mark.parametrize(
+    ("grown", "said"),
+    [
+        ("--target_accuracy 0.5 --stop_at_target", "--stop_at_target: the run in "),
+        ("--stop_below 0.9@2", "--stop_below 0.9@2: the run in "),
+    ],
+)
+def test_a_run_that_went_on_past_a_stop_is_refused(grown, said, quick, tmp_path):
+    quick("--grid init_lr=0.1")
+    code, out, err = quick("--grid init_lr=0.1", f"{FLAGS} {grown}")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"sweep.py: {said}")
+    assert "would have stopped in round 2, and has 4 rounds; leave the flag out, or choose another folder" in err
+    assert starts(tmp_path) == {"init_lr=0.1/seed0": 1}
+
+
+def test_a_run_that_diverged_later_has_the_rounds_before(quick, tmp_path):
+    _, first, _ = quick("--grid init_lr=5", f"{FLAGS} --global_epoch 1")
+    _, out, _ = quick("--grid init_lr=5", f"{FLAGS} --global_epoch 4")
+    assert "lr=5 (diverged: seed 0)" in out
+    code, out, err = quick("--grid init_lr=5", f"{FLAGS} --global_epoch 1")
+    assert (code, err) == (0, "")
+    assert out[out.index("\nrun ") :] == first[first.index("\nrun ") :]
+    assert "lr=5 (diverged" not in out
+
+
+@pytest.mark.parametrize(
+    ("had", "now", "differs"),
+    [
+        ("", "", None),
+        ("--num_select_clients 2", "--num_select_clients 2", None),
+        ("--num_select_clients 2", "--num_select_clients 3", "num_select_clients 3"),
+        ("--num_select_clients 2", "", "num_select_clients"),
+        ("--client_fraction 0.5", "--client_fraction 0.5", None),
+    ],
+)
+def test_what_the_data_set_says_is_no_other_flag(had, now, differs):
+    """With --partition natural only the data say how many clients there are, and config.json knows it."""
+
+    def config(more):
+        flags = f"--dataset csv --label y --client site --partition natural {more}"
+        return parse(flags.split(), "federated", "")
+
+    recorded = asdict(with_clients(config(had), 6)) | {"script": "federated"}
+    if differs is None:
+        check_same(Path("run"), recorded, config(now))
+    else:
+        with pytest.raises(FlagError, match=f"--{differs}: "):
+            check_same(Path("run"), recorded, config(now))
+
+
+@pytest.mark.slow
+def test_other_data_are_refused_also_for_a_run_that_is_over(tmp_path, capsys):
+    for name, border in (("one", 50), ("two", 30)):
+        rows = "".join(f"{i},{i % 5},{int(i < border)}\n" for i in range(100))
+        (tmp_path / f"{name}.csv").write_text("x,site,y\n" + rows)
+    (tmp_path / "moved.csv").write_bytes((tmp_path / "one.csv").read_bytes())
+    flags = "--dataset csv --label y --client site --partition natural --model logistic --optimizer sgd --global_epoch 1"
+
+    def run(data):
+        words = ["--grid", "init_lr=0.1", "--out", str(tmp_path / "out"), "--", *flags.split()]
+        return sweep.run([*words, "--data_dir", str(tmp_path / data)]), *capsys.readouterr()
+
+    assert run("one.csv")[0] == 0
+    assert "0 done" in run("moved.csv")[1]  # it has to look
+    assert "1 done" in run("moved.csv")[1]
+    code, _, err = run("two.csv")
+    assert code == 4
+    assert "the run had data_sha256" in err
+    assert len(err.splitlines()) == 1
+
+
 def test_a_diverged_run_is_a_result(quick, tmp_path, capsys):
     for _ in range(2):
         code, out, err = quick("--grid init_lr=5,0.1 --seeds 2")
@@ -109,11 +186,15 @@ def test_a_diverged_run_is_a_result(quick, tmp_path, capsys):
     assert [mark.read_text() for mark in marks] == ["round 2: the model is not finite\n"] * 2
     table = json.loads((tmp_path / "out" / "table.json").read_text())
     assert table["experiments"][0]["quantities"]["test_accuracy"]["n"] == 0
-    assert table["differences"]["experiments"]["lr=0.1"]["test_accuracy"]["n"] == 0
+    assert table["differences"]["against"] == "lr=0.1"  # the first row that has figures
+    assert table["differences"]["experiments"]["lr=5 (diverged: seeds 0, 1)"]["test_accuracy"]["n"] == 0
     capsys.readouterr()
     assert compare.run([*map(str, (mark.parent for mark in marks)), "--out", str(tmp_path / "c.png")]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if "(diverged)" in line)
-    assert row.split()[:3] == ["fedavg", "(diverged)", "2"]
+    assert row.split()[:4] == ["fedavg", "(diverged)", "2", "-"]  # and not the accuracy of an earlier model
+    code, out, _ = quick("--grid init_lr=5,0.1,0.2 --seeds 3")
+    assert "against lr=0.1, paired by seed" in out
+    assert re.search(r"^lr=0\.2 +-10\.00 ± 0\.00 \(n=3\) ", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +241,9 @@ def test_a_signal_stops_the_runs_in_good_order(number, quick, tmp_path):
         ("--grid init_lr=0.1", "--seed 3", "--seed 3: a sweep sets this flag itself"),
         ("--grid init_lr=0.1", "--quiet", "--quiet True: a sweep sets this flag itself"),
         ("--grid momentum=0,0.9", "", "--momentum 0.9: needs --optimizer sgd"),
+        ("--grid init_lr=0.1,", "", "--grid init_lr=0.1,: has an empty value"),
+        ("--grid epoch=1,2", "", "--grid epoch=1,2: --epoch does nothing in any of these runs"),
+        ("--grid init_lr=0.1 --seeds 10001", "", "--seeds 10001: expected an integer from 1 to 10,000"),
         ("--grid init_lr=0.1 --seeds 0", "", "--seeds 0: expected an integer from 1"),
         ("--grid init_lr=0.1 --jobs two", "", "--jobs two: expected an integer from 1"),
         ("--grid init_lr=0.1", "-h", "-h: does not go with a sweep"),
