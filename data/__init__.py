@@ -20,6 +20,14 @@ def _concentration(config: Any) -> None:
         raise FlagError(f"--alpha {config.alpha:g}: expected 1e-06 or more for --partition {config.partition}")
 
 
+def _set_a_client(config: Any) -> None:
+    """Raise FlagError unless --label_sets has a set for each client."""
+    if config.label_sets is None:
+        raise FlagError(f"--partition {config.partition}: needs --label_sets, such as 0,7;1,6 for two clients")
+    if (n := len(config.label_sets.split(";"))) != config.num_clients:
+        raise FlagError(f"--label_sets {config.label_sets}: has {n} sets; expected one a client, and --num_clients {n}")
+
+
 # A data set is a function (data folder, flags that it reads) that returns a data.dataset.Dataset.
 DATASETS: dict[str, str | Entry] = {
     "mnist": "data.mnist:mnist",
@@ -61,7 +69,8 @@ AUGMENTS: dict[str, str | Entry] = {
 PARTITIONS: dict[str, str | Entry] = {
     "iid": "data.partition:iid",
     "shards": Entry("data.partition:shards", reads=("shards_per_client",)),
-    "labels": Entry("data.partition:labels_only", reads=("labels_per_client",)),
+    "labels": Entry("data.label_sets:labels_only", reads=("labels_per_client",)),
+    "label_sets": Entry("data.label_sets:label_sets", reads=("label_sets",), check=_set_a_client),
     "dirichlet": Entry("data.partition:dirichlet", reads=("alpha", "min_examples"), check=_concentration),
     "dirichlet_balanced": Entry(
         "data.niid_bench:dirichlet_balanced",

@@ -84,7 +84,7 @@ def iid(labels: Tensor, num_clients: int, seed: int) -> Partition:
     """Shuffled and cut into parts whose sizes differ by at most one. labels (n,) int64."""
     enough(labels, num_clients)
     owners = torch.empty_like(labels)
-    owners[_shuffle(len(labels), seed)] = _near_equal(len(labels), num_clients)
+    owners[_shuffle(len(labels), seed)] = near_equal(len(labels), num_clients)
     return Partition.from_owners(owners, num_clients)
 
 
@@ -100,9 +100,9 @@ def shards(labels: Tensor, num_clients: int, seed: int, shards_per_client: int =
             f"and there are {len(labels)} examples; lower one of them"
         )
     owner_of_shard = torch.empty(pieces, dtype=torch.int64)
-    owner_of_shard[_shuffle(pieces, seed)] = _near_equal(pieces, num_clients)
+    owner_of_shard[_shuffle(pieces, seed)] = near_equal(pieces, num_clients)
     owners = torch.empty_like(labels)
-    owners[labels.argsort(stable=True)] = owner_of_shard[_near_equal(len(labels), pieces)]
+    owners[labels.argsort(stable=True)] = owner_of_shard[near_equal(len(labels), pieces)]
     return Partition.from_owners(owners, num_clients)
 
 
@@ -129,44 +129,6 @@ def dirichlet(labels: Tensor, num_clients: int, seed: int, alpha: float = 0.5, m
         if int(torch.bincount(owners, minlength=num_clients).min()) >= min_examples:
             return Partition.from_owners(owners, num_clients)
     raise drawn_in_vain(num_clients, alpha, min_examples)
-
-
-def labels_only(labels: Tensor, num_clients: int, seed: int, labels_per_client: int = 2) -> Partition:
-    """Each client holds examples of c labels only: client i of label i mod C and of c - 1 others, drawn at random.
-
-    Each label's examples are shuffled and shared out equally among its owners. NIID-Bench's "#C = c": Li, Diao, Chen
-    and He 2022, arXiv 2102.02079, section 4.1. Raises FlagError if a label has no owner, or an owner no example.
-    """
-    C, c = len(labels.unique()), labels_per_client
-    if c > C:
-        raise FlagError(f"--labels_per_client {c}: expected at most {C}, the number of labels")
-    with seeded(seed, "partition"):
-        own = torch.arange(num_clients) % C
-        others = torch.stack([torch.randperm(C - 1)[: c - 1] for _ in range(num_clients)])  # (K, c - 1)
-        within = torch.rand(len(labels), dtype=torch.float64)
-    others += others >= own[:, None]  # of the labels other than the client's own
-    holds = torch.zeros(num_clients, C, dtype=torch.bool).scatter_(1, torch.cat([own[:, None], others], 1), True)
-    return among_holders(labels, holds, within, f"--labels_per_client {c}")
-
-
-def among_holders(labels: Tensor, holds: Tensor, within: Tensor, flag: str) -> Partition:
-    """Each label's examples, shared out equally among the clients that hold it.
-
-    labels (n,) int64. holds (K, C) bool: whether client k holds the c-th of the labels in ascending order. within (n,):
-    a label's examples are shared out in ascending order of it. Raises FlagError, which begins with `flag`, if nobody
-    holds a label, or more clients than it has examples.
-    """
-    present, y = labels.unique(return_inverse=True)
-    owners = torch.empty_like(y)
-    for c, label in enumerate(present.tolist()):
-        mine, members = holds[:, c].nonzero().flatten(), (y == c).nonzero().flatten()
-        if len(mine) == 0 or len(mine) > len(members):
-            raise FlagError(
-                f"{flag}: with --num_clients {len(holds)}, {len(mine)} clients would share the {len(members)} examples "
-                f"of label {label}; raise one of the two, or lower it"
-            )
-        owners[members[within[members].argsort()]] = mine[_near_equal(len(members), len(mine))]
-    return Partition.from_owners(owners, len(holds))
 
 
 def natural(labels: Tensor, num_clients: int, seed: int, clients: Tensor | None = None) -> Partition:
@@ -224,7 +186,7 @@ def _shuffle(n: int, seed: int) -> Tensor:
         return torch.randperm(n)
 
 
-def _near_equal(n: int, parts: int) -> Tensor:
+def near_equal(n: int, parts: int) -> Tensor:
     """(n,) int64: the part of each position when range(n) is cut into parts that differ by at most one."""
     return torch.arange(n) * parts // n
 

@@ -133,11 +133,24 @@ def _units(text: str) -> str:
     return ",".join(map(str, widths))
 
 
+def sets(text: str) -> list[list[int]]:
+    """Sets of numbers: "0,7;1,6". Raises ValueError."""
+    found = [sorted(int(word) for word in one.split(",")) for one in text.split(";")]
+    if not all(one[0] >= 0 and len(set(one)) == len(one) for one in found):
+        raise ValueError
+    return found
+
+
+def _sets(text: str) -> str:
+    return ";".join(",".join(map(str, one)) for one in sets(text))
+
+
 MOST = 3.4e38  # above it a rate or a scale has no float32
 SWITCH = Kind(lambda text: True, "no value", "")
 PATH = Kind(_text, "a path", "DIR")
 COLUMN = Kind(_text, "a column's name", "COLUMN")
 UNITS = Kind(_units, "integers from 1 to 1,000,000 with commas between them", "N,N")
+SETS = Kind(_sets, "sets of different integers >= 0, with ';' between sets and ',' within, such as 0,7;1,6", "N,N;N,N")
 FILE = Kind(_text, "a file", "FILE")
 DEVICE = Kind(_device, "auto, cpu, cuda, cuda:INDEX or mps", "DEVICE")
 NIGHT_AND_DAY = Kind(_pair, "two probabilities with a comma between them, such as 0.9,0.2", "P,P")

@@ -20,9 +20,9 @@ from fl.names import entry_of, is_own
 SAID: dict[str, str] = {
     "num_clients": "K={}", "num_select_clients": "m={}", "global_epoch": "T={}", "local_epoch": "E={}",
     "batch_size": "B={}", "init_lr": "lr={}", "epoch": "{} epochs", "shards_per_client": "{} shards a client",
-    "labels_per_client": "{} labels a client", "min_examples": "{} examples at least", "attack": "{} attack",
-    "attackers": "attackers={}", "normalise": "normalise={}", "augment": "augment={}", "clip_norm": "C={}",
-    "noise_multiplier": "z={}", "target_epsilon": "epsilon={}",
+    "labels_per_client": "{} labels a client", "label_sets": "labels {}", "min_examples": "{} examples at least",
+    "attack": "{} attack", "attackers": "attackers={}", "normalise": "normalise={}", "augment": "augment={}",
+    "clip_norm": "C={}", "noise_multiplier": "z={}", "target_epsilon": "epsilon={}",
     "compress": "compress={}", "compress_bits": "{} bits", "compress_density": "density={}",
     "data_drift": "data {}", "drift_share": "share={}", "drift_rounds": "in {} rounds",
     "stop_at_target": "stopped there", "target_accuracy": "to {}", "stop_below": "if below {}",
@@ -31,7 +31,8 @@ SAID: dict[str, str] = {
 # A title always has those of these that do something, in this order. Of the other flags of its groups it has those that
 # are not at their defaults.
 DEFINING = (
-    "algorithm", "model", "dataset", "partition", "shards_per_client", "labels_per_client", "alpha", "num_clients",
+    "algorithm", "model", "dataset", "partition", "shards_per_client", "labels_per_client", "label_sets", "alpha",
+    "num_clients",
     "num_select_clients", "local_epoch", "batch_size", "optimizer", "init_lr", "proximal_mu", "server_lr", "trim",
     "byzantine", "attack", "attackers", "attack_scale", "compress", "compress_bits", "compress_density",
     "data_drift", "drift_share", "drift_rounds",
@@ -180,7 +181,8 @@ def run_title(config: Config, script: str) -> str:
 def partition_title(config: Config) -> str:
     """What defines a partition."""
     names = (
-        "dataset", "partition", "shards_per_client", "labels_per_client", "alpha", "min_examples", "num_clients"
+        "dataset", "partition", "shards_per_client", "labels_per_client", "label_sets", "alpha", "min_examples",
+        "num_clients",
     )  # fmt: skip
     values = {n: getattr(config, n) for n in names if is_read(n, config, "federated")}
     return ", ".join([*(word(n, v) for n, v in values.items() if is_said(n, v)), said_seeds([config.seed])])

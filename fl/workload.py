@@ -6,7 +6,7 @@ import dataclasses
 
 from data import AUGMENTS, DATASETS, PARTITIONS
 from fl.errors import DataError
-from fl.flags import COLUMN, FEDERATED, FILE, FREE, PATH, SWITCH, UNITS, choice, flag, integer, named, number
+from fl.flags import COLUMN, FEDERATED, FILE, FREE, PATH, SETS, SWITCH, UNITS, choice, flag, integer, named, number
 from fl.models import MODELS
 
 
@@ -37,6 +37,8 @@ class Workload:
     partition: str = flag("iid", "Model and data", named(PARTITIONS), "how the training set is split over clients", reads=FEDERATED)
     shards_per_client: int = flag(2, "Model and data", integer(1), "label-sorted shards a client", reads=FEDERATED)
     labels_per_client: int = flag(2, "Model and data", integer(1), "c, labels that a client holds", reads=FEDERATED)
+    label_sets: str | None = flag(None, "Model and data", SETS,
+        "which labels each client holds, counted from 0 in ascending order, a set a client", reads=FEDERATED)
     alpha: float = flag(0.5, "Model and data", number(0, 1e6, "[0, 1e+06]"),
         "concentration, smaller is more skewed; or alpha of Synthetic(alpha, beta)", reads=FEDERATED)
     feature_noise: float = flag(0.0, "Model and data", number(0, 1e6, "[0, 1e+06]"),

@@ -15,9 +15,11 @@ import torch
 from benchmarks import federation, loading, network, rivals, rounds, why_2nn, why_scaffold
 from benchmarks.beside import Run, table, verdicts
 from benchmarks.contenders import WORKLOADS
+from benchmarks.padded_cnn import padded
 from fl.command_line import parse
 from fl.experiment import federated
 from fl.guard import guarded
+from fl.models.mcmahan2017 import cnn
 from fl.state import Kept
 from tests.conftest import ROOT
 
@@ -157,6 +159,19 @@ def test_first_weights_have_the_deviation_that_they_are_named_for(name, deviatio
     assert first.weight.std().item() == pytest.approx(left * deviation, rel=0.01)
     assert first.weight.abs().max().item() <= 2 * deviation
     assert torch.cat([layer.bias for layer in why_2nn.layers(model)]).tolist() == [pytest.approx(bias)] * 410
+
+
+def test_the_padded_cnn_has_larger_maps_and_the_same_weights():
+    torch.manual_seed(0)
+    other = cnn((1, 28, 28), 10).state_dict()
+    torch.manual_seed(0)
+    model = padded((1, 28, 28), 10)
+    assert all(torch.equal(other[name], tensor) for name, tensor in model.state_dict().items())
+    maps, x = [], torch.zeros(1, 1, 28, 28)
+    for layer in list(model)[:7]:
+        x = layer(x)
+        maps.append(x.shape[-1])
+    assert maps == [28, 28, 14, 14, 14, 7, 3136]
 
 
 @pytest.mark.parametrize("name", why_2nn.HYPOTHESES)

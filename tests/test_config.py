@@ -82,6 +82,7 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
     for flags in (
         "--algorithm fedprox --attack sign_flip --attackers 1.0",
         "--partition labels --labels_per_client 1",
+        "--partition label_sets --label_sets 0,1;1,2;0;2",
         "--dataset synthetic --beta 0",
         f"--dataset folder --data_dir {pictures(tmp_path / 'pictures')} --grey --skip_bad --image_size 8",
         f"--dataset csv --data_dir {a_table(tmp_path / 'table.csv')} --label colour --client site --drop number",
@@ -118,6 +119,7 @@ def test_every_flag_is_read_by_something(command, monkeypatch, tmp_path):
         ("shards_per_client", "1 --partition shards", "3 --partition shards"),
         ("alpha", "0.5 --partition dirichlet", "5 --partition dirichlet"),
         ("labels_per_client", "1 --partition labels", "2 --partition labels"),
+        ("label_sets", "0,1;1,2;0;2 --partition label_sets", "0;1,2;0,2;1 --partition label_sets"),
         ("normalise", "standard", "unit"), ("normalise", "unit", "centred"), ("augment", "none", "crop_flip"),
         ("alpha", "0.5 --partition quantity", "5 --partition quantity"),
         ("proxy_fraction", "0", "0.2"), ("proxy_epochs", "1 --proxy_fraction 0.2", "2 --proxy_fraction 0.2"),

@@ -3,9 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.flower_labels import drawn, holders
+from data.label_sets import labels_only
 from data.niid_bench import dirichlet_balanced
-from data.partition import dirichlet, iid, labels_only, natural, quantity, shards
+from data.partition import dirichlet, iid, natural, quantity, shards
 from fl.errors import FlagError
 
 LABELS = torch.arange(10).repeat_interleave(101)[torch.randperm(1010, generator=torch.Generator().manual_seed(0))]
@@ -65,50 +65,6 @@ def test_shards_of_the_paper_hold_two_labels():
     partition = shards(labels, 100, 0, 2)
     assert partition.sizes.tolist() == [600] * 100
     assert int((partition.label_counts(labels, 10) > 0).sum(1).max()) == 2
-
-
-@pytest.mark.parametrize("c", [1, 2, 3, 10])
-def test_labels_per_client(c):
-    partition = labels_only(LABELS, 20, 0, c)
-    whole(partition, 1010)
-    counts = partition.label_counts(LABELS, 10)
-    assert ((counts > 0).sum(1) == c).all()
-    assert all(counts[i, i % 10] > 0 for i in range(20))
-    for label in range(10):  # shared equally
-        shares = counts[:, label][counts[:, label] > 0]
-        assert int(shares.max() - shares.min()) <= 1
-    assert c in (1, 10) or labels_only(LABELS, 20, 1, c).sha256() != partition.sha256()
-
-
-def test_the_labels_of_the_replication_are_those_that_its_code_draws():
-    # As numpy.random.default_rng(42).choice gives them, which is what its code calls.
-    two = ["07", "16", "24", "34", "48", "05", "26", "07", "58", "79"]
-    three = ["067", "148", "026", "023", "459", "157", "468", "357", "189", "679"]
-    for c, expected in ((2, two), (3, three)):
-        assert ["".join(map(str, row.nonzero().flatten().tolist())) for row in holders(10, 10, c)] == expected
-    labels = torch.arange(10).repeat_interleave(60)
-    for seed in (0, 1):
-        of_clients = [sorted(set(labels[rows].tolist())) for rows in drawn(labels, 10, seed, 2)]
-        assert ["".join(map(str, held)) for held in of_clients] == two
-    assert drawn(labels, 10, 0, 2).sha256() != drawn(labels, 10, 1, 2).sha256()
-    with pytest.raises(FlagError, match=r"--labels_per_client 11: expected at most 10"):
-        drawn(labels, 10, 0, 11)
-    with pytest.raises(FlagError, match=r"--labels_per_client 2: with --num_clients 4, 0 clients would share"):
-        drawn(labels, 4, 0, 2)
-
-
-@pytest.mark.parametrize(
-    ("K", "c", "message"),
-    [
-        (10, 11, "--labels_per_client 11: expected at most 10, the number of labels"),
-        (3, 1, "--labels_per_client 1: with --num_clients 3, 0 clients would share the 101 examples of label 3; raise"),
-        (1009, 10, "--labels_per_client 10: with --num_clients 1009, 1009 clients would share the 101 examples of"),
-    ],
-)
-def test_labels_that_cannot_be_shared_out(K, c, message):
-    with pytest.raises(FlagError) as error:
-        labels_only(LABELS, K, 0, c)
-    assert str(error.value).startswith(message)
 
 
 def test_alpha_sets_the_skew():

@@ -8,6 +8,7 @@ import re
 import pytest
 
 import reproduce
+from benchmarks.flower_labels import drawn
 from fl import reproduction
 from fl.command_line import parse
 from fl.published import targets_of
@@ -41,7 +42,7 @@ def test_every_cell_is_a_command_line(name):
 
 
 def test_cells_are_those_of_the_table():
-    assert len(CELLS) == 3 * 5 * 4
+    assert len(CELLS) == 3 * (5 + 2) * 4
     c = config_of("mnist/dirichlet_0.5/fedavg")
     assert (c.partition, c.alpha, c.min_examples) == ("dirichlet_balanced", 0.5, 10)
     c = config_of("fashion_mnist/labels_3/fednova")
@@ -49,6 +50,17 @@ def test_cells_are_those_of_the_table():
     assert config_of("cifar10/iid/scaffold").partition == "iid"
     theirs = {"mnist/labels_1/fedprox": 81.3, "fashion_mnist/labels_2/scaffold": 10.0, "cifar10/iid/fedavg": 71.7}
     assert {name: CELLS[name].accuracy for name in theirs} == theirs
+
+
+@pytest.mark.parametrize("c", [2, 3])
+def test_their_labels_are_those_that_their_code_draws(c):
+    ours, theirs = (CELLS[f"mnist/labels_{c}{end}/fedprox"] for end in ("", "-theirs"))
+    config = parse(theirs.words(theirs.settings[0]), "federated", "")
+    assert (config.partition, config.label_sets) == ("label_sets", drawn(c))
+    # As numpy.random.default_rng(42).choice gives them, which is what that code calls.
+    assert drawn(c).startswith({2: "0,7;1,6;2,4;3,4;", 3: "0,6,7;1,4,8;0,2,6;0,2,3;"}[c])
+    assert theirs._replace(name=ours.name, flags=ours.flags) == ours
+    assert [one for one in theirs.flags if one not in ours.flags] == ["label_sets", "--label_sets", config.label_sets]
 
 
 def test_the_band_is_three_times_what_equal_algorithms_differ_by():

@@ -159,7 +159,9 @@ def test_other_data_are_refused_also_for_a_run_that_is_over(tmp_path, capsys):
         rows = "".join(f"{i},{i % 5},{int(i < border)}\n" for i in range(100))
         (tmp_path / f"{name}.csv").write_text("x,site,y\n" + rows)
     (tmp_path / "moved.csv").write_bytes((tmp_path / "one.csv").read_bytes())
-    flags = "--dataset csv --label y --client site --partition natural --model logistic --optimizer sgd --global_epoch 1"
+    flags = (
+        "--dataset csv --label y --client site --partition natural --model logistic --optimizer sgd --global_epoch 1"
+    )
 
     def run(data):
         words = ["--grid", "init_lr=0.1", "--out", str(tmp_path / "out"), "--", *flags.split()]

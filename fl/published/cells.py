@@ -11,7 +11,7 @@ from fl.errors import FlagError
 BAND = 1.25  # times their rounds; a reproduction within it is as good as theirs
 # Points below their accuracy; a reproduction within them is as good as theirs. FedNova is FedAvg where all clients have
 # the same number of examples, so it is by luck that the two differ in NIID-Bench's IID cells, by up to 0.6 points. The
-# band is about three times that.
+# band is about three times that. Where clients have few labels seeds differ by more than the band.
 POINTS = 2.0
 WHERE = ("data_dir", "device")  # flags of run_federated.py that say where a cell runs, and not what
 CHANCE = 10.0  # per cent, of ten classes that are equally frequent

@@ -4,6 +4,9 @@ SCAFFOLD is another one there: after each step with momentum, eta (c - c_k) is s
 is the mean of such steps, divided by eta. Ours is that of its own paper: c - c_k is added to the gradient, and there is
 no momentum. Its cells therefore have momentum 0 and the rate eta / (1 - momentum), with which a constant gradient moves
 a client as far.
+
+With several labels a client much depends on which labels those are. The cells labels_C draw them anew with each seed,
+and labels_C-theirs have those that the replication's code draws.
 """
 
 from __future__ import annotations
@@ -19,20 +22,29 @@ def niid_bench(facts: dict[str, Any]) -> list[Final]:
     """The cells of the table: mnist/iid/fedavg and so on."""
     common = facts["settings"]
     return [
-        Final(f"{dataset}/{split}/{algorithm}", flags(common, dataset, split, algorithm), theirs, common["rounds"],
+        Final(f"{dataset}/{name}/{algorithm}", flags(common, dataset, held, algorithm), theirs, common["rounds"],
               settings(common, algorithm))
         for dataset, table in facts["final_accuracy_percent"].items()
         for split, row in table.items()
+        for name, held in partitions(facts, split).items()
         for algorithm, theirs in zip(facts["algorithms"], row, strict=True)
     ]  # fmt: skip
 
 
-def flags(common: dict[str, Any], dataset: str, split: str, algorithm: str) -> list[str]:
-    """All but rate, momentum and mu."""
+def partitions(facts: dict[str, Any], split: str) -> dict[str, list[str]]:
+    """By the name of a cell what its clients hold: drawn here, and, where they draw labels, as it was drawn there."""
+    found = {split: partition(split)}
+    if sets := facts["label_sets"].get(split):
+        found[f"{split}-theirs"] = ["--partition", "label_sets", "--label_sets", sets]
+    return found
+
+
+def flags(common: dict[str, Any], dataset: str, held: list[str], algorithm: str) -> list[str]:
+    """All but rate, momentum and mu. held: those that say what each client holds."""
     return [
         "--dataset", dataset, *AUGMENT.get(dataset, []), "--normalise", "unit", "--model", "lenet",
         "--algorithm", algorithm, "--num_clients", str(common["num_clients"]),
-        "--num_select_clients", str(common["clients_a_round"]), *partition(split),
+        "--num_select_clients", str(common["clients_a_round"]), *held,
         "--local_epoch", str(common["local_epochs"]), "--batch_size", str(common["batch_size"]),
         "--optimizer", common["optimizer"], "--weight_decay", f"{common['weight_decay']:g}",
         "--global_epoch", str(common["rounds"]),
