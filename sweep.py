@@ -49,7 +49,8 @@ def sweep(argv: Sequence[str]) -> None:
     if words.dry_run:
         from fl.sweep_time import expected
 
-        print(expected(left, jobs), flush=True)
+        for line in expected(left, jobs):  # each is measured only now
+            print(line, flush=True)
         return
     carry_out(runs, jobs)
     publish(planned(cells, seeds, out), out)

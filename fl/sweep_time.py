@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from fl.engines import choose
@@ -14,23 +14,18 @@ from fl.sweep import Planned
 from fl.words import several
 
 
-def expected(left: Sequence[Planned], jobs: int) -> str:
+def expected(left: Sequence[Planned], jobs: int) -> Iterator[str]:
     """One line a cell with what its runs still take, and one for all, if no run gets in another's way."""
-    lines, total = [], 0.0
+    total = 0.0
     for cell in {run.cell.folder: run.cell for run in left}.values():
         runs = [run for run in left if run.cell.folder == cell.folder]
         share = sum(run.job.rounds - run.rounds for run in runs) / max(cell.config.global_epoch, 1)
         seconds = share * seconds_a_run(cell)
         total += seconds
-        lines.append(f"{cell.label}: {several(len(runs), 'run')}, {rough(seconds)}")
+        yield f"{cell.label}: {several(len(runs), 'run')}, {rough(seconds)}"
     together = min(jobs, len(left)) or 1
-    return "\n".join(
-        [
-            *lines,
-            f"all: {rough(total / together)} with {several(together, 'run')} at a time, "
-            "beside the seconds in which each starts",
-        ]
-    )
+    at_once = several(together, "run")
+    yield f"all: {rough(total / together)} with {at_once} at a time, beside the seconds in which each starts"
 
 
 def seconds_a_run(cell: Cell) -> float:

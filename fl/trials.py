@@ -56,15 +56,13 @@ def bench(cell: str, place: Path, jobs: int, look: Callable[[], None]) -> Bench:
     def run(trials: Sequence[Trial]) -> list[Outcome]:
         plans = [plan(trial, 1) for trial in trials]
         left = [i for i, one in enumerate(plans) if not one.is_over]
-        shared = [i for i, workers in zip(left, processes(len(left), jobs), strict=True) if workers > 1]
-        if shared and on_cpu(plans[shared[0]].cell.config):
-            carry_out([one for i, one in enumerate(plans) if i not in shared], jobs, look)
-            for i in shared:
-                most = jobs // len(shared)
-                plans[i] = plan(trials[i], min(most, plans[i].cell.config.num_select_clients))
-            carry_out([plans[i] for i in shared], len(shared), look)
-        else:
-            carry_out(plans, jobs, look)
+        several = {i: n for i, n in zip(left, processes(len(left), jobs), strict=True) if n > 1}
+        if not (several and on_cpu(plans[left[0]].cell.config)):
+            several = {}
+        carry_out([one for i, one in enumerate(plans) if i not in several], jobs, look)
+        for i, n in several.items():
+            plans[i] = plan(trials[i], min(n, plans[i].cell.config.num_select_clients))
+        carry_out([plans[i] for i in several], len(several), look)
         return [outcome(one.job.folder, one.cell.config.global_epoch) for one in plans]
 
     return run
