@@ -1,6 +1,6 @@
 """Which labels each client has in the replication of NIID-Bench in Flower's repository, as its code draws them.
 
-    python3 -m benchmarks.flower_labels 2        # of two labels a client: what --label_sets takes
+    python3 -m benchmarks.flower_labels        # of two labels a client, and of three: what --label_sets takes
 
 How well averaging does with few labels a client depends on which labels those are. Flower's code (adap/flower,
 baselines/niid_bench, commit 1599d01) draws them with NumPy's generator and the seed 42. fl/published/niid_bench.json
@@ -8,8 +8,6 @@ has what this prints.
 """
 
 from __future__ import annotations
-
-import sys
 
 import numpy as np
 
@@ -27,4 +25,5 @@ def drawn(c: int, num_clients: int = 10, classes: int = 10) -> str:
 
 
 if __name__ == "__main__":
-    print(drawn(int(sys.argv[1])))
+    for c in (2, 3):
+        print(f"labels_{c}: {drawn(c)}")

@@ -23,9 +23,12 @@ def _concentration(config: Any) -> None:
 def _set_a_client(config: Any) -> None:
     """Raise FlagError unless --label_sets has a set for each client."""
     if config.label_sets is None:
-        raise FlagError(f"--partition {config.partition}: needs --label_sets, such as 0,7;1,6 for two clients")
-    if (n := len(config.label_sets.split(";"))) != config.num_clients:
-        raise FlagError(f"--label_sets {config.label_sets}: has {n} sets; expected one a client, and --num_clients {n}")
+        raise FlagError(f"--partition {config.partition}: needs --label_sets, such as '0,7;1,6' for two clients")
+    if len(config.label_sets.split(";")) != config.num_clients:
+        raise FlagError(
+            f"--label_sets {config.label_sets}: --num_clients is {config.num_clients}; expected a set for each client "
+            "(in a shell, with quotes around all of them)"
+        )
 
 
 # A data set is a function (data folder, flags that it reads) that returns a data.dataset.Dataset.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,10 +56,6 @@ def find(patterns: Sequence[str]) -> list[Path]:
         found = [literal] if literal.is_dir() else [p for p in map(Path, sorted(glob.glob(pattern))) if p.is_dir()]
         if not found:
             raise RunFolderError(f"{pattern}: no such run folder")
-        if literal in found and not (literal / "config.json").exists():
-            for below in ("*", "*/*"):
-                if any(literal.glob(f"{below}/config.json")):
-                    raise RunFolderError(f"{pattern}: is not a run but holds some: name them, as '{literal / below}'")
         for folder in found:
             status = folder.stat()
             first = folders.setdefault((status.st_dev, status.st_ino), folder)
@@ -78,7 +75,7 @@ def read(folders: Sequence[Path]) -> list[Run]:
         try:
             flags, (records, cut) = read_config(folder), read_metrics(folder)
         except RunFolderError as reason:
-            unusable.append(reason)
+            unusable.append(holding(folder) or reason)
             continue
         if cut:
             warn(f"{folder}: the last line of metrics.jsonl is cut off; the {len(records)} before it count")
@@ -92,6 +89,16 @@ def read(folders: Sequence[Path]) -> list[Run]:
     for error in unusable:
         warn(f"{error}; passed over")
     return runs
+
+
+def holding(folder: Path) -> RunFolderError | None:
+    """What to say of a folder that is no run but holds some, such as a sweep's; None for any other."""
+    for below in ("*", "*/*"):
+        if not (folder / "config.json").exists() and any(folder.glob(f"{below}/config.json")):
+            return RunFolderError(
+                f"{folder / 'config.json'}: there is none, but the folder holds runs; name them, as '{folder / below}'"
+            )
+    return None
 
 
 def distinct(runs: Sequence[Run]) -> list[Experiment]:
@@ -125,6 +132,7 @@ def experiment(run: Run) -> tuple[tuple[str, Any], ...]:
     config = Config(**{name: flags[name] for name in FLAGS})
     key: list[tuple[str, Any]] = [("script", flags["script"])]
     key += [(name, flags[name]) for name in FLAGS if counts(name, flags) and is_read(name, config, flags["script"])]
+    key = [(name, os.path.normpath(value) if name == "data_dir" else value) for name, value in key]
     key += [("finished", finished), ("diverged", run.diverged)]
     if not finished and not run.diverged:
         key.append(("round", records[-1]["round"]))

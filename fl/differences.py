@@ -1,4 +1,4 @@
-"""Differences paired by seed, each with an interval: what compare.py and sweep.py say against their first row.
+"""Differences paired by seed, each with an interval: what compare.py and sweep.py say against one row of theirs.
 
 With the same seed, experiments that share data, partition and batch size have the same clients and batches. So two runs
 of one seed share much of their luck, and their difference varies less than either of them. Where these flags differ the

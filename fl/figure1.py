@@ -133,7 +133,10 @@ def write(path: Path, config: Config, found: Sequence[Mixed]) -> None:
 
 
 def measured(path: Path, config: Config) -> list[Mixed]:
-    """What an earlier call has measured with these flags, seed by seed. Raises RunFolderError for a file of another."""
+    """What an earlier call has measured, seed by seed; nothing if it was with other flags.
+
+    Raises RunFolderError for a file that is damaged.
+    """
     if not path.exists():
         return []
     try:
@@ -145,6 +148,8 @@ def measured(path: Path, config: Config) -> list[Mixed]:
         shapes = [(one.start in STARTS, len(one.parents), len(one.losses)) for one in found]
         if not all(map(NUMBER.holds, numbers)) or set(shapes) - {(True, 2, len(THETAS))}:
             raise ValueError("not what this figure has")
+        if [one.start for one in found] != [*STARTS] * (len(found) // 2) or not found:
+            raise ValueError("not both starts of every seed")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(f"{path}: cannot be read ({error}); delete it and run the cell again") from None
     return found

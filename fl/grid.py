@@ -12,7 +12,7 @@ from fl.check import is_read
 from fl.command_line import expanded, parse
 from fl.config import DEFAULTS, FLAGS, Config, check_value
 from fl.errors import FlagError
-from fl.flags import SWITCH
+from fl.flags import SETS, SWITCH
 from fl.labels import exact, word
 from fl.streams import complain
 
@@ -80,7 +80,10 @@ def without(names: Sequence[str], words: Sequence[str]) -> list[str]:
 
 
 def axis(text: str) -> Axis:
-    """NAME=VALUE,VALUE; between values that have commas themselves there are semicolons. Raises FlagError."""
+    """NAME=VALUE,VALUE; between values that have commas themselves there are semicolons, and | between sets of labels.
+
+    Raises FlagError.
+    """
     name, sign, values = text.partition("=")
     if not sign or not values:
         raise FlagError(f"--grid {text}: expected FLAG=VALUE,VALUE, such as init_lr=0.05,0.1")
@@ -89,7 +92,8 @@ def axis(text: str) -> Axis:
     if name in OURS:
         raise FlagError(f"--grid {text}: a sweep sets --{name} itself" + ("; see --seeds" if name == "seed" else ""))
     read = Axis(name, {})
-    for one in values.split(";" if ";" in values else ","):
+    between = "|" if FLAGS[name].metadata["kind"] is SETS else ";" if ";" in values else ","
+    for one in values.split(between):
         if not one:
             raise FlagError(f"--grid {text}: has an empty value; leave out the sign before or behind it")
         meant = switch(text, one) if FLAGS[name].metadata["kind"] is SWITCH else check_value(name, one)

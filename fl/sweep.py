@@ -30,14 +30,14 @@ from fl.tables import Row, as_csv, as_latex, measured, on_screen
 
 # The flags that a resumed run may change and that say how far it goes, or what is done at its end.
 ENDS = ("global_epoch", "target_accuracy", "stop_at_target", "stop_below", "personalise_epochs", "local_only")
-# The flags that say where the data lie. A run is started again where they are others, because it then looks at the data
-# and refuses those on which it was not trained.
+# The flags that say where the data lie. Where they are others than on record, a run is started even if it is over: it
+# then looks at the data, refuses those on which it was not trained, and records where they lie.
 PLACES = ("data_dir", "text")
 TABLES = {"table.md": markdown_report, "table.csv": as_csv, "table.json": json_report, "table.tex": as_latex}
 
 
 class Planned(NamedTuple):
-    """A run of the grid. rounds: on record. is_over: whether nothing is left to do. diverged: whether that is why."""
+    """A run of the grid. rounds: on record. is_over: whether nothing is left to do. diverged: in a round asked for."""
 
     cell: Cell
     seed: int
@@ -65,7 +65,9 @@ def planned(cells: Sequence[Cell], seeds: Sequence[int], out: Path) -> list[Plan
 def plan_of(cell: Cell, seed: int, out: Path) -> Planned:
     """How far the run of this cell and seed is."""
     folder, rounds = out / cell.folder / f"seed{seed}", cell.config.global_epoch
-    job = Job(folder, [*cell.flags, "--seed", str(seed), "--global_epoch", str(rounds)], rounds)
+    # A run that goes on keeps its own --data_dir unless it is given one, be it the default.
+    own = ["--data_dir", cell.config.data_dir, "--seed", str(seed), "--global_epoch", str(rounds)]
+    job = Job(folder, [*cell.flags, *own], rounds)
     if not (folder / "config.json").exists():
         return Planned(cell, seed, job, 0, False, False)
     recorded = read_config(folder)
@@ -74,20 +76,29 @@ def plan_of(cell: Cell, seed: int, out: Path) -> Planned:
         records = read_metrics(folder).records
     except RunFolderError:  # it was killed before its first record
         return Planned(cell, seed, job, 0, False, False)
-    diverged = (folder / DIVERGED).exists() and records[-1]["round"] < rounds  # in one of the rounds that are asked for
     check_stop(folder, records, cell.config)
+    diverged = (folder / DIVERGED).exists() and records[-1]["round"] < rounds
     is_where = all(recorded[name] == getattr(cell.config, name) for name in PLACES)
     goes_no_further = all(recorded[name] == getattr(cell.config, name) for name in ENDS)
-    is_over = is_where and (diverged or (goes_no_further and is_finished(folder, records)))
+    # What diverged needs no more than to have been asked for as many rounds.
+    ends_there = recorded["global_epoch"] == rounds if diverged else goes_no_further and is_finished(folder, records)
+    is_over = is_where and ends_there
     return Planned(cell, seed, job, records[-1]["round"], is_over, diverged)
 
 
 def check_same(folder: Path, recorded: dict[str, Any], config: Config) -> None:
     """Raise FlagError if the run in the folder is not one of these flags, apart from flags that may change."""
-    config = with_clients(config, recorded["num_clients"])  # where the data set says how many there are
-    for name in FLAGS:
+    check_flags(("dataset", "partition"), folder, recorded, config)
+    # The data set may have had to say how many clients there are.
+    check_flags(tuple(FLAGS), folder, recorded, with_clients(config, recorded["num_clients"]))
+
+
+def check_flags(names: Sequence[str], folder: Path, recorded: dict[str, Any], config: Config) -> None:
+    """`check_same` for some flags."""
+    stay = (*ENDS, "text")  # unless another value is given, because the run would keep its own
+    for name in names:
         was, now = recorded[name], getattr(config, name)
-        may_change = name in RESUMABLE and (name not in ENDS or name == "global_epoch" or now != DEFAULTS[name])
+        may_change = name in RESUMABLE and (name not in stay or name == "global_epoch" or now != DEFAULTS[name])
         if was == now or may_change:
             continue
         had = ", ".join(map(str, was)) if isinstance(was, list | tuple) else was
@@ -101,20 +112,24 @@ def check_same(folder: Path, recorded: dict[str, Any], config: Config) -> None:
 
 
 def check_stop(folder: Path, records: Sequence[dict[str, Any]], config: Config) -> None:
-    """Raise FlagError if a run with these flags would have stopped before the last round that is on record."""
+    """Raise FlagError if a run with these flags would have stopped before the last round that is on record.
+
+    Only rounds count that it would have evaluated; others were once the last of a shorter run.
+    """
     target = config.target_accuracy[-1] if config.stop_at_target else math.inf
     least, first = floor(config.stop_below) if config.stop_below else (0.0, 0)
     best = 0.0
     for record in records[:-1]:
-        if record["test_accuracy"] is None:
+        t = record["round"]
+        if record["test_accuracy"] is None or t % config.eval_every:
             continue
-        best, t = max(best, record["test_accuracy"]), record["round"]
+        best = max(best, record["test_accuracy"])
         is_hopeless = t >= first and best < least
         if best >= target or is_hopeless:
             flag = f"--stop_below {config.stop_below}" if is_hopeless else "--stop_at_target"
             raise FlagError(
                 f"{flag}: the run in {folder} would have stopped in round {t}, and has {records[-1]['round']} rounds; "
-                "leave the flag out, or choose another folder"
+                "ask for what it had, or choose another folder"
             )
 
 

@@ -59,6 +59,28 @@ def test_odd_folders(runs, capsys):
     assert len(rows(runs, capsys, "fed*", "shards")) == 1
 
 
+def test_a_folder_of_runs_is_passed_over_beside_runs(tmp_path, capsys, undrawn):
+    make_run(tmp_path / "a")
+    for seed in (0, 1):
+        make_run(tmp_path / "sweep" / "cell" / f"seed{seed}", seed=seed)
+    assert compare.run([str(tmp_path / "a"), str(tmp_path / "sweep"), "--out", str(tmp_path / "c.png")]) == 0
+    out, err = capsys.readouterr()
+    assert "fedavg  1 " in out
+    place = tmp_path / "sweep"
+    holds = f"{place / 'config.json'}: there is none, but the folder holds runs; name them, as '{place / '*' / '*'}'"
+    assert err == f"warning: {holds}; passed over\n"
+    assert compare.run([str(tmp_path / "sweep")]) == 4
+    assert capsys.readouterr().err == f"compare.py: {holds}\n"
+
+
+def test_data_of_the_users_own_are_told_apart_by_their_place(tmp_path, capsys, undrawn):
+    for name, place in (("a", "one.csv"), ("b", "./one.csv"), ("c", "two.csv")):
+        make_run(tmp_path / name, seed=ord(name), dataset="csv", data_dir=place, label="y")
+    assert compare.run([*(str(tmp_path / name) for name in "abc"), "--out", str(tmp_path / "c.png")]) == 0
+    rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("data_dir=")]
+    assert rows[:2] == [["data_dir=one.csv", "2"], ["data_dir=two.csv", "1"]]
+
+
 def test_numbers_are_the_runs_own(runs):
     from fl.records import read_records
 
@@ -79,8 +101,7 @@ def test_numbers_are_the_runs_own(runs):
         (["{runs}/base", "--out", "."], 2, "--out .: expected the name of a picture"),
         ([], 4, "runs/: holds no runs; make one with python3 run_federated.py"),
         (["nowhere"], 4, "nowhere: no such run folder"),
-        (["."], 4, "compare.py: .: is not a run but holds some: name them, as '*'"),
-        (["{runs}/base/.."], 4, "is not a run but holds some"),
+        (["."], 4, "compare.py: config.json: there is none, but the folder holds runs; name them, as '*'"),
         (["{runs}/empty"], 4, "config.json: cannot be read"),
         (["{runs}/base", "--target_accuracy", "7"], 2, "--target_accuracy 7: expected a number in (0, 1]"),
         (["{runs}/base", "--out", "/proc/x/c.png"], 2, "--out /proc/x/c.png: cannot be written"),

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -21,9 +21,9 @@ from fl.check import with_clients
 from fl.children import Job, last_words
 from fl.command_line import parse
 from fl.errors import FlagError
-from fl.sweep import check_same
+from fl.sweep import check_same, check_stop
 from tests.conftest import EITHER, ROOT
-from tests.folders import starts_in
+from tests.folders import record, starts_in
 
 TINY = (f"{EITHER} --num_clients 4 --num_select_clients 2 --global_epoch 3 --local_epoch 1").replace(
     "--dataset tiny", f"--dataset {ROOT}/tests/tiny.py:tiny"
@@ -114,11 +114,11 @@ def test_a_run_that_went_on_past_a_stop_is_refused(grown, said, quick, tmp_path)
     code, out, err = quick("--grid init_lr=0.1", f"{FLAGS} {grown}")
     assert (code, out) == (2, "")
     assert err.startswith(f"sweep.py: {said}")
-    assert "would have stopped in round 2, and has 4 rounds; leave the flag out, or choose another folder" in err
+    assert "would have stopped in round 2, and has 4 rounds; ask for what it had, or choose another folder" in err
     assert starts(tmp_path) == {"init_lr=0.1/seed0": 1}
 
 
-def test_a_run_that_diverged_later_has_the_rounds_before(quick, tmp_path):
+def test_a_run_that_diverged_later_has_the_rounds_before(quick, tmp_path, capsys):
     _, first, _ = quick("--grid init_lr=5", f"{FLAGS} --global_epoch 1")
     _, out, _ = quick("--grid init_lr=5", f"{FLAGS} --global_epoch 4")
     assert "lr=5 (diverged: seed 0)" in out
@@ -126,6 +126,10 @@ def test_a_run_that_diverged_later_has_the_rounds_before(quick, tmp_path):
     assert (code, err) == (0, "")
     assert out[out.index("\nrun ") :] == first[first.index("\nrun ") :]
     assert "lr=5 (diverged" not in out
+    _, out, _ = quick("--grid init_lr=5", f"{FLAGS} --global_epoch 4")
+    assert "lr=5 (diverged: seed 0)" in out
+    assert compare.run([str(tmp_path / "out/init_lr=5.0/seed0"), "--out", str(tmp_path / "c.png")]) == 0
+    assert "(diverged)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -153,6 +157,21 @@ def test_what_the_data_set_says_is_no_other_flag(had, now, differs):
             check_same(Path("run"), recorded, config(now))
 
 
+def test_another_partition_is_said_before_the_clients_that_it_has():
+    flags = "--dataset csv --label y --client site --num_select_clients"
+    recorded = asdict(parse(f"{flags} 2 --num_clients 3".split(), "federated", "")) | {"script": "federated"}
+    with pytest.raises(FlagError, match="--partition natural: the run in run has iid"):
+        check_same(Path("run"), recorded, parse(f"{flags} 4 --partition natural".split(), "federated", ""))
+
+
+def test_a_round_that_was_once_the_last_is_no_stop():
+    records = [record(0, 0.1), record(1, None, None), record(2, 0.9), record(3, None, None), record(4, 0.9)]
+    config = parse(["--target_accuracy", "0.5", "--stop_at_target", "--eval_every", "4"], "federated", "")
+    check_stop(Path("run"), records, config)
+    with pytest.raises(FlagError, match="--stop_at_target: the run in run would have stopped in round 2, and has 4"):
+        check_stop(Path("run"), records, replace(config, eval_every=2))
+
+
 @pytest.mark.slow
 def test_other_data_are_refused_also_for_a_run_that_is_over(tmp_path, capsys):
     for name, border in (("one", 50), ("two", 30)):
@@ -165,11 +184,12 @@ def test_other_data_are_refused_also_for_a_run_that_is_over(tmp_path, capsys):
 
     def run(data):
         words = ["--grid", "init_lr=0.1", "--out", str(tmp_path / "out"), "--", *flags.split()]
-        return sweep.run([*words, "--data_dir", str(tmp_path / data)]), *capsys.readouterr()
+        return sweep.run([*words, *([f"--data_dir={tmp_path / data}"] if data else [])]), *capsys.readouterr()
 
     assert run("one.csv")[0] == 0
     assert "0 done" in run("moved.csv")[1]  # it has to look
     assert "1 done" in run("moved.csv")[1]
+    assert run(None)[0] == 3  # where --data_dir is the default, it does not stay what it was
     code, _, err = run("two.csv")
     assert code == 4
     assert "the run had data_sha256" in err
@@ -271,6 +291,17 @@ def test_values_with_commas_and_switches(quick, tmp_path):
     ]  # fmt: skip
     flags = json.loads((tmp_path / "out/hidden=6,7,keep_optimizer_state=on/seed0/config.json").read_text())
     assert (flags["hidden"], flags["keep_optimizer_state"]) == ("6,7", True)
+
+
+def test_sets_of_labels_have_a_sign_of_their_own_between_them(quick, tmp_path):
+    flags = f"{FLAGS} --partition label_sets --num_clients 2 --num_select_clients 1"
+    code, out, _ = quick("--grid label_sets=0,1,2,3,4;5,6,7,8,9|5,6,7,8,9;0,1,2,3,4", flags)
+    assert code == 0
+    assert "labels 0,1,2,3,4;5,6,7,8,9 " in out
+    assert "labels 5,6,7,8,9;0,1,2,3,4 " in out
+    code, _, err = quick("--grid label_sets=0,1,2,3,4;5,6,7,8,9;1", flags)
+    assert code == 2
+    assert "--num_clients is 2; expected a set for each client" in err
 
 
 def test_the_grid_wins_over_other_flags_and_presets(quick, tmp_path):
