@@ -68,7 +68,7 @@ def test_commands_are_found():
 @pytest.mark.parametrize("line", ours(*SCRIPTS))
 def test_a_command_is_one_that_the_script_takes(line, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    for name in ("configs", "examples"):
+    for name in ("benchmarks", "configs", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     _, script, *flags = shlex.split(line)
     if "--target_epsilon" in flags:
@@ -104,7 +104,7 @@ def test_sweep_takes_what_is_shown(line, monkeypatch, tmp_path, capsys):
 
 
 # How many cells the patterns on that page are.
-CELLS = {"table1/2nn*/*/B10/*": 20, "table2/cnn/iid/E*B[15]0": 6}
+CELLS = {"table1/2nn*/*/B10/*": 20, "table2/cnn/iid/E*B[15]0": 6, "fashion_mnist/labels_2*/fednova": 4}
 
 
 @pytest.mark.parametrize("line", ours("reproduce.py"))
