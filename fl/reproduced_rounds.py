@@ -87,6 +87,8 @@ class Line(NamedTuple):
 
     @property
     def ours(self) -> str:
+        if self.rounds and not any(one is not None for one in self.rounds):
+            return f"not in {self.target.limit}"
         return spread(self.rounds, ".1f")
 
     def cells(self) -> list[str]:

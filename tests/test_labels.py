@@ -91,6 +91,8 @@ def test_matched_baselines_say_what_they_match(experiments):
     )
     assert distinguished([one]) == ["baseline"]
     assert distinguished([one, two]) == ["baseline, matched to a", "baseline, matched to 'b\\n'"]
+    seeds = [run._replace(flags=run.flags | {"match": f"runs/seed{k}"}) for k in range(2) for run in one.runs[:1]]
+    assert distinguished([one._replace(runs=seeds), two])[0] == "baseline, matched to seed0 and seed1"
 
 
 def test_labels_of_the_users_own(experiments):

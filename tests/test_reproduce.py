@@ -198,6 +198,7 @@ def test_a_cell_out_of_its_band_is_exit_code_1(toy):
     assert code == 1
     row = [line for line in out.splitlines() if line.startswith("toy/cell ")][-1]
     assert row.split()[-2:] == ["-", "out"]
+    assert row.split()[2:5] == ["not", "in", "3"]
 
 
 def test_flags_after_two_dashes_go_to_every_run(toy, tmp_path):
