@@ -8,6 +8,7 @@ from typing import Any
 
 from fl.entry import Entry
 from fl.errors import FlagError
+from fl.flags import sets
 
 
 def _concentration(config: Any) -> None:
@@ -24,7 +25,7 @@ def _set_a_client(config: Any) -> None:
     """Raise FlagError unless --label_sets has a set for each client."""
     if config.label_sets is None:
         raise FlagError(f"--partition {config.partition}: needs --label_sets, such as '0,7;1,6' for two clients")
-    if len(config.label_sets.split(";")) != config.num_clients:
+    if len(sets(config.label_sets)) != config.num_clients:
         raise FlagError(
             f"--label_sets {config.label_sets}: --num_clients is {config.num_clients}; expected a set for each client "
             "(in a shell, with quotes around all of them)"

@@ -13,7 +13,7 @@ from fl.config import FLAGS, Config
 from fl.config_file import read_config
 from fl.errors import RunFolderError
 from fl.names import entry_of, is_own
-from fl.records import DIVERGED, is_finished, newest_runs, read_metrics
+from fl.records import has_diverged, is_finished, newest_runs, read_metrics
 from fl.streams import warn
 
 
@@ -80,9 +80,7 @@ def read(folders: Sequence[Path]) -> list[Run]:
         if cut:
             warn(f"{folder}: the last line of metrics.jsonl is cut off; the {len(records)} before it count")
         finished = not cut and is_finished(folder, records)
-        # It may have been asked for fewer rounds since.
-        diverged = (folder / DIVERGED).exists() and records[-1]["round"] < flags["global_epoch"]
-        runs.append(Run(folder, flags, records, finished, diverged))
+        runs.append(Run(folder, flags, records, finished, has_diverged(folder, records, flags["global_epoch"])))
     if not runs:
         others = f" (nor can any other of the {len(folders)} folders be used)" if len(folders) > 1 else ""
         raise RunFolderError(f"{unusable[0]}{others}")
@@ -93,12 +91,11 @@ def read(folders: Sequence[Path]) -> list[Run]:
 
 def holding(folder: Path) -> RunFolderError | None:
     """What to say of a folder that is no run but holds some, such as a sweep's; None for any other."""
-    for below in ("*", "*/*"):
-        if not (folder / "config.json").exists() and any(folder.glob(f"{below}/config.json")):
-            return RunFolderError(
-                f"{folder / 'config.json'}: there is none, but the folder holds runs; name them, as '{folder / below}'"
-            )
-    return None
+    path = folder / "config.json"
+    below = next((one for one in ("*", "*/*") if any(folder.glob(f"{one}/config.json"))), None)
+    if path.exists() or below is None:
+        return None
+    return RunFolderError(f"{path}: there is none, but the folder holds runs; name them, as '{folder / below}'")
 
 
 def distinct(runs: Sequence[Run]) -> list[Experiment]:

@@ -149,6 +149,11 @@ def is_finished(folder: Path, records: Sequence[dict[str, Any]]) -> bool:
     return isinstance(summary, dict) and summary.get("rounds") == records[-1]["round"]
 
 
+def has_diverged(folder: Path, records: Sequence[dict[str, Any]], rounds: int) -> bool:
+    """Whether the run broke off in one of so many rounds. It may have done so later, when it was asked for more."""
+    return (folder / DIVERGED).exists() and len(records) <= rounds
+
+
 def summarise(records: Sequence[dict[str, Any]], targets: Sequence[float]) -> dict[str, Any]:
     """Last and best results, the rounds to each target, and what was spent where that is simulated."""
     evaluated = [record for record in records if record["test_accuracy"] is not None]

@@ -24,7 +24,7 @@ from fl.flags import floor
 from fl.grid import Cell
 from fl.labels import said_seeds, shared_title
 from fl.progress import Progress
-from fl.records import DIVERGED, is_finished, read_metrics
+from fl.records import DIVERGED, has_diverged, is_finished, read_metrics
 from fl.report import json_report, markdown_report
 from fl.tables import Row, as_csv, as_latex, measured, on_screen
 
@@ -77,7 +77,7 @@ def plan_of(cell: Cell, seed: int, out: Path) -> Planned:
     except RunFolderError:  # it was killed before its first record
         return Planned(cell, seed, job, 0, False, False)
     check_stop(folder, records, cell.config)
-    diverged = (folder / DIVERGED).exists() and records[-1]["round"] < rounds
+    diverged = has_diverged(folder, records, rounds)
     is_where = all(recorded[name] == getattr(cell.config, name) for name in PLACES)
     goes_no_further = all(recorded[name] == getattr(cell.config, name) for name in ENDS)
     # What diverged needs no more than to have been asked for as many rounds.

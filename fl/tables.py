@@ -55,12 +55,14 @@ def measured(experiments: dict[str, Experiment], targets: Sequence[float]) -> li
     for label, (_, runs) in experiments.items():
         values: dict[Quantity, list[float | None]] = {q: [] for q in (*ENDS, *reached.values(), *SUMS)}
         for run in runs:
-            end = summarise(run.records, targets)
-            found = {q: end[q.name] for q in ENDS}
-            found |= {q: end["rounds_to_target"][repr(target)] for target, q in reached.items()}
-            found |= {q: sum(record[q.name] for record in run.records) for q in SUMS}
+            found: dict[Quantity, float | None] = {}
+            if not run.diverged:
+                end = summarise(run.records, targets)
+                found |= {q: end[q.name] for q in ENDS}
+                found |= {q: end["rounds_to_target"][repr(target)] for target, q in reached.items()}
+                found |= {q: sum(record[q.name] for record in run.records) for q in SUMS}
             for q, of_seeds in values.items():
-                of_seeds.append(None if run.diverged else found[q])
+                of_seeds.append(found.get(q))
         rows.append(Row(label, [run.flags["seed"] for run in runs], values))
     return rows
 

@@ -10,7 +10,7 @@ from fl.command_line import parse
 from fl.config import Config
 from fl.errors import RunFolderError
 from fl.grid import Cell
-from fl.records import DIVERGED, read_metrics, rounds_to_target
+from fl.records import has_diverged, read_metrics, rounds_to_target
 from fl.sweep import Planned, carry_out, plan_of
 
 
@@ -90,7 +90,7 @@ def outcome(folder: Path, rounds: int) -> Outcome:
         records = read_metrics(folder).records[: rounds + 1]
     except RunFolderError:  # there is none yet, or it was killed before its first record
         records = []
-    return Outcome(records, (folder / DIVERGED).exists() and len(records) <= rounds)
+    return Outcome(records, has_diverged(folder, records, rounds))
 
 
 def is_over(had: Outcome, config: Config) -> bool:

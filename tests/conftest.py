@@ -14,6 +14,7 @@ import torch
 
 import run_baseline
 import run_federated
+import sweep
 
 ROOT = Path(__file__).parents[1]
 
@@ -146,3 +147,19 @@ def _plain_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 def undrawn(monkeypatch):
     """The table without the picture, which takes a second."""
     monkeypatch.setattr("fl.comparison.save_comparison", lambda path, *_: path.write_text("drawn"))
+
+
+SWEPT = "--model logistic --optimizer sgd --global_epoch 4 --target_accuracy 0.5"  # flags of runs in a sweep
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path, capsys, undrawn):
+    """quick("--grid init_lr=0.1,0.2 --seeds 2", SWEPT): exit code, stdout and stderr of a sweep of stand-ins."""
+    monkeypatch.setattr("fl.children.SCRIPT", ROOT / "tests" / "stand_in.py")
+
+    def run(words, flags=SWEPT):
+        capsys.readouterr()
+        code = sweep.run([*words.split(), "--out", str(tmp_path / "out"), "--", *flags.split()])
+        return code, *capsys.readouterr()
+
+    return run
