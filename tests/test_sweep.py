@@ -196,7 +196,12 @@ def test_a_killed_sweep_goes_on_to_the_same_table(turn, whole, tmp_path):
     killed = subprocess.Popen(
         command_line(tmp_path, TWELVE, 3), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
     )
-    time.sleep(random.Random(turn).uniform(2, 15))
+    # Counted in finished runs, because a fast machine is done in ten seconds and a busy one is not.
+    moment = random.Random(turn)
+    finished, deadline = moment.randrange(10), time.monotonic() + 200
+    while len(list(tmp_path.glob("*/*/summary.json"))) < finished and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(moment.uniform(0, 1))
     os.killpg(killed.pid, signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     assert not (tmp_path / "table.json").exists()  # or it would not have been killed in time
