@@ -13,7 +13,7 @@ from fl.config import FLAGS, Config
 from fl.config_file import read_config
 from fl.errors import RunFolderError
 from fl.names import entry_of, is_own
-from fl.records import has_diverged, is_finished, newest_runs, read_metrics
+from fl.records import client_tests, has_diverged, is_finished, newest_runs, read_metrics
 from fl.streams import warn
 
 
@@ -21,6 +21,7 @@ class Run(NamedTuple):
     """A run folder that can be used.
 
     finished: whether the records go to the run's own end. diverged: whether a sweep has found that it cannot go on.
+    clients: how they do on their own tests, once the run is finished; see fl.records.client_tests.
     """
 
     folder: Path
@@ -28,6 +29,7 @@ class Run(NamedTuple):
     records: list[dict[str, Any]]
     finished: bool
     diverged: bool = False
+    clients: dict[str, dict[str, float]] = {}  # noqa: RUF012  never changed
 
 
 class Experiment(NamedTuple):
@@ -80,7 +82,8 @@ def read(folders: Sequence[Path]) -> list[Run]:
         if cut:
             warn(f"{folder}: the last line of metrics.jsonl is cut off; the {len(records)} before it count")
         finished = not cut and is_finished(folder, records)
-        runs.append(Run(folder, flags, records, finished, has_diverged(folder, records, flags["global_epoch"])))
+        diverged = has_diverged(folder, records, flags["global_epoch"])
+        runs.append(Run(folder, flags, records, finished, diverged, client_tests(folder) if finished else {}))
     if not runs:
         others = f" (nor can any other of the {len(folders)} folders be used)" if len(folders) > 1 else ""
         raise RunFolderError(f"{unusable[0]}{others}")

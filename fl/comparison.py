@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fl.curves import METRICS, Record, averaged, telling, view_of
+from fl.curves import METRICS, PER_CENT, Record, averaged, telling, view_of
 from fl.files import write_atomic
 from fl.panel import TARGET, draw, out_of_view
 from fl.style import SIZES, Figure, Line2D, Patch, Size, Style, as_shipped, encoded, matplotlib, style
@@ -65,7 +65,7 @@ def _figure(runs: Mapping[str, Sequence[Sequence[Record]]], sheet: Sheet, size: 
         seen.update(curve.label for curve in drawn)
         draw(place, drawn, [styles[curve.label] for curve in drawn], axis, metric, view, targets)
         notes += [TARGET] if targets and TARGET not in notes else []
-        notes += [note for note in out_of_view(drawn, view, metric == "test_accuracy") if note not in notes]
+        notes += [note for note in out_of_view(drawn, view, metric in PER_CENT) if note not in notes]
         notes += [CUT] if any(curve.cut for curve in drawn) and CUT not in notes else []
     for place in list(grid.flat)[len(panels) :]:
         place.set_visible(False)

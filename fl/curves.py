@@ -44,13 +44,16 @@ AXES: dict[str, Callable[[Sequence[Record]], list[float]]] = {
     "seconds": _cumulative("round_seconds"),
     "simulated": _cumulative("simulated_seconds"),
 }
-METRICS = ("test_accuracy", "test_loss", "train_loss")
+METRICS = ("test_accuracy", "test_loss", "train_loss", "client_accuracy")
+PER_CENT = ("test_accuracy", "client_accuracy")
 BANDS = ("std", "range")
 SAME = 1.02  # factors that are closer than this are the same; examples of a round differ a little
 
 
 def value(record: Record, metric: str) -> float | None:
     """What the record says of the metric; None where nothing was measured."""
+    if metric == "client_accuracy":
+        return 100 * float(record[metric]["mean"]) if metric in record else None
     measured = record[metric]
     if metric == "test_accuracy":
         return None if measured is None else 100 * float(measured)
@@ -146,7 +149,7 @@ def view_of(curves: Sequence[Curve], metric: str, targets: Sequence[float] = ())
     what never learned: where these would make one flat line of the rest, they are left out, to be marked at the edge.
     Loss: up to ten times that of the untrained model. What exploded is left out in the same way.
     """
-    if metric == "test_accuracy":
+    if metric in PER_CENT:
         return _accuracy_view(curves, targets)
     return _loss_view(curves)
 

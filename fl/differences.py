@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from fl.tables import Quantity, Row, aligned, figure
+from fl.tables import CLIENTS, Quantity, Row, aligned, figure
 
 LEVEL = 0.95
 FEWEST = 3  # seeds; of two, the interval would be about as wide as everything that could be
-TOLD = ("test_accuracy", "test_loss")  # beside the rounds to every target
+TOLD = {"test_accuracy", "test_loss", *(quantity.name for quantity in CLIENTS.values())}  # beside rounds to targets
 
 
 class Difference(NamedTuple):
@@ -36,7 +36,7 @@ class Difference(NamedTuple):
 
 
 def differences(rows: Sequence[Row]) -> dict[str, dict[Quantity, Difference]]:
-    """Of every row but the reference, by its label: row minus reference, for accuracy, loss and rounds to targets."""
+    """Of every row but the reference, by its label: row minus reference, for accuracies, loss and rounds to targets."""
     against = reference(rows)
     told = [q for q in against.values if q.name in TOLD or q.name.startswith("rounds_to_")]
     others = [row for row in rows if row is not against]

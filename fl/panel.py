@@ -11,7 +11,7 @@ from fl.style import MOST_MARKERS, Axes, FuncFormatter, Line2D, LogLocator, MaxN
 TARGET = "dotted: target accuracy"
 YLABELS = {
     "test_accuracy": "test accuracy (%)", "test_loss": "test loss (nats)", "train_loss": "training loss (nats)",
-    "loss": "loss (nats)",
+    "loss": "loss (nats)", "client_accuracy": "clients' own test accuracy (%)",
 }  # fmt: skip
 BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))
 FAR_APART = 10  # compressed updates end so many times further left; only a logarithm then shows both

@@ -149,6 +149,19 @@ def is_finished(folder: Path, records: Sequence[dict[str, Any]]) -> bool:
     return isinstance(summary, dict) and summary.get("rounds") == records[-1]["round"]
 
 
+def client_tests(folder: Path) -> dict[str, dict[str, float]]:
+    """How the clients of a finished run do on their own tests: OF_CLIENTS, by the model that they are tested with."""
+    try:
+        summary = loads(read_regular(folder / "summary.json"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(summary, dict):
+        return {}
+    before = {"before": summary["client_accuracy"]} if "client_accuracy" in summary else {}
+    found = summary.get("personalised", before)
+    return {name: one for name, one in found.items() if SPREAD.holds(one)} if isinstance(found, dict) else {}
+
+
 def has_diverged(folder: Path, records: Sequence[dict[str, Any]], rounds: int) -> bool:
     """Whether the run broke off in one of so many rounds. It may have done so later, when it was asked for more."""
     return (folder / DIVERGED).exists() and len(records) <= rounds

@@ -39,6 +39,15 @@ ENDS = (
     Quantity("test_loss", "loss", 1, ".4f"),
     Quantity("rounds", "rounds", 1, ".4g"),
 )
+# How clients do on their own tests: by the model that they are tested with, and a figure over them.
+CLIENTS = {
+    (model, key): Quantity(f"client_{model}_{key}", heading, 100, ".2f")
+    for model, key, heading in (
+        ("before", "mean", "clients %"), ("before", "worst_decile", "their worst %"),
+        ("after", "mean", "tuned %"), ("after", "worst_decile", "tuned worst %"),
+        ("local_only", "mean", "alone %"), ("local_only", "worst_decile", "alone worst %"),
+    )
+}  # fmt: skip
 SUMS = (
     Quantity("examples", "examples", 1, ",.0f"),
     Quantity("local_steps", "steps", 1, ",.0f"),
@@ -49,17 +58,24 @@ SUMS = (
 
 
 def measured(experiments: dict[str, Experiment], targets: Sequence[float]) -> list[Row]:
-    """One row an experiment. A run that diverged has no figures, because its records end with an earlier model."""
+    """One row an experiment; what clients do on their own tests is told if any run has it.
+
+    A run that diverged has no figures, because its records end with an earlier model.
+    """
     reached = {target: Quantity(f"rounds_to_{target!r}", f"to {target!r}", 1, ".1f") for target in targets}
+    tested = {model for _, runs in experiments.values() for run in runs for model in run.clients}
+    of_clients = {key: q for key, q in CLIENTS.items() if key[0] in tested}
     rows = []
     for label, (_, runs) in experiments.items():
-        values: dict[Quantity, list[float | None]] = {q: [] for q in (*ENDS, *reached.values(), *SUMS)}
+        told = (*ENDS, *reached.values(), *of_clients.values(), *SUMS)
+        values: dict[Quantity, list[float | None]] = {q: [] for q in told}
         for run in runs:
             found: dict[Quantity, float | None] = {}
             if not run.diverged:
                 end = summarise(run.records, targets)
                 found |= {q: end[q.name] for q in ENDS}
                 found |= {q: end["rounds_to_target"][repr(target)] for target, q in reached.items()}
+                found |= {q: run.clients[model][key] for (model, key), q in CLIENTS.items() if model in run.clients}
                 found |= {q: sum(record[q.name] for record in run.records) for q in SUMS}
             for q, of_seeds in values.items():
                 of_seeds.append(found.get(q))

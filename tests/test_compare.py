@@ -6,6 +6,8 @@ import stat
 import pytest
 
 import compare
+from fl.curves import value
+from fl.records import read_records
 from fl.tables import measured, on_screen
 from tests.folders import body, lines, make_run, record, told
 
@@ -304,6 +306,17 @@ def test_a_metric_that_nobody_has_measured_is_refused(tmp_path, capsys, undrawn)
     code, rows, err = told(capsys, folder, "--out", tmp_path / "c.png", "--metric", "train_loss")
     assert (code, rows) == (2, [])
     assert err == ["compare.py: --metric train_loss: none of these runs has measured it"]
+
+
+def test_clients_own_accuracy_is_drawn_where_it_was_measured(tmp_path, capsys):
+    folder = make_run(tmp_path / "a")
+    words = ("--out", tmp_path / "c.svg", "--metric", "client_accuracy")
+    refused = told(capsys, folder, *words)
+    assert (refused[0], refused[2]) == (2, ["compare.py: --metric client_accuracy: none of these runs has measured it"])
+    tests = [{"client_accuracy": {"mean": mean, "std": 0.1, "worst_decile": 0.1}} for mean in (0.1, 0.5)]
+    (folder / "metrics.jsonl").write_text(lines([record(0, **tests[0]), record(1), record(2), record(3, **tests[1])]))
+    assert told(capsys, folder, *words)[0] == 0
+    assert [value(one, "client_accuracy") for one in read_records(folder)] == [10, None, None, 50]
 
 
 def test_without_arguments_the_newest_runs_are_compared(tmp_path, capsys, monkeypatch, undrawn):

@@ -9,7 +9,7 @@ import pytest
 
 from fl.config_file import read_config
 from fl.errors import RunFolderError
-from fl.records import is_finished, read_metrics, read_records
+from fl.records import client_tests, is_finished, read_metrics, read_records
 from tests.folders import lines, make_run, record
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -195,3 +195,32 @@ def test_a_run_is_finished_when_its_summary_speaks_of_its_last_record(tmp_path):
         assert not is_finished(folder, records)
     (folder / "summary.json").unlink()
     assert not is_finished(folder, records)
+
+
+SPREAD = {"mean": 0.5, "std": 0.1, "worst_decile": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("summary", "found"),
+    [
+        ({"client_accuracy": SPREAD}, {"before": SPREAD}),
+        (
+            {"client_accuracy": SPREAD, "personalised": {"before": SPREAD, "after": SPREAD}},
+            {"before": SPREAD, "after": SPREAD},
+        ),
+        ({"personalised": {"before": SPREAD | {"mean": 2}, "after": SPREAD}}, {"after": SPREAD}),
+        ({"client_accuracy": 0.5}, {}),
+        ({"personalised": [1]}, {}),
+        ([], {}),
+        ({}, {}),
+    ],
+)  # fmt: skip
+def test_client_tests_are_those_of_the_summary(summary, found, tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    assert client_tests(tmp_path) == found
+
+
+def test_a_summary_that_is_none_has_no_client_tests(tmp_path):
+    assert client_tests(tmp_path) == {}
+    (tmp_path / "summary.json").write_text("{")
+    assert client_tests(tmp_path) == {}

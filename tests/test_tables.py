@@ -4,7 +4,8 @@ import statistics
 
 import pytest
 
-from fl.compared import distinct, read
+from fl.compared import Experiment, distinct, read
+from fl.differences import differences
 from fl.labels import labelled
 from fl.tables import as_csv, as_latex, as_markdown, figure, measured, on_screen, spread
 from tests.folders import make_run
@@ -71,6 +72,34 @@ def test_a_loss_that_exploded_is_said_in_powers_of_ten(values, spec, said):
 def test_a_difference_of_losses_that_exploded_keeps_its_sign():
     assert figure(3e10, "+.4f") == "+3.00e+10"
     assert figure(-3e10, "+.4f") == "-3.00e+10"
+
+
+def of_clients(mean):
+    return {"mean": mean, "std": 0.1, "worst_decile": mean / 2}
+
+
+def test_what_clients_do_on_their_own_tests(tmp_path):
+    """By the model that they are tested with; each figure only if a run has it, and its differences paired by seed."""
+    experiments = {}
+    for label, gain in (("a", 0.0), ("b", 0.05)):
+        runs = read([make_run(tmp_path / f"{label}{seed}", seed=seed) for seed in range(3)])
+        tests = [{"before": of_clients(0.5 + 0.1 * seed + gain)} for seed in range(3)]
+        experiments[label] = Experiment({}, [run._replace(clients=one) for run, one in zip(runs, tests, strict=True)])
+    for run in experiments["b"].runs:
+        run.clients["after"] = of_clients(0.9)
+    rows = measured(experiments, [])
+    first, second = csv.DictReader(io.StringIO(as_csv(rows)))
+    assert float(first["client_before_mean_mean"]) == pytest.approx(0.6)
+    assert float(first["client_before_worst_decile_mean"]) == pytest.approx(0.3)
+    assert (first["client_after_mean_n"], second["client_after_mean_n"]) == ("0", "3")
+    assert not any(name.startswith("client_local_only") for name in first)
+    heading, line, _ = on_screen(rows).splitlines()
+    assert "clients %" in heading
+    assert "60.00 ± 10.00" in line
+    found = {quantity.name: one for quantity, one in differences(rows)["b"].items()}
+    assert found["client_before_mean"].mean == pytest.approx(0.05)
+    assert found["client_before_mean"].half == pytest.approx(0, abs=1e-9)
+    assert found["client_after_mean"].n == 0
 
 
 def test_labels_are_no_markup(rows):
