@@ -12,15 +12,13 @@ import time
 import pytest
 import torch
 
-from benchmarks import federation, loading, network, rivals, rounds, why_2nn, why_scaffold
+from benchmarks import federation, loading, network, rivals, rounds, why_2nn
 from benchmarks.beside import Run, table, verdicts
 from benchmarks.contenders import WORKLOADS
 from benchmarks.padded_cnn import padded
 from fl.command_line import parse
-from fl.experiment import federated
 from fl.guard import guarded
 from fl.models.mcmahan2017 import cnn
-from fl.state import Kept
 from tests.conftest import ROOT
 
 real_data = pytest.mark.skipif(not (ROOT / "data/MNIST/raw").exists(), reason="needs MNIST in data/")
@@ -222,64 +220,6 @@ def test_wrong_words_for_the_hypotheses_are_one_line(capsys):
         err = capsys.readouterr().err
         assert err.startswith(f"why_2nn: {said}")
         assert err.count("\n") == 1
-
-
-TINY = "--dataset tiny --num_clients 4 --num_select_clients 4 --batch_size 4 --optimizer sgd --model mlp --hidden 8"
-
-
-def test_a_clients_push_is_what_moved_it(monkeypatch, capsys):
-    """Gradients that shrink as the client learns, and a correction that is 0 at first and then within its bound."""
-    monkeypatch.setattr(why_scaffold, "setting", TINY.split)
-    why_scaffold.main(["--rate", "0.01", "--global_epoch", "3"])
-    heading, start, *rounds = (line.split() for line in capsys.readouterr().out.splitlines())
-    assert heading[:3] == ["round", "accuracy", "loss"]
-    assert start[3:6] == ["-", "-", "-"]
-    (_, _, loss, before, after, drift, *_), second, _ = rounds
-    assert float(loss) < float(start[2])
-    assert float(before) > float(after) > 0
-    assert float(drift) == 0  # nobody has a control variate yet
-    assert 0 < float(second[5]) < 2 * float(second[6])  # and ||c - c_k|| is at most twice the largest c_k
-    assert second[7:9] == ["(client", second[8]]
-
-
-def test_a_client_can_be_forgotten(monkeypatch, capsys):
-    """From the round after it on the others' correction has nothing of this client, and the run is another one."""
-    monkeypatch.setattr(why_scaffold, "setting", TINY.split)
-    told = {}
-    for more in ("", " --forget 2@1"):
-        why_scaffold.main(f"--rate 0.01 --global_epoch 2{more}".split())
-        told[more] = capsys.readouterr().out.splitlines()
-    usual, forgotten = told.values()
-    assert usual[:3] == forgotten[:3]
-    assert [line.split()[0] for line in forgotten[1:]] == ["0", "1", "2"]
-    assert usual[3] != forgotten[3]
-    kept = Kept({"c": {"w": torch.tensor([3.0])}}, {k: {"c_k": {"w": torch.tensor([4.0 * k])}} for k in range(3)})
-    less = why_scaffold.without_variate(kept, 2, 0.25)
-    assert (why_scaffold.push_on(kept, 2), why_scaffold.push_on(less, 2), why_scaffold.push_on(less, 1)) == (5, 1, 3)
-
-
-@pytest.mark.parametrize("words", ["--forget 9", "--forget 99@2", "--forget 1@16", "--forget 1@2 --algorithm fedavg"])
-def test_a_client_that_cannot_be_forgotten_is_one_line(words, monkeypatch, capsys):
-    monkeypatch.setattr(why_scaffold, "setting", TINY.split)
-    assert guarded("why_scaffold", lambda: why_scaffold.main(words.split())) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"why_scaffold: {' '.join(words.split()[:2])}: ")
-
-
-def test_units_that_never_fire_are_counted(monkeypatch):
-    config = parse(
-        ["--dataset", "tiny", "--model", "mlp", "--hidden", "8", "--optimizer", "sgd", "--num_clients", "4"],
-        "federated",
-        "",
-    )
-    x = federated(config)
-    first = next(module for module in x.model.modules() if isinstance(module, torch.nn.Linear))
-    with torch.no_grad():
-        first.weight[:6] = 0
-        first.bias[:] = 1
-        first.bias[:6] = -1
-        first.weight[6:] = 0
-    assert why_scaffold.dead(x, {name: tensor.clone() for name, tensor in x.model.state_dict().items()}) == [0.75]
 
 
 def test_the_relay_counts_bytes_and_holds_them_back():
