@@ -17,23 +17,19 @@ from __future__ import annotations
 
 import math
 import sys
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from statistics import median
 
-import torch
-
-from benchmarks.why_scaffold import norm, setting
-from fl.command_line import parse
+from benchmarks.why_scaffold import experiment_of, norm, parser_of, variates
 from fl.engines import make_engine
 from fl.engines.engine import Engine
-from fl.experiment import Experiment, federated
+from fl.experiment import Experiment
 from fl.guard import guarded, leave
 from fl.recorded import Round, federated_rounds
-from fl.state import Correction, RoundStart, Told
-from fl.words import Words, count
+from fl.state import Correction, RoundStart, State, Told
+from fl.words import count
 
 WAYS = {"with": 1.0, "without": 0.0, "reversed": -1.0}  # what c - c_k is multiplied with
 APART = 1000  # rounds between the passes of one order and those of the next, so that no two are the same
@@ -43,14 +39,14 @@ LINE = "{:>5} {:>9}  {:12} {:26} {:26} {:26}"
 def mean_gradients(x: Experiment, engine: Engine, now: RoundStart, factor: float) -> dict[int, float]:
     """Of every client the norm of the mean gradient that it met when `factor` times c - c_k was added to each."""
 
-    def tell(clients: Sequence[int]) -> Told:
+    def added(clients: Sequence[int]) -> State:
         drift = x.algorithm.tell(now, clients).correction.drift
         assert drift, "the first round has none"
-        return Told(Correction(drift={name: factor * tensor for name, tensor in drift.items()}))
+        return {name: factor * tensor for name, tensor in drift.items()}
 
     found = {}
-    for update in engine.train(list(now.sizes), now, tell):
-        drift = tell([report.client for report in update.reports]).correction.drift or {}
+    for update in engine.train(list(now.sizes), now, lambda clients: Told(Correction(drift=added(clients)))):
+        drift = added([report.client for report in update.reports])
         for i, report in enumerate(update.reports):
             scale = report.steps * now.config.lr(now.t)
             moved = {name: (now.w[name] - update.w[name][i]) / scale for name in now.trained}
@@ -78,21 +74,17 @@ def tried(x: Experiment, engine: Engine, done: Round, orders: int) -> str:
             by_client = mean_gradients(x, engine, replace(now, t=t + i * APART), factor)
             norms += [(one, k) for k, one in by_client.items()]
         ways.append(said(norms))
-    largest = max(norm(kept["c_k"].values()) for kept in done.kept.clients.values())
+    largest = max(variates(done.kept).values(), default=0.0)
     return LINE.format(t, f"{done.record['test_accuracy']:.2%}", f"{largest:.3g}", *ways)
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = Words(prog="scaffold_jump", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", default="0.1", help="learning rate (default: %(default)s)")
+    parser = parser_of("scaffold_jump", __doc__)
     parser.add_argument("--seed", default="0", help="(default: %(default)s)")
-    parser.add_argument("--global_epoch", default="16", help="rounds (default: %(default)s)")
     parser.add_argument("--orders", default="1", help="of the minibatches (default: %(default)s)")
     words = parser.parse_args(argv)
     orders = count("--orders", words.orders)
-    torch.set_num_threads(1)
-    asked = ["--init_lr", words.rate, "--local_epoch", "1", "--seed", words.seed, "--device", "cpu"]
-    x = federated(parse([*setting(), *asked, "--global_epoch", words.global_epoch], "federated", ""))
+    x = experiment_of(words, ["--local_epoch", "1", "--seed", words.seed])
     engine = make_engine("stacked", x)
     print(LINE.format("round", "accuracy", "largest c_k", *WAYS))
     with closing(federated_rounds(x, engine)) as rounds:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import sys
-from argparse import RawDescriptionHelpFormatter
+from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -62,6 +62,21 @@ class Push(NamedTuple):
 def setting() -> list[str]:
     """The flags of the cell but for the rate."""
     return targets_of("niid_bench")[CELL].flags
+
+
+def parser_of(prog: str, description: str | None) -> Words:
+    """The flags that the experiments on this cell share."""
+    made = Words(prog=prog, description=description, formatter_class=RawDescriptionHelpFormatter)
+    made.add_argument("--rate", default="0.1", help="learning rate (default: %(default)s)")
+    made.add_argument("--global_epoch", default="16", help="rounds (default: %(default)s)")
+    return made
+
+
+def experiment_of(words: Namespace, flags: Sequence[str]) -> Experiment:
+    """The cell with the flags of `parser_of` and further ones, on one thread of the CPU."""
+    torch.set_num_threads(1)
+    asked = ["--init_lr", words.rate, "--global_epoch", words.global_epoch, "--device", "cpu", *flags]
+    return federated(parse([*setting(), *asked], "federated", ""))
 
 
 def norm(tensors: Iterable[Tensor]) -> float:
@@ -109,6 +124,11 @@ def dead(x: Experiment, w: State) -> list[float]:
     return [1 - fired.double().mean().item() for fired in alive.values()]
 
 
+def variates(kept: Kept) -> dict[int, float]:
+    """The norm of c_k, by client; none for a client that has not been part of a mean yet."""
+    return {k: norm(own["c_k"].values()) for k, own in kept.clients.items() if "c_k" in own}
+
+
 def push_on(kept: Kept, k: int) -> float:
     """The norm of c - c_k, which client k will add to its gradients in the next round."""
     c, c_k = kept.server["c"], kept.of(k, "c_k")
@@ -148,24 +168,19 @@ def rounds_of(x: Experiment, forget: tuple[int, int] | None) -> Generator[Round]
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = Words(prog="why_scaffold", description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", default="0.1", help="learning rate (default: %(default)s)")
+    parser = parser_of("why_scaffold", __doc__)
     parser.add_argument("--algorithm", default="scaffold", help="(default: %(default)s)")
     parser.add_argument("--local_epoch", default="1", help="passes a round (default: %(default)s)")
-    parser.add_argument("--global_epoch", default="16", help="rounds (default: %(default)s)")
     parser.add_argument("--forget", metavar="K@T", help="after round T, set c_k of client K to 0 and take it out of c")
     words = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    asked = ["--init_lr", words.rate, "--algorithm", words.algorithm]
-    asked += ["--local_epoch", words.local_epoch, "--global_epoch", words.global_epoch, "--device", "cpu"]
-    x = federated(parse([*setting(), *asked], "federated", ""))
+    x = experiment_of(words, ["--algorithm", words.algorithm, "--local_epoch", words.local_epoch])
     forget = who_and_when(words.forget, x) if words.forget else None
     pushes: list[Push] = []
     print(HEADING)
     with patch("fl.engines.sequential.train", watched(pushes)), closing(rounds_of(x, forget)) as rounds:
         for done in rounds:
             means = [f"{fmean(column):.3g}" for column in zip(*pushes, strict=True)] or ["-"] * 3
-            sizes = {k: norm(kept["c_k"].values()) for k, kept in done.kept.clients.items() if "c_k" in kept}
+            sizes = variates(done.kept)
             largest = max(sizes, key=lambda k: sizes[k]) if sizes else None
             told = "-" if largest is None else f"{sizes[largest]:.3g} (client {largest})"
             own = "-" if largest is None else f"{push_on(done.kept, largest):.3g}"

@@ -86,7 +86,7 @@ def test_the_mean_gradient_with_c_minus_c_k_is_what_c_k_becomes(engine):
 
 
 def test_a_line_a_round_says_what_comes_of_each_way(monkeypatch, capsys):
-    monkeypatch.setattr(scaffold_jump, "setting", SCAFFOLD.split)
+    monkeypatch.setattr(why_scaffold, "setting", SCAFFOLD.split)
     scaffold_jump.main(["--rate", "0.01", "--global_epoch", "3", "--orders", "2"])
     heading, *lines = capsys.readouterr().out.splitlines()
     assert heading.split()[-3:] == ["with", "without", "reversed"]
