@@ -5,6 +5,7 @@ on one machine or several. Each uses one thread on CPUs and one GPU on CUDA.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import pkgutil
@@ -18,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,15 @@ import torch
 import torch.distributed as dist
 
 from fl.config import Config
+from fl.distributed import Distributed
 from fl.errors import DataError, DivergedError, FlagError, WorkerError
-from fl.group import Distributed, Group
+from fl.group import Group
 from fl.guard import complain_of_own, explain
 from fl.launch import torchrun
 from fl.streams import complain
 from fl.worker import PRELOAD
+
+STARTS = itertools.count()  # the starts of this process so far
 
 
 def device_of(config: Config, rank: int) -> torch.device:
@@ -79,7 +84,7 @@ def start(config: Config, size: int, work: Callable[[Config, Group], None]) -> D
     _settle(device)
     with meeting_place() as (path, inherited), on_loopback():
         job = {
-            "config": dataclasses.asdict(config), "size": size, "path": path,
+            "config": dataclasses.asdict(config), "size": size, "path": path, "start": next(STARTS),
             "work": f"{work.__module__}:{work.__qualname__}", "preload": PRELOAD,
         }  # fmt: skip
         children: list[subprocess.Popen[bytes]] = []
@@ -92,7 +97,7 @@ def start(config: Config, size: int, work: Callable[[Config, Group], None]) -> D
             if isinstance(error, OSError):
                 raise WorkerError(f"--workers {size}: worker {len(children) + 1} cannot start ({error})") from None
             raise
-        return Distributed(0, size, device, config.timeout, dist.FileStore(path, size), children)
+        return Distributed(0, size, device, config.timeout, store_of(job), children)
 
 
 def _child(job: dict[str, Any], inherited: Sequence[int]) -> subprocess.Popen[bytes]:
@@ -125,17 +130,31 @@ def meeting_place() -> Iterator[tuple[str, list[int]]]:
     elsewhere it lies in a private folder.
     """
     if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("ranks")
-        try:
-            yield f"/proc/self/fd/{descriptor}", [descriptor]
-        finally:
-            os.close(descriptor)
+        descriptor = memory_file()
+        yield f"/proc/self/fd/{descriptor}", [descriptor]
         return
     folder = tempfile.mkdtemp()
     try:
         yield str(Path(folder) / "ranks"), []
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@cache
+def memory_file() -> int:
+    """The descriptor of a file in memory, which stays open until this process ends.
+
+    A store goes by its path, and outlives the start that it was made for: a start that failed may still wait for the
+    others in its thread, and a store writes once more when it is let go. If the descriptor were closed, its number
+    could come to stand for another file, such as that of the next start. A store that reads what it did not expect
+    there never returns, and keeps the file locked.
+    """
+    return os.memfd_create("ranks")
+
+
+def store_of(job: dict[str, Any]) -> dist.Store:
+    """Where the ranks of a start meet: in the file at job["path"], under keys that no other start has."""
+    return dist.PrefixStore(f"start {job['start']}", dist.FileStore(job["path"], job["size"]))
 
 
 @contextmanager
@@ -170,8 +189,7 @@ def work_as(job: dict[str, Any]) -> int:
     device = device_of(config, rank)
     _settle(device)
     try:
-        store = dist.FileStore(job["path"], size)
-        with Distributed(rank, size, device, config.timeout, store) as group:
+        with Distributed(rank, size, device, config.timeout, store_of(job)) as group:
             pkgutil.resolve_name(job["work"])(config, group)
     except Exception as error:
         verdict = explain(error)

@@ -51,6 +51,30 @@ def test_workers_equal_the_sequential_engine(size, optimizer):
             assert one.record[key] == other.record[key]
 
 
+TWO_STARTS = """
+import threading, time
+from fl.workers import meeting_place, store_of
+
+def store(start):
+    with meeting_place() as (path, _):
+        return store_of({"path": path, "size": 2, "start": start})
+
+earlier = store(1)
+earlier.set("a", "earlier")
+threading.Thread(target=earlier.wait, args=[["a key that nobody sets"]], daemon=True).start()
+later = store(2)
+for key in "ab":
+    later.set(key, 500 * key)
+    time.sleep(0.1)  # in which the earlier one reads
+assert (earlier.get("a"), later.get("a"), later.get("b")) == (b"earlier", 500 * b"a", 500 * b"b")
+"""
+
+
+def test_the_store_of_an_earlier_start_does_not_disturb_the_next():
+    """It may still read under its path, and would lock for ever what it finds there in place of its own file."""
+    subprocess.run([sys.executable, "-c", TWO_STARTS], cwd=ROOT, check=True, timeout=60)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_clients_are_shared_out_once_and_by_size(size):
     clients, sizes = list(range(10, 30)), [((k * 37) % 11) + 1 for k in range(20)]

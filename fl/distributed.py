@@ -1,0 +1,191 @@
+"""A group of several processes, over torch.distributed. fl/workers.py starts them."""
+
+from __future__ import annotations
+
+import io
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fl.errors import WorkerError
+from fl.group import Group
+from fl.signals import handled, held, obey, strike
+
+REAPED_SECONDS = 1.0  # how long the exit code of a worker that has gone may take to arrive
+PATIENCE_SECONDS = 0.2  # how long a wait for other processes goes on without a look at signals and workers
+
+
+class Distributed(Group):
+    """A group over torch.distributed.
+
+    children: the other ranks, if this process started them; else torchrun did. store: where they all meet.
+    Raises WorkerError when a rank dies, or answers nothing for `timeout` seconds.
+    """
+
+    def __init__(
+        self, rank: int, size: int, device: torch.device, timeout: float,
+        store: dist.Store | None = None, children: Sequence[subprocess.Popen[bytes]] = (),
+    ):  # fmt: skip
+        self.rank, self.size, self.device, self.timeout, self.children = rank, size, device, timeout, children
+        self.ending = False  # from here on workers may end
+        self.stack = ExitStack()
+        if children and hasattr(signal, "SIGCHLD"):
+            self.stack.enter_context(handled([signal.SIGCHLD], lambda number, frame: self.look_after(strike)))
+        try:
+            self.join(store)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+
+    def join(self, store: dist.Store | None) -> None:
+        """Meet the other ranks, which may still be starting."""
+        backend = "nccl" if self.device and self.device.type == "cuda" else "gloo"
+        rank, size = (self.rank, self.size) if store else (-1, -1)  # torchrun's are in the environment
+        failed: list[BaseException] = []
+
+        def meet() -> None:
+            try:
+                dist.init_process_group(
+                    backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=self.timeout)
+                )
+            except BaseException as error:
+                failed.append(error)
+
+        # In a thread of its own, because it blocks in C++, where no signal is handled. Nothing can end that thread, and
+        # while it waits for a worker that died, this process can join no other group. So it begins when all are here.
+        thread = threading.Thread(target=meet, daemon=True)
+        with self.translated("start"):
+            if store and self.children:
+                self.gather(store)
+            elif store:
+                store.set(f"rank {rank}", "is here")
+            thread.start()
+            while thread.is_alive():
+                self.look_around()
+                thread.join(PATIENCE_SECONDS)
+            if failed:
+                raise failed[0]
+
+    def gather(self, store: dist.Store) -> None:
+        """Wait until every worker that this process started has come to the store."""
+        deadline = time.monotonic() + self.timeout
+        while not store.check([f"rank {rank}" for rank in range(1, self.size)]):
+            self.look_around()
+            if time.monotonic() > deadline:
+                raise RuntimeError("a worker is not here yet")
+            time.sleep(0.01)
+
+    def look_around(self) -> None:
+        """Obey signals and notice lost workers while we wait."""
+        obey()
+        self.look_after(self.fail)
+
+    def look_after(self, react: Callable[[WorkerError], None]) -> None:
+        dead = [f"worker {rank} ended with code {child.returncode}" for rank, child in self.lost()]
+        if dead and not self.ending:
+            react(WorkerError(f"rank {self.rank} of {self.size}: {'; '.join(dead)}"))
+
+    def lost(self) -> list[tuple[int, subprocess.Popen[bytes]]]:
+        return [(rank, child) for rank, child in enumerate(self.children, 1) if child.poll() is not None]
+
+    def fail(self, error: WorkerError) -> None:
+        raise error
+
+    @contextmanager
+    def translated(self, what: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        except RuntimeError as error:  # of which torch.distributed's errors are
+            deadline = time.monotonic() + REAPED_SECONDS
+            while self.children and not self.lost() and time.monotonic() < deadline:
+                time.sleep(0.01)  # a dead worker's connection closes before its exit code is known
+            self.look_after(self.fail)
+            late = time.monotonic() - began >= self.timeout
+            reason = f"no answer within --timeout {self.timeout:g}" if late else "a worker has gone"
+            raise WorkerError(f"rank {self.rank} of {self.size}, {what}: {reason}") from error
+
+    def wait(self, what: str, begin: Callable[[], Any]) -> None:
+        """Wait for an operation that `begin` starts, without a moment in which a signal would go unheard."""
+        with self.translated(what):
+            work = begin()
+            try:
+                while not work.is_completed():
+                    self.look_around()
+                    if self.device and self.device.type == "cuda":
+                        time.sleep(1e-4)  # NCCL's `wait` returns at once and leaves the waiting to the GPU
+                    else:
+                        with suppress(RuntimeError):  # that it took longer; what else is wrong, the last wait raises
+                            work.wait(timedelta(seconds=PATIENCE_SECONDS))
+                work.wait()
+            finally:
+                del work  # a traceback would keep it until its process group is gone, and C++ aborts on what is left
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        self.wait("reduce", lambda: dist.all_reduce(tensor, dist.ReduceOp.SUM, async_op=True))
+        return tensor
+
+    def max(self, tensor: Tensor) -> Tensor:
+        self.wait("reduce", lambda: dist.all_reduce(tensor, dist.ReduceOp.MAX, async_op=True))
+        return tensor
+
+    def from_first(self, tensor: Tensor) -> Tensor:
+        return self.broadcast(tensor, 0)
+
+    def broadcast(self, tensor: Tensor, rank: int) -> Tensor:
+        self.wait("broadcast", lambda: dist.broadcast(tensor, rank, async_op=True))
+        return tensor
+
+    def content_from(self, rank: int, content: Any) -> Any:
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        size = int(self.broadcast(torch.tensor(len(buffer.getvalue()), device=self.device), rank))
+        packed = torch.frombuffer(bytearray(buffer.getvalue().ljust(size)[:size]), dtype=torch.uint8)
+        sent = self.broadcast(packed.to(self.device), rank).cpu().numpy().tobytes()
+        return torch.load(io.BytesIO(sent), weights_only=True, map_location="cpu")
+
+    def rounds(self, first: int, last: int) -> Iterator[int]:
+        for t in range(first, last + 1):
+            if not self.another_round(True):
+                return
+            self.awaited = t < last
+            yield t
+
+    def another_round(self, yes: bool) -> bool:
+        """Whether rank 0 begins another round."""
+        return bool(self.from_first(torch.tensor(int(yes), device=self.device)))
+
+    def end_rounds(self) -> None:
+        if self.rank == 0 and self.awaited:
+            self.another_round(False)
+            self.awaited = False
+
+    def __exit__(self, *exception: object) -> None:
+        self.ending = True
+        try:
+            # Ranks that torchrun started end together. Our own workers wait here for their end, which is below.
+            if exception[0] is None and not self.children:
+                self.end_rounds()
+                self.wait("end", lambda: dist.barrier(async_op=True))
+                dist.destroy_process_group()
+        finally:
+            with held():
+                for child in self.children:
+                    child.kill()
+                    child.wait()
+                    if child.stdin:
+                        with suppress(BrokenPipeError):  # what a worker that died early was to be told is still there
+                            child.stdin.close()
+                if self.children and dist.is_initialized():
+                    dist.destroy_process_group()
+            self.stack.close()
