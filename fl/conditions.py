@@ -11,7 +11,7 @@ from fl.flags import FEDERATED, NIGHT_AND_DAY, Need, flag, integer, number
 
 GROUP = "Devices and links"
 POSITIVE = number(0, 1e15, "(0, 1e+15]")
-OF_WHOM = "of the median client"
+MEDIAN = "of the median client"
 
 
 def has_speeds(config: Conditions) -> bool:
@@ -32,7 +32,7 @@ class Conditions:
     # fmt: off
     proxy_fraction: float = flag(0.0, "Federation", number(0, 1, "[0, 1)"),
         "share of the training examples that the server keeps for itself, to train the first model on", reads=FEDERATED)
-    proxy_epochs: int = flag(1, "Federation", integer(1), "passes over them before the first round", reads=FEDERATED,
+    proxy_epochs: int = flag(1, "Federation", integer(1), "passes over the server's own examples before the first round", reads=FEDERATED,
         needs=[Need("needs a --proxy_fraction", lambda c: c.proxy_fraction > 0)])
     charging: str = flag("1,1", GROUP, NIGHT_AND_DAY, "probability that a device is charging, by night and by day", reads=FEDERATED)
     unmetered: str = flag("1,1", GROUP, NIGHT_AND_DAY, "probability that its network is free of charge, by night and by day", reads=FEDERATED)
@@ -49,9 +49,9 @@ class Conditions:
         needs=[Need("expected at most --num_select_clients, which is {config.num_select_clients}; a round is over with so many",
             lambda c: c.min_reports <= c.num_select_clients or not c.num_clients)])
     round_deadline: float | None = flag(None, GROUP, POSITIVE, "simulated seconds after which a round is over", reads=FEDERATED, needs=[TIMED])
-    examples_per_second: float | None = flag(None, GROUP, POSITIVE, f"training speed {OF_WHOM}", reads=FEDERATED)
-    download_mbps: float | None = flag(None, GROUP, POSITIVE, f"megabits a second from the server {OF_WHOM}", reads=FEDERATED)
-    upload_mbps: float | None = flag(None, GROUP, POSITIVE, f"megabits a second to the server {OF_WHOM}", reads=FEDERATED)
+    examples_per_second: float | None = flag(None, GROUP, POSITIVE, f"training speed {MEDIAN}", reads=FEDERATED)
+    download_mbps: float | None = flag(None, GROUP, POSITIVE, f"download speed {MEDIAN}, in megabits a second", reads=FEDERATED)
+    upload_mbps: float | None = flag(None, GROUP, POSITIVE, f"upload speed {MEDIAN}, in megabits a second", reads=FEDERATED)
     speed_spread: float = flag(0.5, GROUP, number(0, 5, "[0, 5]"),
         "standard deviation over clients of the logarithm of a speed", reads=FEDERATED, needs=[TIMED])
     # fmt: on

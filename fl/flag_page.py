@@ -45,6 +45,8 @@ def _row(name: str) -> str:
         defaults += [f"{_written(own[name])} for `{one}`" for one, own in of_values.items() if name in own]
         remarks.append(f"for `--{table}` {', '.join(f'`{one}`' for one in readers)}")
     script = "both" if len(meta["reads"]) == 2 else meta["reads"][0]
+    if made := [one for one in FLAGS["dataset"].metadata["kind"].table if name in entry_of("dataset", one).made_of]:
+        script += f"; both for `--dataset` {', '.join(f'`{one}`' for one in made)}"
     cells = [f"`--{name}`", ", ".join(filter(None, defaults)), meta["kind"].accepts, script, "; ".join(remarks)]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 

@@ -34,6 +34,6 @@ class Security:
         "clients mask their updates, so that the server learns nothing but their sum", reads=FEDERATED,
         needs=[Need(INSTALL, lambda c: find_spec("cryptography") is not None)])
     secure_threshold: float = flag(2 / 3, GROUP, number(0.5, 1, "[0.5, 1)"),
-        "share of the clients that began a round of which more must report, or the sum stays masked and the round is abandoned", reads=FEDERATED,
+        "share of a round's clients; if no more of them than that report, nobody can unmask the sum and the round is abandoned", reads=FEDERATED,
         needs=[Need("needs --secure_aggregation", lambda c: c.secure_aggregation)])
     # fmt: on

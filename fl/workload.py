@@ -30,7 +30,7 @@ class Workload:
     image_size: int = flag(32, "Model and data", integer(1, high=10**4), "pixels of an image's side after scaling", matched=True)
     grey: bool = flag(False, "Model and data", SWITCH, "take images as grey, not as colour", matched=True)
     test_fraction: float = flag(0.2, "Model and data", number(0, 1, "(0, 1)"),
-        "share of each class that is put aside for the test, where no test data is given", matched=True)
+        "share of each class that is put aside for the test, where no test data is given; also for arrays of your own", matched=True)
     skip_bad: bool = flag(False, "Model and data", SWITCH, "leave out files that cannot be read, and say which", matched=True)
     text: str | None = flag(None, "Model and data", FILE,
         "play in place of the known text: NAME: on a line of its own, after an empty one, then the lines of that role", matched=True, resume=FREE)

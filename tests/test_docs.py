@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -76,9 +77,8 @@ def test_a_command_is_one_that_the_script_takes(line, monkeypatch, tmp_path):
     if "--secure_aggregation" in flags:
         pytest.importorskip("cryptography", reason="needs the package of sh requirements.sh secure")
     if "--match" in flags:
-        folder = Path(flags[flags.index("--match") + 1])
-        if str(folder) != "latest":
-            make_run(folder)
+        folder = flags[flags.index("--match") + 1]
+        make_run(Path("runs/one" if folder == "latest" else folder))
     if "[flags]" not in flags:
         parse(flags, SCRIPTS[script], "")
 
@@ -88,7 +88,9 @@ def test_compare_takes_what_is_shown(line, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fl.comparison.save_comparison", lambda path, *rest, **more: path.write_text("drawn"))
     _, _, *words = shlex.split(line)
-    make_run(Path(words[0].replace("*", "one")) if words and not words[0].startswith("-") else Path("runs/one"))
+    patterns = list(takewhile(lambda word: not word.startswith("-"), words)) or ["runs/one"]
+    for pattern in patterns:  # a folder that it names: "one" for a star, and the first of what is in brackets
+        make_run(Path(re.sub(r"\*|\[(.).*?\]", lambda found: found[1] or "one", pattern)))
     (tmp_path / "docs").mkdir()
     assert compare.run(words) == 0
 
