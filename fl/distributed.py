@@ -28,13 +28,15 @@ PATIENCE_SECONDS = 0.2  # how long a wait for other processes goes on without a 
 class Distributed(Group):
     """A group over torch.distributed.
 
-    children: the other ranks, if this process started them; else torchrun did. store: where they all meet.
+    children: the other ranks, if this process started them; else torchrun did. store: makes the store where all meet.
     Raises WorkerError when a rank dies, or answers nothing for `timeout` seconds.
     """
 
+    half_way = False  # whether a start of this process failed while it joined; then torch.distributed joins no other
+
     def __init__(
         self, rank: int, size: int, device: torch.device, timeout: float,
-        store: dist.Store | None = None, children: Sequence[subprocess.Popen[bytes]] = (),
+        store: Callable[[], dist.Store] | None = None, children: Sequence[subprocess.Popen[bytes]] = (),
     ):  # fmt: skip
         self.rank, self.size, self.device, self.timeout, self.children = rank, size, device, timeout, children
         self.ending = False  # from here on workers may end
@@ -47,7 +49,7 @@ class Distributed(Group):
             self.__exit__(*sys.exc_info())
             raise
 
-    def join(self, store: dist.Store | None) -> None:
+    def join(self, store: Callable[[], dist.Store] | None) -> None:
         """Meet the other ranks, which may still be starting."""
         backend = "nccl" if self.device and self.device.type == "cuda" else "gloo"
         rank, size = (self.rank, self.size) if store else (-1, -1)  # torchrun's are in the environment
@@ -55,35 +57,44 @@ class Distributed(Group):
 
         def meet() -> None:
             try:
-                dist.init_process_group(
-                    backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=self.timeout)
-                )
+                place, timeout = store() if store else None, timedelta(seconds=self.timeout)
+                dist.init_process_group(backend, store=place, rank=rank, world_size=size, timeout=timeout)
             except BaseException as error:
                 failed.append(error)
 
-        # In a thread of its own, because it blocks in C++, where no signal is handled. Nothing can end that thread, and
-        # while it waits for a worker that died, this process can join no other group. So it begins when all are here.
-        thread = threading.Thread(target=meet, daemon=True)
+        if Distributed.half_way:
+            raise WorkerError("an earlier start in this process failed while it met its workers; begin a new process")
         with self.translated("start"):
-            if store and self.children:
-                self.gather(store)
-            elif store:
-                store.set(f"rank {rank}", "is here")
+            self.gather()
+            # In a thread of its own, because it blocks in C++, where no signal is handled and which nothing can end.
+            thread = threading.Thread(target=meet, daemon=True)
+            Distributed.half_way = True
             thread.start()
             while thread.is_alive():
                 self.look_around()
                 thread.join(PATIENCE_SECONDS)
             if failed:
                 raise failed[0]
+            Distributed.half_way = False
+            if store:
+                # No rank needs the store any more once all have come so far, and then its file may go.
+                self.sum(torch.zeros(1, device=self.device))
 
-    def gather(self, store: dist.Store) -> None:
-        """Wait until every worker that this process started has come to the store."""
+    def gather(self) -> None:
+        """Wait until every worker that this process started has said that it is about to join."""
         deadline = time.monotonic() + self.timeout
-        while not store.check([f"rank {rank}" for rank in range(1, self.size)]):
-            self.look_around()
-            if time.monotonic() > deadline:
-                raise RuntimeError("a worker is not here yet")
-            time.sleep(0.01)
+        for child in self.children:
+            words: list[bytes] = []
+            # In a thread, because a read cannot be interrupted; it ends when the worker does.
+            thread = threading.Thread(target=hear, args=(child, words), daemon=True)
+            thread.start()
+            while thread.is_alive():
+                self.look_around()
+                if time.monotonic() > deadline:
+                    raise RuntimeError("a worker has not said that it is about to join")
+                thread.join(PATIENCE_SECONDS)
+            if not any(words):
+                raise RuntimeError("a worker has ended")
 
     def look_around(self) -> None:
         """Obey signals and notice lost workers while we wait."""
@@ -183,9 +194,15 @@ class Distributed(Group):
                 for child in self.children:
                     child.kill()
                     child.wait()
-                    if child.stdin:
+                    for pipe in filter(None, (child.stdin, child.stdout)):
                         with suppress(BrokenPipeError):  # what a worker that died early was to be told is still there
-                            child.stdin.close()
+                            pipe.close()
                 if self.children and dist.is_initialized():
                     dist.destroy_process_group()
             self.stack.close()
+
+
+def hear(child: subprocess.Popen[bytes], words: list[bytes]) -> None:
+    """Put the first byte that the worker says on its stdout into `words`; nothing if it ends without."""
+    assert child.stdout
+    words.append(child.stdout.read(1))

@@ -13,6 +13,7 @@ import traceback
 from contextlib import suppress
 
 PRELOAD: list[str] = []  # modules that workers import before anything else
+said: list[int] = []  # the descriptor on which this worker says that it is about to join the others
 
 
 def main(work: str) -> None:
@@ -24,6 +25,10 @@ def main(work: str) -> None:
     # Linux alone has this, by which a worker goes with rank 0 even while it is stopped.
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    said.append(os.dup(1))
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # what parts of the user's own print
+    os.close(nowhere)
     line = sys.stdin.buffer.readline()
     if not line:  # rank 0 ended before it had a job for us, and has said why
         os._exit(1)
@@ -36,6 +41,14 @@ def main(work: str) -> None:
         traceback.print_exc()
         code = 1
     os._exit(code)  # torch.distributed's threads may still wait for a peer that is gone
+
+
+def announce() -> None:
+    """Tell rank 0 that this worker is about to join; so it need not wait in vain for one that cannot even start."""
+    descriptor = said.pop()
+    with suppress(OSError):  # rank 0 has gone, which `watch` notices
+        os.write(descriptor, b"\n")
+    os.close(descriptor)
 
 
 def watch() -> None:

@@ -5,7 +5,6 @@ on one machine or several. Each uses one thread on CPUs and one GPU on CUDA.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
 import pkgutil
@@ -19,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +31,7 @@ from fl.group import Group
 from fl.guard import complain_of_own, explain
 from fl.launch import torchrun
 from fl.streams import complain
-from fl.worker import PRELOAD
-
-STARTS = itertools.count()  # the starts of this process so far
+from fl.worker import PRELOAD, announce
 
 
 def device_of(config: Config, rank: int) -> torch.device:
@@ -84,7 +80,7 @@ def start(config: Config, size: int, work: Callable[[Config, Group], None]) -> D
     _settle(device)
     with meeting_place() as (path, inherited), on_loopback():
         job = {
-            "config": dataclasses.asdict(config), "size": size, "path": path, "start": next(STARTS),
+            "config": dataclasses.asdict(config), "size": size, "path": path,
             "work": f"{work.__module__}:{work.__qualname__}", "preload": PRELOAD,
         }  # fmt: skip
         children: list[subprocess.Popen[bytes]] = []
@@ -97,11 +93,14 @@ def start(config: Config, size: int, work: Callable[[Config, Group], None]) -> D
             if isinstance(error, OSError):
                 raise WorkerError(f"--workers {size}: worker {len(children) + 1} cannot start ({error})") from None
             raise
-        return Distributed(0, size, device, config.timeout, store_of(job), children)
+        return Distributed(0, size, device, config.timeout, lambda: dist.FileStore(path, size), children)
 
 
 def _child(job: dict[str, Any], inherited: Sequence[int]) -> subprocess.Popen[bytes]:
-    """A worker process with its job on its stdin, which stays open for as long as this process lives."""
+    """A worker process with its job on its stdin, which stays open for as long as this process lives.
+
+    On its stdout it says that it is about to join, and nothing else.
+    """
     code = "import sys; sys.path[:] = sys.argv[1:]; from fl.worker import main; main('fl.workers:work_as')"
     # Ctrl-C and a terminal that closes reach every process of the terminal, but rank 0 decides what follows. A new
     # process inherits which signals are blocked.
@@ -110,7 +109,7 @@ def _child(job: dict[str, Any], inherited: Sequence[int]) -> subprocess.Popen[by
     try:
         child = subprocess.Popen(
             [sys.executable, "-c", code, *map(os.path.abspath, sys.path)],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=inherited,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=inherited,
         )  # fmt: skip
     finally:
         if before is not None:
@@ -130,7 +129,10 @@ def meeting_place() -> Iterator[tuple[str, list[int]]]:
     elsewhere it lies in a private folder.
     """
     if hasattr(os, "memfd_create"):
-        descriptor = memory_file()
+        # It stays open until this process ends. A store goes by its path, and may outlive its start: one that failed
+        # may still wait in its thread, and a store writes once more when it is let go. If the descriptor were closed,
+        # its number could come to stand for any other file.
+        descriptor = os.memfd_create("ranks")
         yield f"/proc/self/fd/{descriptor}", [descriptor]
         return
     folder = tempfile.mkdtemp()
@@ -138,23 +140,6 @@ def meeting_place() -> Iterator[tuple[str, list[int]]]:
         yield str(Path(folder) / "ranks"), []
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@cache
-def memory_file() -> int:
-    """The descriptor of a file in memory, which stays open until this process ends.
-
-    A store goes by its path, and outlives the start that it was made for: a start that failed may still wait for the
-    others in its thread, and a store writes once more when it is let go. If the descriptor were closed, its number
-    could come to stand for another file, such as that of the next start. A store that reads what it did not expect
-    there never returns, and keeps the file locked.
-    """
-    return os.memfd_create("ranks")
-
-
-def store_of(job: dict[str, Any]) -> dist.Store:
-    """Where the ranks of a start meet: in the file at job["path"], under keys that no other start has."""
-    return dist.PrefixStore(f"start {job['start']}", dist.FileStore(job["path"], job["size"]))
 
 
 @contextmanager
@@ -189,7 +174,8 @@ def work_as(job: dict[str, Any]) -> int:
     device = device_of(config, rank)
     _settle(device)
     try:
-        with Distributed(rank, size, device, config.timeout, store_of(job)) as group:
+        announce()
+        with Distributed(rank, size, device, config.timeout, lambda: dist.FileStore(job["path"], size)) as group:
             pkgutil.resolve_name(job["work"])(config, group)
     except Exception as error:
         verdict = explain(error)
