@@ -87,7 +87,7 @@ def start(job: Job) -> subprocess.Popen[bytes]:
             log.flush()
             return subprocess.Popen(
                 [sys.executable, str(SCRIPT), *job.flags, "--run_dir", str(job.folder), "--resume"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=alone(),
                 preexec_fn=partial(go_with, os.getpid()) if LIBC else None,
             )  # fmt: skip
     except OSError as error:
@@ -95,6 +95,15 @@ def start(job: Job) -> subprocess.Popen[bytes]:
     finally:
         if before is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def alone() -> dict[str, str]:
+    """The environment of a run: one thread, and none of the variables by which a launcher would make it part of a job.
+
+    A launcher may have set them for this process, even where it is the only one.
+    """
+    launched = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    return {name: value for name, value in os.environ.items() if name not in launched} | {"OMP_NUM_THREADS": "1"}
 
 
 def go_with(parent: int) -> None:

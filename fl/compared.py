@@ -12,8 +12,9 @@ from fl.check import is_read
 from fl.config import FLAGS, Config
 from fl.config_file import read_config
 from fl.errors import RunFolderError
+from fl.flags import listed
 from fl.names import entry_of, is_own
-from fl.records import client_tests, has_diverged, is_finished, newest_runs, read_metrics
+from fl.records import client_tests, has_diverged, is_finished, newest_runs, read_metrics, read_told
 from fl.streams import warn
 
 
@@ -116,7 +117,24 @@ def distinct(runs: Sequence[Run]) -> list[Experiment]:
                 f"{first.folder} and {run.folder} are the same experiment with the same seed, {seed}, "
                 f"and have {results} results; only {first.folder} counts"
             )
-    return [Experiment(dict(key), list(seeds.values())) for key, seeds in experiments.items()]
+    found = [Experiment(dict(key), list(seeds.values())) for key, seeds in experiments.items()]
+    for one in found:
+        check_code(one.runs)
+    return found
+
+
+def check_code(runs: Sequence[Run]) -> None:
+    """Warn if the user changed a file between runs that count as one experiment."""
+    codes = [read_told(run.folder, "environment.json").get("own_files") for run in runs]
+    first, files = runs[0], codes[0]
+    for run, others in zip(runs, codes, strict=True):
+        if isinstance(files, dict) and isinstance(others, dict) and others != files:
+            names = [name for name in files | others if files.get(name) != others.get(name)]
+            warn(
+                f"{first.folder} and {run.folder} count as one experiment, but {listed(names, 'and')} changed between "
+                "them; make these runs again, in folders of their own, to compare the same code"
+            )
+            return
 
 
 def curve(run: Run) -> list[tuple[float | None, float | None]]:

@@ -26,7 +26,7 @@ from fl.files import clear_stale, locked, temporary_names, write_atomic
 from fl.journal import Journal
 from fl.personalise import Outcome
 from fl.recorded import Round
-from fl.records import OURS, fell_below, parse_lines, summarise
+from fl.records import DIVERGED, OURS, fell_below, parse_lines, summarise
 from fl.restore import restore
 from fl.streams import warn
 from fl.strict_json import read_regular
@@ -112,7 +112,7 @@ class RunFolder:
         self._write_json("config.json", {"script": self.script} | flags)
         self.clients.drop_all_but({k: t for k, (_, t) in self.clients.written.items()})
         # What was drawn and summed up speaks of an earlier end.
-        for name in ("summary.json", "client_accuracy.json"):
+        for name in ("summary.json", "client_accuracy.json", DIVERGED):
             (self.path / name).unlink(missing_ok=True)
         self._write_json("environment.json", {"resumed_at_round": [], "resumed_with": []} | now)
         write_atomic(self.path / "metrics.jsonl", lines)

@@ -140,23 +140,23 @@ def parse_lines(path: Path, lines: bytes, t: int) -> list[dict[str, Any]]:
     return records
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
-    """What the run's summary says; nothing if there is none that can be read."""
+def read_told(folder: Path, name: str) -> dict[str, Any]:
+    """What a JSON file of the run says; nothing if there is none that can be read."""
     try:
-        summary = loads(read_regular(folder / "summary.json"))
+        told = loads(read_regular(folder / name))
     except (OSError, ValueError):
         return {}
-    return summary if isinstance(summary, dict) else {}
+    return told if isinstance(told, dict) else {}
 
 
 def is_finished(folder: Path, records: Sequence[dict[str, Any]]) -> bool:
     """Whether the run's summary speaks of the last of these records."""
-    return read_summary(folder).get("rounds") == records[-1]["round"]
+    return read_told(folder, "summary.json").get("rounds") == records[-1]["round"]
 
 
 def client_tests(folder: Path) -> dict[str, dict[str, float]]:
     """How the clients of a finished run do on their own tests: OF_CLIENTS, by the model that they are tested with."""
-    summary = read_summary(folder)
+    summary = read_told(folder, "summary.json")
     before = {"before": summary["client_accuracy"]} if "client_accuracy" in summary else {}
     found = summary.get("personalised", before)
     return {name: one for name, one in found.items() if SPREAD.holds(one)} if isinstance(found, dict) else {}

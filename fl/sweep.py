@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from fl.check import with_clients
 from fl.children import Job, ended, last_words
-from fl.compared import Experiment, experiment, read
+from fl.compared import Experiment, check_code, experiment, read
 from fl.config import DEFAULTS, FLAGS, RESUMABLE, Config
 from fl.config_file import read_config
 from fl.differences import differences, differences_on_screen, is_telling
@@ -80,9 +80,7 @@ def plan_of(cell: Cell, seed: int, out: Path) -> Planned:
     diverged = has_diverged(folder, records, rounds)
     is_where = all(recorded[name] == getattr(cell.config, name) for name in PLACES)
     goes_no_further = all(recorded[name] == getattr(cell.config, name) for name in ENDS)
-    # What diverged needs no more than to have been asked for as many rounds.
-    ends_there = recorded["global_epoch"] == rounds if diverged else goes_no_further and is_finished(folder, records)
-    is_over = is_where and ends_there
+    is_over = is_where and goes_no_further and (diverged or is_finished(folder, records))
     return Planned(cell, seed, job, records[-1]["round"], is_over, diverged)
 
 
@@ -171,6 +169,7 @@ def rows_of(runs: Sequence[Planned], targets: Sequence[float]) -> tuple[list[Row
         lost = [run.seed for run in own if run.diverged]
         label = cell.label + (f" (diverged: {said_seeds(lost)})" if lost else "")
         found = read(good or [run.job.folder for run in own])
+        check_code(found)
         drawn[label] = Experiment(dict(experiment(found[0])), found)
         tabled[label] = drawn[label] if good else Experiment({}, [])
     return measured(tabled, targets), drawn

@@ -134,7 +134,9 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 def as_markdown(lines: Sequence[Sequence[str]]) -> str:
     """A table of Markdown, with the first of the lines as its heading; numbers are aligned at the right."""
-    heading, *body = [[re.sub(r"([\\|*<`~&[])", r"\\\1", cell) for cell in line] for line in lines]
+    # An underscore within a word is only that; at either end of one it would be emphasis.
+    signs = r"([\\|*<`~&[]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))"
+    heading, *body = [[re.sub(signs, r"\\\1", cell) for cell in line] for line in lines]
     rules = ["---", *["---:"] * (len(heading) - 1)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (heading, rules, *body))
 
@@ -161,7 +163,7 @@ def as_csv(rows: Sequence[Row]) -> str:
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\char34{}", "±": r"$\pm$", "[": "{[}", "]": "{]}",
+    "|": r"\textbar{}", '"': r"\char34{}", "±": r"$\pm$", "[": "{[}", "]": "{]}", "*": "{*}",
 }  # fmt: skip
 
 

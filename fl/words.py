@@ -31,6 +31,8 @@ def destination(flag: str, text: str) -> Path:
         raise FlagError(f"{flag} '': expected a folder's name")
     if folder.exists() and not folder.is_dir():
         raise FlagError(f"{flag} {folder}: is not a folder; choose another name")
+    if (folder / "config.json").exists():
+        raise FlagError(f"{flag} {folder}: is the folder of a run, whose files would be replaced; choose another name")
     return folder
 
 

@@ -135,6 +135,13 @@ def test_resuming_a_finished_run_changes_nothing(command):
     assert again.records == records
 
 
+def test_a_run_that_goes_on_is_no_longer_said_to_have_diverged(command):
+    folder = command("federated", folder="a").folder
+    (folder / "diverged.txt").write_text("round 4: the model is not finite\n")
+    assert command("federated", "--resume --global_epoch 4", folder="a").code == 0
+    assert not (folder / "diverged.txt").exists()
+
+
 def test_resume_starts_a_run_where_there_is_none(command, tmp_path):
     argv = [*SMALL.split(), "--run_dir", str(tmp_path / "new"), "--resume"]
     assert run_federated.run(argv) == 0

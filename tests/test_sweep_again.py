@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import compare
 import sweep
 from fl.check import with_clients
+from fl.children import alone
 from fl.command_line import parse
 from fl.errors import FlagError
 from fl.sweep import check_same, check_stop
@@ -143,3 +146,35 @@ def test_other_data_are_refused_also_for_a_run_that_is_over(tmp_path, capsys):
     assert code == 4
     assert "the run had data_sha256" in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_run_that_diverged_is_started_again_only_if_its_end_may_be_another(quick, tmp_path):
+    for flags, times in ((FLAGS, 1), (FLAGS, 1), (f"{FLAGS} --stop_at_target", 2)):
+        assert quick("--grid init_lr=5 --seeds 1", flags)[0] == 0
+        assert starts(tmp_path) == {"init_lr=5.0/seed0": times}
+
+
+def test_a_run_folder_is_no_place_for_tables(quick, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text("{}")
+    code, _, err = quick("--grid init_lr=0.1 --seeds 1")
+    assert code == 2
+    assert err.endswith("out: is the folder of a run, whose files would be replaced; choose another name\n")
+
+
+def test_seeds_that_were_trained_with_other_code_are_warned_of(quick, tmp_path):
+    assert quick("--grid init_lr=0.1 --seeds 2")[2] == ""
+    for k in range(2):
+        folder = tmp_path / "out" / "init_lr=0.1" / f"seed{k}"
+        (folder / "environment.json").write_text(json.dumps({"own_files": {"net.py": str(k), "same.py": "0"}}))
+    code, _, err = quick("--grid init_lr=0.1 --seeds 2")
+    assert code == 0
+    assert "seed1 count as one experiment, but net.py changed between them; make these runs again" in err
+
+
+def test_a_launchers_variables_do_not_reach_the_runs(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    found = alone()
+    assert not {"RANK", "WORLD_SIZE"} & set(found)
+    assert (found["OMP_NUM_THREADS"], found["PATH"]) == ("1", os.environ["PATH"])

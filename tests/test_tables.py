@@ -106,5 +106,10 @@ def test_labels_are_no_markup(rows):
     label = "*a* <b> `c` ~~d~~ [e](f) &amp; g|h"
     (line,) = [one for one in as_markdown([["run"], [label]]).splitlines() if "a" in one]
     assert line == r"| \*a\* \<b> \`c\` \~\~d\~\~ \[e](f) \&amp; g\|h |"
+    assert as_markdown([["_best_"], ["__init__.py, fast_cnn"]]).splitlines()[::2] == [
+        r"| \_best\_ |", r"| \_\_init\_\_.py, fast_cnn |",
+    ]  # fmt: skip
     quoted = as_latex([row._replace(label='"q" <b>') for row in rows])
+    # At the beginning of a row a star would belong to the end of the row before.
+    assert "{*}ours & 3" in as_latex([row._replace(label="*ours") for row in rows])
     assert r"\char34{}q\char34{} \textless{}b\textgreater{} & 3" in quoted
