@@ -22,6 +22,7 @@ from fl.group import Group
 from fl.signals import handled, held, obey, strike
 
 REAPED_SECONDS = 1.0  # how long the exit code of a worker that has gone may take to arrive
+STARTING_SECONDS = 60.0  # that a worker may take to start at the least, because on a busy machine it loads torch slowly
 PATIENCE_SECONDS = 0.2  # how long a wait for other processes goes on without a look at signals and workers
 
 
@@ -82,7 +83,7 @@ class Distributed(Group):
 
     def gather(self) -> None:
         """Wait until every worker that this process started has said that it is about to join."""
-        deadline = time.monotonic() + self.timeout
+        deadline = time.monotonic() + max(self.timeout, STARTING_SECONDS)
         for child in self.children:
             words: list[bytes] = []
             # In a thread, because a read cannot be interrupted; it ends when the worker does.

@@ -13,7 +13,8 @@ from data.augment import normalised
 from data.dataset import IGNORED, Dataset
 from fl.config import Config
 from fl.names import is_own, named, refuse, told
-from fl.parts import callable_of, flags_of, kind_of
+from fl.parts import callable_of, flags_of
+from fl.returned import are_owners, kind_of
 
 DATASET = f"a function (data_dir, flags by their names) that returns a data.dataset.Dataset, {SHAPES}"
 
@@ -42,6 +43,13 @@ def load_data(config: Config) -> Dataset:
                 counts[:, 1:] |= y[:, 1:] == IGNORED
             if y.dtype != torch.int64 or not counts.all():
                 refuse(flag, value, f"{name} has other targets than int64 from 0 to classes - 1 = {data.classes - 1}")
+        if data.clients is not None and not are_owners(data.clients, len(data.train)):
+            refuse(flag, value, "has clients that are not (n,) int64 on the CPU, in which each of 0 to K - 1 occurs")
+        with told(flag, value, "inputs out of its first examples"):
+            draws = torch.zeros(2, dtype=torch.int64)
+            made = (data.batch(data.train, slice(0, 2))[0], data.inputs(torch.arange(2) % len(data.train), draws))
+        if not all(torch.isfinite(x).all() for x in made):
+            refuse(flag, value, f"makes inputs that are not finite (mean is {data.mean}, std is {data.std})")
     return as_asked(data, config)
 
 

@@ -23,8 +23,9 @@ from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm, alike
 from fl.config import FLAGS, Config
 from fl.names import entry_of, is_own, named, refuse, told
+from fl.returned import are_weights, is_kept, is_like, is_model_and_kept, is_update, kind_of
 from fl.rng import seeded
-from fl.state import Kept, RoundStart, State, Told, Update
+from fl.state import Got, RoundStart, Told
 from fl.transforms.attack import attack
 from fl.transforms.clip import clip
 from fl.transforms.compress import compress
@@ -38,6 +39,8 @@ PARTITION = "a function (labels, num_clients, seed, flags by their names) -> dat
 RULE = "a function (models (m, P), weights (m,), config) -> model (P,)"
 AGGREGATE = f"{RULE}, or a class with add, gather and result"
 ALGORITHM = "a fl.algorithms.algorithm.Algorithm"
+LIKE_W = "with the names, shapes and dtypes of w_t and without gradients"
+KEPT = "Kept whose server is {name: {name: tensor}}"
 TRANSFORM = "a fl.transforms.transform.Transform, or a function (config) -> Transform"
 
 
@@ -120,7 +123,11 @@ def _rule_of(config: Config) -> Callable[..., Any]:
     flag, value = "aggregate", config.aggregate
     cheaper = entry_of(flag, value).instead
     rule = callable_of(flag, (cheaper and cheaper(config)) or value, AGGREGATE)
-    if not is_own(flag, value) or isinstance(rule, type):
+    if is_own(flag, value) and isinstance(rule, type):
+        if not all(callable(getattr(rule, name, None)) for name in ("add", "gather", "result")):
+            refuse(flag, value, f"lacks some of add, gather and result; expected {AGGREGATE}")
+        return rule
+    if not is_own(flag, value):
         return rule
 
     @wraps(rule)
@@ -129,7 +136,7 @@ def _rule_of(config: Config) -> Callable[..., Any]:
             model = rule(models, weights, config)
         if not isinstance(model, Tensor) or model.shape != models.shape[1:]:
             refuse(flag, value, f"returned {kind_of(model)} of models {tuple(models.shape)}; expected {RULE}")
-        return model.to(models)
+        return model.detach().to(models)
 
     return checked
 
@@ -144,8 +151,8 @@ def algorithm_of(config: Config) -> Algorithm:
         refuse(flag, value, f"is {kind_of(algorithm)}; expected {ALGORITHM}")
     checks: dict[str, tuple[str, Callable[..., bool]]] = {
         "tell": ("a Told", lambda made, *_: isinstance(made, Told)),
-        "weights": ("a number >= 0 for each report", _are_weights),
-        "server": ("(a model with the names and shapes of w_t, a Kept)", _is_model_and_kept),
+        "weights": ("a number >= 0 for each report", are_weights),
+        "server": (f"(a model {LIKE_W}, a {KEPT})", is_model_and_kept),
         "prepare": ("a RoundStart", lambda made, *_: isinstance(made, RoundStart)),
     }
     return _with_checks(flag, value, algorithm, checks)
@@ -175,8 +182,10 @@ def _transform(config: Config, value: str) -> Transform:
     if not is_own(flag, value):
         return transform
     checks: dict[str, tuple[str, Callable[..., bool]]] = {
-        "client": ("an Update for the same clients, each tensor (S, ...) of w_t's shape", _is_update),
-        "server": ("a model with the names and shapes of w_t", lambda made, now, mean: _is_like(made, now.w)),
+        "client": ("an Update for the same clients, each tensor (S, ...) of w_t's shape and dtype", is_update),
+        "server": (f"a model {LIKE_W}", lambda made, now, mean: is_like(made, now.w)),
+        "finish": ("a Got", lambda made, *_: isinstance(made, Got)),
+        "keeps": (f"a {KEPT}", lambda made, *_: is_kept(made)),
         "bytes": ("an int >= 0", lambda count, *_: isinstance(count, int) and count >= 0),
     }
     return _with_checks(flag, value, transform, checks)
@@ -218,28 +227,3 @@ def _with_checks(flag: str, value: str, part: T, checks: Mapping[str, tuple[str,
 
     functions = {name: getattr(part, name) for name in checks}
     return replace(part, **{name: checked(name, function) for name, function in functions.items() if function})  # type: ignore[type-var]
-
-
-def kind_of(value: object) -> str:
-    """What a value is, for a message."""
-    if isinstance(value, Tensor):
-        return f"a tensor {tuple(value.shape)}"
-    return "None" if value is None else f"an object of {type(value).__module__}.{type(value).__qualname__}"
-
-
-def _are_weights(weights: Any, now: RoundStart, reports: Any) -> bool:
-    return len(weights) == len(reports) and all(float(weight) >= 0 for weight in weights)
-
-
-def _is_model_and_kept(made: Any, now: RoundStart, got: Any) -> bool:
-    return isinstance(made, tuple) and len(made) == 2 and _is_like(made[0], now.w) and isinstance(made[1], Kept)
-
-
-def _is_update(made: Any, now: RoundStart, update: Update) -> bool:
-    S = len(update.reports)
-    like = {name: w.expand(S, *w.shape) for name, w in now.w.items()}
-    return isinstance(made, Update) and len(made.reports) == S and _is_like(made.w, like)
-
-
-def _is_like(made: Any, like: State) -> bool:
-    return isinstance(made, dict) and {k: v.shape for k, v in made.items()} == {k: v.shape for k, v in like.items()}

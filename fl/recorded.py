@@ -14,7 +14,7 @@ from fl.client_eval import client_accuracies, spread
 from fl.config import Config
 from fl.device import accumulator_dtype
 from fl.engines.engine import Engine
-from fl.errors import DivergedError
+from fl.errors import DivergedError, FlagError
 from fl.experiment import Experiment
 from fl.group import Group
 from fl.noise import key_of
@@ -58,11 +58,21 @@ def everywhere(x: Experiment, group: Group, start: Round | None) -> Begun:
         w = pretrained(x.model, x.proxy, x.config) if x.proxy and group.rank == 0 else x.w
         begun = Begun(0, w, Kept(), fresh=True)
     if group.size > 1:
+        check_partition(x, group)
         t, fresh, kept = group.content_from(0, (begun.t, begun.fresh, [begun.kept.server, begun.kept.clients]))
         w = {name: group.from_first(tensor.contiguous()) for name, tensor in begun.w.items()}
         begun = Begun(t, w, Kept(*kept), fresh)
     server = {key: {name: v.to(x.device) for name, v in state.items()} for key, state in begun.kept.server.items()}
     return begun._replace(kept=Kept(server, begun.kept.clients))
+
+
+def check_partition(x: Experiment, group: Group) -> None:
+    """Raise FlagError, at every rank, unless all have the same partition: each trains its share of the clients."""
+    if len(set(group.union({group.rank: x.partition.sha256()}).values())) > 1:
+        raise FlagError(
+            f"--partition {x.config.partition}: gave another partition to each process; it must follow from its "
+            "arguments alone, of which one is the seed"
+        )
 
 
 def recorded(

@@ -11,7 +11,7 @@ import run_federated
 from tests.conftest import SMALL
 
 FILE = Path(__file__).with_name("own.py")
-OWN = FILE.read_text()
+OWN = FILE.read_text() + "\nfrom dataclasses import replace\n"
 SHORT = "--global_epoch 2 --num_select_clients 3 --quiet"
 
 
@@ -56,6 +56,14 @@ FAULTS = [
     ("dataset own.py:data", OWN + "\ndef data(d):\n s = Split(torch.zeros(4, 1, 8, 8), torch.arange(4))\n"
      " return Dataset('d', s, s, 2, 0, 1, '')", "train has other targets than int64 from 0 to classes - 1 = 1"),
     # A partition.
+    ("dataset own.py:data", OWN + "\ndef data(d):\n return replace(patterns(d), clients=torch.arange(30) // 10)",
+     "has clients that are not (n,) int64 on the CPU, in which each of 0 to K - 1 occurs"),
+    ("dataset own.py:data", OWN + "\ndef data(d):\n return replace(patterns(d), clients=torch.arange(61) // 10 * 2)",
+     "has clients that are not (n,) int64"),
+    ("dataset own.py:data", OWN + "\ndef data(d):\n return replace(patterns(d), mean=[0.1], std=[0.0])",
+     "makes inputs that are not finite (mean is [0.1], std is [0.0])"),
+    ("dataset own.py:data", OWN + "\ndef data(d):\n return replace(patterns(d), std=0)", "ZeroDivisionError: "),
+    ("aggregate own.py:A", "class A: pass", "lacks some of add, gather and result; expected a function (models (m"),
     ("partition own.py:p", "def p(labels, K, seed): return labels", "returned a tensor (61,); expected a function (la"),
     ("partition own.py:p", "def p(labels, K, seed, gamma): pass", "its argument gamma is no flag; expected a function"),
     ("partition own.py:p", "def p(labels): pass", "TypeError: p() takes 1 positional argument but 3 were given"),
@@ -97,7 +105,14 @@ LATER = [
     ("algorithm own.py:f", "f = Algorithm(weights=lambda now, reports: [])", "weights returned an object of builtins"),
     ("algorithm own.py:f", "f = Algorithm(prepare=lambda x, now, mine, group: x)", "prepare returned an object of fl."),
     ("transform own.py:f", "f = Transform(client=lambda now, update: None)", "client returned None; expected an Updat"),
-    ("transform own.py:f", "f = Transform(server=lambda now, mean: {'a': 1})", "'int' object has no attribute 'shape'"),
+    ("transform own.py:f", "f = Transform(server=lambda now, mean: {'a': 1})", "server returned an object of builtins"),
+    ("algorithm own.py:f", "f = Algorithm(server=lambda now, got: ({n: w.half() for n, w in now.w.items()}, got.kept))",
+     "server returned an object of builtins.tuple; expected (a model with the names, shapes and dtypes of w_t a"),
+    ("algorithm own.py:f", "f = Algorithm(server=lambda now, got: (got.mean, got.kept.with_server(n=torch.ones(1))))",
+     "expected (a model with the names, shapes and dtypes of w_t and without gradients, a Kept whose server is"),
+    ("transform own.py:f", "f = Transform(finish=lambda now, got: None)", "finish returned None; expected a Got"),
+    ("transform own.py:f", "f = Transform(server=lambda now, mean: {n: w.requires_grad_() for n, w in mean.items()})",
+     "server returned an object of builtins.dict; expected a model with the names, shapes and dtypes of w_t "),
     ("transform own.py:f", "f = Transform(bytes=lambda w: 1.5)", "bytes returned an object of builtins.float; expecte"),
     ("transform own.py:f", "f = Transform(client=lambda now, update: update._replace(w={}))", "client returned an obj"),
     ("model own.py:Odd", "class Odd(nn.Linear):\n    def __init__(self, shape, classes):\n"
@@ -150,6 +165,17 @@ def test_what_fails_in_a_worker_alone_is_said_by_the_worker(own, capfd):
     assert line.startswith("worker 1: --transform own.py:f: ZeroDivisionError: division by zero; expected client to")
     assert str(own) in trace[1]
     assert "worker 1 ended with code 6" in last
+
+
+def test_a_partition_that_each_process_draws_for_itself_is_refused(own, command):
+    own.write_text(OWN + "import os\ndef p(labels, K, seed):\n    g = torch.Generator().manual_seed(os.getpid())\n"
+                   "    return Partition.from_owners(torch.randperm(len(labels), generator=g) % K, K)\n")  # fmt: skip
+    assert command("federated", "--partition own.py:p").code == 0
+    done = command("federated", "--partition own.py:p --workers 2")
+    assert (done.code, done.err) == (
+        2, "run_federated.py: --partition own.py:p: gave another partition to each process; it must follow from its "
+        "arguments alone, of which one is the seed\n",
+    )  # fmt: skip
 
 
 def test_an_error_of_ours_in_a_file_of_ones_own_is_passed_on(own, command):

@@ -1,0 +1,59 @@
+"""Whether what a part of the user's own returned is what it should be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fl.state import Kept, RoundStart, State, Update
+
+
+def kind_of(value: object) -> str:
+    """What a value is, for a message."""
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)}"
+    return "None" if value is None else f"an object of {type(value).__module__}.{type(value).__qualname__}"
+
+
+def are_weights(weights: Any, now: RoundStart, reports: Any) -> bool:
+    return len(weights) == len(reports) and all(float(weight) >= 0 for weight in weights)
+
+
+def is_model_and_kept(made: Any, now: RoundStart, got: Any) -> bool:
+    return isinstance(made, tuple) and len(made) == 2 and is_like(made[0], now.w) and is_kept(made[1])
+
+
+def is_update(made: Any, now: RoundStart, update: Update) -> bool:
+    S = len(update.reports)
+    like = {name: w.expand(S, *w.shape) for name, w in now.w.items()}
+    return isinstance(made, Update) and len(made.reports) == S and is_like(made.w, like)
+
+
+def is_like(made: Any, like: State) -> bool:
+    """Tensors with the names, shapes and types of the others, through which no gradient would flow."""
+    return (
+        isinstance(made, dict)
+        and made.keys() == like.keys()
+        and all(isinstance(v, Tensor) and not v.requires_grad for v in made.values())
+        and all((v.shape, v.dtype) == (like[name].shape, like[name].dtype) for name, v in made.items())
+    )
+
+
+def is_kept(made: Any) -> bool:
+    """What a checkpoint can hold: of the server tensors, by two names."""
+    return isinstance(made, Kept) and all(
+        isinstance(name, str) and isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())
+        for name, state in made.server.items()
+    )
+
+
+def are_owners(clients: object, n: int) -> bool:
+    """Whether these are the clients of n examples, numbered from 0 without a gap."""
+    if not isinstance(clients, Tensor) or (clients.shape, clients.dtype) != ((n,), torch.int64):
+        return False
+    if clients.device.type != "cpu":
+        return False
+    owners = clients.unique()
+    return torch.equal(owners, torch.arange(len(owners)))
