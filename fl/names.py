@@ -127,11 +127,13 @@ def describe(error: BaseException) -> str:
 def blamed(error: BaseException) -> RunnerError | None:
     """The error to end with if it came out of a file of the user's own while the run called it; None if it did not.
 
-    The file may have several names in use: the one in whose function or class it happened is blamed, or else all.
+    The file may have several names in use: the one in whose function or class it happened is blamed, or else all. A
+    model of the user's own is also blamed for what happens in its layers, which may be PyTorch's.
     """
     frames = [frame for frame, _ in traceback.walk_tb(own_part(error)) if frame.f_code.co_filename in USED]
     if not frames:
-        return None
+        model, fault = own_model(error), FLAGS["model"].metadata["kind"].fault
+        return fault(f"--model {model}: {describe(error)}") if model else None
     used = USED[frames[0].f_code.co_filename]
     roots = {_root(frame) for frame in frames}
     flags = [one for one in used if file_and_name(one[1])[1] in roots] or used
@@ -166,3 +168,12 @@ def own_part(error: BaseException) -> TracebackType | None:
     while part is not None and part.tb_frame.f_code.co_filename not in USED:
         part = part.tb_next
     return part
+
+
+def own_model(error: BaseException) -> str | None:
+    """The model of the user's own, if it happened in a layer and such a model is in use: the one used last."""
+    models = [value for uses in USED.values() for flag, value in uses if flag == "model"]
+    calls = sys.modules.get("torch.nn.modules.module")  # the file that calls every layer
+    frames = traceback.walk_tb(error.__traceback__)
+    is_in_layer = calls is not None and any(frame.f_code.co_filename == calls.__file__ for frame, _ in frames)
+    return models[-1] if models and is_in_layer else None

@@ -122,6 +122,15 @@ LATER = [
 ]  # fmt: skip
 
 
+def test_a_model_of_ones_own_is_blamed_for_what_happens_in_its_layers(own, command):
+    """They may be PyTorch's. With minibatches of five, a client of sixteen examples has one of one example."""
+    own.write_text(OWN + "def odd(s, c): return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, c))")
+    done = command("federated", "--model own.py:odd")
+    (line,) = done.err.splitlines()
+    assert done.code == 2
+    assert line.startswith("run_federated.py: --model own.py:odd: ValueError: Expected more than 1 value per channel")
+
+
 @pytest.mark.parametrize(("words", "source", "said"), LATER)
 def test_what_goes_wrong_in_a_round_is_said_in_one_line(words, source, said, own, command):
     own.write_text(OWN + source)
