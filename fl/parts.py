@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from data.dataset import Dataset
 from data.partition import Partition
@@ -23,7 +24,7 @@ from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm, alike
 from fl.config import FLAGS, Config
 from fl.names import entry_of, is_own, named, refuse, told
-from fl.returned import are_weights, is_kept, is_like, is_model_and_kept, is_update, kind_of
+from fl.returned import are_weights, is_kept, is_like, is_model_and_kept, is_record, is_update, kind_of
 from fl.rng import seeded
 from fl.state import Got, RoundStart, Told
 from fl.transforms.attack import attack
@@ -68,11 +69,15 @@ def _check_model(value: str, model: nn.Module, data: Dataset) -> None:
         refuse("model", value, f"returned {kind_of(model)}; expected {MODEL}")
     if not any(p.requires_grad for p in model.parameters()):
         refuse("model", value, "has no parameters to train")
+    if any(is_lazy(v) for v in (*model.parameters(), *model.buffers())):
+        refuse("model", value, f"has lazy layers; give them their sizes, which follow from the shape {data.shape}")
+    if not all(isinstance(v, Tensor) for v in model.state_dict().values()):
+        refuse("model", value, "has more than tensors in its state_dict")
     x, y = data.batch(data.test, slice(0, 2))
     shape = (len(y), data.classes, *y.shape[1:])
     with torch.no_grad(), told("model", value, f"inputs {tuple(x.shape)} to logits {shape}", own=True):
         logits = copy.deepcopy(model).eval()(x)
-    if not isinstance(logits, Tensor) or logits.shape != shape:
+    if not isinstance(logits, Tensor) or logits.shape != shape or not logits.is_floating_point():
         refuse("model", value, f"made {kind_of(logits)} of inputs {tuple(x.shape)}; expected logits {shape}")
 
 
@@ -186,6 +191,7 @@ def _transform(config: Config, value: str) -> Transform:
         "server": (f"a model {LIKE_W}", lambda made, now, mean: is_like(made, now.w)),
         "finish": ("a Got", lambda made, *_: isinstance(made, Got)),
         "keeps": (f"a {KEPT}", lambda made, *_: is_kept(made)),
+        "record": ("a dict of what JSON can hold", lambda made, *_: is_record(made)),
         "bytes": ("an int >= 0", lambda count, *_: isinstance(count, int) and count >= 0),
     }
     return _with_checks(flag, value, transform, checks)

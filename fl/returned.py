@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
@@ -47,6 +48,14 @@ def is_kept(made: Any) -> bool:
         isinstance(name, str) and isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())
         for name, state in made.server.items()
     )
+
+
+def is_record(made: Any) -> bool:
+    """Whether it can stand in a line of metrics.jsonl. Raises TypeError or ValueError for what JSON cannot hold."""
+    if not isinstance(made, dict) or not all(isinstance(key, str) for key in made):
+        return False
+    json.dumps(made, allow_nan=False)
+    return True
 
 
 def are_owners(clients: object, n: int) -> bool:

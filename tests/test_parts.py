@@ -48,6 +48,12 @@ FAULTS = [
      "made a tensor (2, 9) of inputs (2, 1, 8, 8); expected logits (2, 3)"),
     ("model own.py:net", "from torch import nn\ndef net(s, c): return nn.Linear(5, c)",
      "mat1 and mat2 shapes cannot be multiplied (16x8 and 5x3); expected inputs (2, 1, 8, 8) to logits (2, 3)"),
+    ("model own.py:net", "from torch import nn\ndef net(s, c): return nn.Sequential(nn.Flatten(), nn.LazyLinear(c))",
+     "has lazy layers; give them their sizes, which follow from the shape (1, 8, 8)"),
+    ("model own.py:N", OWN + "\nclass N(Net):\n def get_extra_state(self): return {'a': 1}\n"
+     " def set_extra_state(self, state): pass", "has more than tensors in its state_dict"),
+    ("model own.py:N", OWN + "\nclass N(Net):\n def forward(self, x): return super().forward(x)[:, :3].long()",
+     "made a tensor (2, 3) of inputs (2, 1, 8, 8); expected logits (2, 3)"),
     # A data set.
     ("dataset own.py:data", "def data(data_dir): return []", "returned an object of builtins.list; expected a functio"),
     ("dataset own.py:data", "def data(data_dir): open(data_dir / 'x')", "FileNotFoundError: [Errno 2] No such file"),
@@ -113,6 +119,8 @@ LATER = [
     ("transform own.py:f", "f = Transform(finish=lambda now, got: None)", "finish returned None; expected a Got"),
     ("transform own.py:f", "f = Transform(server=lambda now, mean: {n: w.requires_grad_() for n, w in mean.items()})",
      "server returned an object of builtins.dict; expected a model with the names, shapes and dtypes of w_t "),
+    ("transform own.py:f", "f = Transform(record=lambda now, got: {'a': float('nan')})", "ValueError: Out of range"),
+    ("transform own.py:f", "f = Transform(record=lambda now, got: {'a': torch.ones(1)})", "TypeError: Object of type"),
     ("transform own.py:f", "f = Transform(bytes=lambda w: 1.5)", "bytes returned an object of builtins.float; expecte"),
     ("transform own.py:f", "f = Transform(client=lambda now, update: update._replace(w={}))", "client returned an obj"),
     ("model own.py:Odd", "class Odd(nn.Linear):\n    def __init__(self, shape, classes):\n"
