@@ -24,7 +24,7 @@ from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm, alike
 from fl.config import FLAGS, Config
 from fl.names import entry_of, is_own, named, refuse, told
-from fl.returned import are_weights, is_kept, is_like, is_model_and_kept, is_record, is_update, kind_of
+from fl.returned import are_transfers, are_weights, is_kept, is_like, is_model_and_kept, is_record, is_update, kind_of
 from fl.rng import seeded
 from fl.state import Got, RoundStart, Told
 from fl.transforms.attack import attack
@@ -71,8 +71,8 @@ def _check_model(value: str, model: nn.Module, data: Dataset) -> None:
         refuse("model", value, "has no parameters to train")
     if any(is_lazy(v) for v in (*model.parameters(), *model.buffers())):
         refuse("model", value, f"has lazy layers; give them their sizes, which follow from the shape {data.shape}")
-    if not all(isinstance(v, Tensor) for v in model.state_dict().values()):
-        refuse("model", value, "has more than tensors in its state_dict")
+    if not all(isinstance(v, Tensor) and not v.is_complex() for v in model.state_dict().values()):
+        refuse("model", value, "has more than tensors of real numbers in its state_dict")
     x, y = data.batch(data.test, slice(0, 2))
     shape = (len(y), data.classes, *y.shape[1:])
     with torch.no_grad(), told("model", value, f"inputs {tuple(x.shape)} to logits {shape}", own=True):
@@ -101,7 +101,7 @@ def split(config: Config, data: Dataset) -> Partition:
             refuse(flag, value, f"returned {kind_of(partition)}; expected {PARTITION}")
         with told(flag, value, PARTITION):
             sizes, owned = partition.sizes.tolist(), partition.indices.sort().values
-            whole = torch.equal(owned, torch.arange(len(labels)))
+            whole = owned.dtype == torch.int64 and torch.equal(owned, torch.arange(len(labels)))
         if len(sizes) != (config.num_clients or len(sizes)) or min(sizes, default=0) < 1:
             made = f"made {len(sizes)} clients of {min(sizes, default=0)} or more examples"
             refuse(flag, value, f"{made}; expected --num_clients {config.num_clients} of 1 or more")
@@ -154,6 +154,8 @@ def algorithm_of(config: Config) -> Algorithm:
         return replace(algorithm, weights=alike) if config.noise_multiplier else algorithm
     if not isinstance(algorithm, Algorithm):
         refuse(flag, value, f"is {kind_of(algorithm)}; expected {ALGORITHM}")
+    if not are_transfers(algorithm.transfers):
+        refuse(flag, value, f"transfers is {algorithm.transfers!r}; expected two integers from 0 to 1,000")
     checks: dict[str, tuple[str, Callable[..., bool]]] = {
         "tell": ("a Told", lambda made, *_: isinstance(made, Told)),
         "weights": ("a number >= 0 for each report", are_weights),
@@ -191,8 +193,11 @@ def _transform(config: Config, value: str) -> Transform:
         "server": (f"a model {LIKE_W}", lambda made, now, mean: is_like(made, now.w)),
         "finish": ("a Got", lambda made, *_: isinstance(made, Got)),
         "keeps": (f"a {KEPT}", lambda made, *_: is_kept(made)),
-        "record": ("a dict of what JSON can hold", lambda made, *_: is_record(made)),
-        "bytes": ("an int >= 0", lambda count, *_: isinstance(count, int) and count >= 0),
+        "record": (
+            "a dict of what JSON can hold, without keys that every record has",
+            lambda made, *_: is_record(made),
+        ),
+        "bytes": ("an int from 0 to 2^53", lambda count, *_: isinstance(count, int) and 0 <= count <= 2**53),
     }
     return _with_checks(flag, value, transform, checks)
 

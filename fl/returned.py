@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fl.state import Kept, RoundStart, State, Update
+from fl.records import FIELDS
+from fl.state import Kept, Report, RoundStart, State, Update
 
 
 def kind_of(value: object) -> str:
@@ -22,6 +23,11 @@ def are_weights(weights: Any, now: RoundStart, reports: Any) -> bool:
     return len(weights) == len(reports) and all(float(weight) >= 0 for weight in weights)
 
 
+def are_transfers(made: Any) -> bool:
+    """How many models a client gets, and sends."""
+    return isinstance(made, tuple) and len(made) == 2 and all(isinstance(n, int) and 0 <= n <= 1000 for n in made)
+
+
 def is_model_and_kept(made: Any, now: RoundStart, got: Any) -> bool:
     return isinstance(made, tuple) and len(made) == 2 and is_like(made[0], now.w) and is_kept(made[1])
 
@@ -29,7 +35,9 @@ def is_model_and_kept(made: Any, now: RoundStart, got: Any) -> bool:
 def is_update(made: Any, now: RoundStart, update: Update) -> bool:
     S = len(update.reports)
     like = {name: w.expand(S, *w.shape) for name, w in now.w.items()}
-    return isinstance(made, Update) and len(made.reports) == S and is_like(made.w, like)
+    if not isinstance(made, Update) or not all(isinstance(report, Report) for report in made.reports):
+        return False
+    return len(made.reports) == S and is_like(made.w, like)
 
 
 def is_like(made: Any, like: State) -> bool:
@@ -52,7 +60,7 @@ def is_kept(made: Any) -> bool:
 
 def is_record(made: Any) -> bool:
     """Whether it can stand in a line of metrics.jsonl. Raises TypeError or ValueError for what JSON cannot hold."""
-    if not isinstance(made, dict) or not all(isinstance(key, str) for key in made):
+    if not isinstance(made, dict) or not all(isinstance(key, str) and key not in FIELDS for key in made):
         return False
     json.dumps(made, allow_nan=False)
     return True

@@ -15,6 +15,7 @@ import torch
 from benchmarks import federation, loading, network, rivals, rounds, why_2nn
 from benchmarks.beside import Run, table, verdicts
 from benchmarks.contenders import WORKLOADS
+from benchmarks.dropout_cnn import dropped
 from benchmarks.padded_cnn import padded
 from fl.command_line import parse
 from fl.guard import guarded
@@ -157,6 +158,15 @@ def test_first_weights_have_the_deviation_that_they_are_named_for(name, deviatio
     assert first.weight.std().item() == pytest.approx(left * deviation, rel=0.01)
     assert first.weight.abs().max().item() <= 2 * deviation
     assert torch.cat([layer.bias for layer in why_2nn.layers(model)]).tolist() == [pytest.approx(bias)] * 410
+
+
+def test_the_cnn_with_dropout_has_the_same_weights():
+    torch.manual_seed(0)
+    plain = cnn((1, 28, 28), 10)
+    torch.manual_seed(0)
+    model, x = dropped((1, 28, 28), 10), torch.randn(2, 1, 28, 28)
+    assert torch.equal(model.eval()(x), plain(x))
+    assert not torch.equal(model.train()(x), plain(x))
 
 
 def test_the_padded_cnn_has_larger_maps_and_the_same_weights():

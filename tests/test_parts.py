@@ -51,7 +51,7 @@ FAULTS = [
     ("model own.py:net", "from torch import nn\ndef net(s, c): return nn.Sequential(nn.Flatten(), nn.LazyLinear(c))",
      "has lazy layers; give them their sizes, which follow from the shape (1, 8, 8)"),
     ("model own.py:N", OWN + "\nclass N(Net):\n def get_extra_state(self): return {'a': 1}\n"
-     " def set_extra_state(self, state): pass", "has more than tensors in its state_dict"),
+     " def set_extra_state(self, state): pass", "has more than tensors of real numbers in its state_dict"),
     ("model own.py:N", OWN + "\nclass N(Net):\n def forward(self, x): return super().forward(x)[:, :3].long()",
      "made a tensor (2, 3) of inputs (2, 1, 8, 8); expected logits (2, 3)"),
     # A data set.
@@ -69,6 +69,9 @@ FAULTS = [
     ("dataset own.py:data", OWN + "\ndef data(d):\n return replace(patterns(d), mean=[0.1], std=[0.0])",
      "makes inputs that are not finite (mean is [0.1], std is [0.0])"),
     ("dataset own.py:data", OWN + "\ndef data(d):\n return replace(patterns(d), std=0)", "ZeroDivisionError: "),
+    ("algorithm own.py:a", OWN + "\na = Algorithm(transfers=(0.5, 1))", "transfers is (0.5, 1); expected two integers"),
+    ("partition own.py:p", OWN + "\ndef p(labels, K, seed):\n"
+     " return Partition(torch.arange(61.0), torch.arange(5) * 15 + (torch.arange(5) > 3))", "expected an owner "),
     ("aggregate own.py:A", "class A: pass", "lacks some of add, gather and result; expected a function (models (m"),
     ("partition own.py:p", "def p(labels, K, seed): return labels", "returned a tensor (61,); expected a function (la"),
     ("partition own.py:p", "def p(labels, K, seed, gamma): pass", "its argument gamma is no flag; expected a function"),
@@ -121,6 +124,8 @@ LATER = [
      "server returned an object of builtins.dict; expected a model with the names, shapes and dtypes of w_t "),
     ("transform own.py:f", "f = Transform(record=lambda now, got: {'a': float('nan')})", "ValueError: Out of range"),
     ("transform own.py:f", "f = Transform(record=lambda now, got: {'a': torch.ones(1)})", "TypeError: Object of type"),
+    ("transform own.py:f", "f = Transform(client=lambda now, update: update._replace(reports=['a']))", "client re"),
+    ("transform own.py:f", "f = Transform(record=lambda now, got: {'round': 7})", "record returned an object of b"),
     ("transform own.py:f", "f = Transform(bytes=lambda w: 1.5)", "bytes returned an object of builtins.float; expecte"),
     ("transform own.py:f", "f = Transform(client=lambda now, update: update._replace(w={}))", "client returned an obj"),
     ("model own.py:Odd", "class Odd(nn.Linear):\n    def __init__(self, shape, classes):\n"
