@@ -1,7 +1,7 @@
 """The processes that share out the clients of each round.
 
-Rank 0 selects, aggregates, records and prints; every rank trains its share and holds the same model. Here is what
-every part of a run asks of them, and a run of one process; fl/distributed.py is the group of several.
+Rank 0 selects, aggregates, records and prints; every rank trains its share and holds the same model. `Group` has what
+the parts of a run ask of the others, for a process that is alone. fl/distributed.py is the group of several.
 """
 
 from __future__ import annotations
