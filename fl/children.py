@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fl.errors import DivergedError, RunFolderError, RunnerError, WorkerError, reason
+from fl.launch import VARIABLES
 from fl.signals import held, uninterrupted
 
 SCRIPT = Path(__file__).parents[1] / "run_federated.py"
@@ -102,8 +103,7 @@ def alone() -> dict[str, str]:
 
     A launcher may have set them for this process, even where it is the only one.
     """
-    launched = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    return {name: value for name, value in os.environ.items() if name not in launched} | {"OMP_NUM_THREADS": "1"}
+    return {name: value for name, value in os.environ.items() if name not in VARIABLES} | {"OMP_NUM_THREADS": "1"}
 
 
 def go_with(parent: int) -> None:

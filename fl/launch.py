@@ -8,6 +8,8 @@ from typing import NamedTuple
 from fl.config import Config
 from fl.errors import FlagError
 
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
 
 class Launch(NamedTuple):
     """The place of this process among `world_size`, and among those of its machine."""

@@ -47,8 +47,8 @@ def load_data(config: Config) -> Dataset:
             refuse(flag, value, "has clients that are not (n,) int64 on the CPU, in which each of 0 to K - 1 occurs")
         with told(flag, value, "inputs out of its first examples"):
             draws = torch.zeros(2, dtype=torch.int64)
-            made = (data.batch(data.train, slice(0, 2))[0], data.inputs(torch.arange(2) % len(data.train), draws))
-        if not all(torch.isfinite(x).all() for x in made):
+            plain, drawn = data.batch(data.train, slice(0, 2))[0], data.inputs(torch.arange(2) % len(data.train), draws)
+        if not (torch.isfinite(plain).all() and torch.isfinite(drawn).all()):
             refuse(flag, value, f"makes inputs that are not finite (mean is {data.mean}, std is {data.std})")
     return as_asked(data, config)
 

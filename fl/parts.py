@@ -128,11 +128,11 @@ def _rule_of(config: Config) -> Callable[..., Any]:
     flag, value = "aggregate", config.aggregate
     cheaper = entry_of(flag, value).instead
     rule = callable_of(flag, (cheaper and cheaper(config)) or value, AGGREGATE)
-    if is_own(flag, value) and isinstance(rule, type):
+    if not is_own(flag, value):
+        return rule
+    if isinstance(rule, type):
         if not all(callable(getattr(rule, name, None)) for name in ("add", "gather", "result")):
             refuse(flag, value, f"lacks some of add, gather and result; expected {AGGREGATE}")
-        return rule
-    if not is_own(flag, value):
         return rule
 
     @wraps(rule)

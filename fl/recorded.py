@@ -43,6 +43,8 @@ def federated_rounds(
 
     `start` is rank 0's, which decides where the run goes on. Raises DivergedError when a model is not finite.
     """
+    if group.size > 1:
+        check_partition(x, group)
     begun = everywhere(x, group, start)
     x = replace(x, noise_key=key) if (key := key_of(x.config, group)) else x
     x = replace(x, mask_key=group.secret()) if x.config.secure_aggregation else x
@@ -58,7 +60,6 @@ def everywhere(x: Experiment, group: Group, start: Round | None) -> Begun:
         w = pretrained(x.model, x.proxy, x.config) if x.proxy and group.rank == 0 else x.w
         begun = Begun(0, w, Kept(), fresh=True)
     if group.size > 1:
-        check_partition(x, group)
         t, fresh, kept = group.content_from(0, (begun.t, begun.fresh, [begun.kept.server, begun.kept.clients]))
         w = {name: group.from_first(tensor.contiguous()) for name, tensor in begun.w.items()}
         begun = Begun(t, w, Kept(*kept), fresh)
