@@ -111,12 +111,11 @@ def correct(model: nn.Module, correction: Correction, x: Tensor, y: Tensor) -> N
     if correction.anchor:
         anchor = {name: correction.anchor[name][0].detach().requires_grad_() for name in parameters}
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}  # left as they are
-        gradients = torch.autograd.grad(
-            F.cross_entropy(functional_call(model, anchor | buffers, (x,)), y), list(anchor.values())
-        )
+        loss = F.cross_entropy(functional_call(model, anchor | buffers, (x,)), y)
+        gradients = torch.autograd.grad(loss, list(anchor.values()), allow_unused=True, materialize_grads=True)
         at_anchor = {name: g.unsqueeze(0) for name, g in zip(anchor, gradients, strict=True)}
     for name, p in parameters.items():
-        if p.grad is None:  # frozen
+        if p.grad is None:  # frozen, or not used by the model
             continue
         correction.apply(name, p.grad.unsqueeze(0), p.detach().unsqueeze(0), at_anchor.get(name))
 
@@ -125,6 +124,7 @@ def gradient_sum(model: nn.Module, data: Dataset, indices: Tensor) -> State:
     """n_k times the gradient of the mean loss over the examples `indices` (n_k,) at the model's weights, by parameter.
 
     Of the examples as they are, because one gradient of all of them has no visits that augmentation could draw for.
+    Zero for parameters that the model does not use.
     """
     model.train()
     parameters = dict(model.named_parameters())
@@ -132,7 +132,8 @@ def gradient_sum(model: nn.Module, data: Dataset, indices: Tensor) -> State:
     for b in indices.split(500):
         x, y = data.batch(data.train, b)
         loss = F.cross_entropy(model(x), y, reduction="sum")
-        for name, g in zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True):
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True, materialize_grads=True)
+        for name, g in zip(parameters, gradients, strict=True):
             total[name] += g
     if data.train.targets.dim() > 1:  # the mean is over their targets
         scale = len(indices) / int((data.train.targets[indices] != IGNORED).sum())

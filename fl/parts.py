@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, wraps
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,21 +19,20 @@ from torch.nn.parameter import is_lazy
 
 from data.dataset import Dataset
 from data.partition import Partition
+from fl import returned
 from fl.aggregates.robust import Robust
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm, alike
 from fl.config import FLAGS, Config
 from fl.names import entry_of, is_own, named, refuse, told
-from fl.returned import are_transfers, are_weights, is_kept, is_like, is_model_and_kept, is_record, is_update, kind_of
+from fl.returned import kind_of
 from fl.rng import seeded
-from fl.state import Got, RoundStart, Told
+from fl.state import Got, RoundStart
 from fl.transforms.attack import attack
 from fl.transforms.clip import clip
 from fl.transforms.compress import compress
 from fl.transforms.noise import noise
 from fl.transforms.transform import Transform
-
-T = TypeVar("T")
 
 MODEL = "a function (shape, classes) -> torch.nn.Module"
 PARTITION = "a function (labels, num_clients, seed, flags by their names) -> data.partition.Partition"
@@ -117,7 +116,22 @@ def aggregate_of(config: Config) -> Callable[[RoundStart], Aggregate]:
 
         return Secure
     named = _rule_of(config)
-    return named if isinstance(named, type) else partial(Robust, named)
+    if not isinstance(named, type):
+        return partial(Robust, named)
+    return partial(_own_aggregate, config.aggregate, named) if is_own("aggregate", config.aggregate) else named
+
+
+def _own_aggregate(value: str, make: Callable[[RoundStart], Any], now: RoundStart) -> Aggregate:
+    """One of the user's own class, whose result is refused if it is no model."""
+    with told("aggregate", value, AGGREGATE):
+        aggregate: Aggregate = make(now)
+
+    def good(made: Any, denominator: float) -> bool:
+        return returned.is_like(made, now.w)
+
+    checked = returned.checked("aggregate", value, "result", aggregate.result, f"a model {LIKE_W}", good)
+    aggregate.result = checked  # type: ignore[method-assign]
+    return aggregate
 
 
 def _rule_of(config: Config) -> Callable[..., Any]:
@@ -154,15 +168,15 @@ def algorithm_of(config: Config) -> Algorithm:
         return replace(algorithm, weights=alike) if config.noise_multiplier else algorithm
     if not isinstance(algorithm, Algorithm):
         refuse(flag, value, f"is {kind_of(algorithm)}; expected {ALGORITHM}")
-    if not are_transfers(algorithm.transfers):
+    if not returned.are_transfers(algorithm.transfers):
         refuse(flag, value, f"transfers is {algorithm.transfers!r}; expected two integers from 0 to 1,000")
     checks: dict[str, tuple[str, Callable[..., bool]]] = {
-        "tell": ("a Told", lambda made, *_: isinstance(made, Told)),
-        "weights": ("a number >= 0 for each report", are_weights),
-        "server": (f"(a model {LIKE_W}, a {KEPT})", is_model_and_kept),
+        "tell": ("a Told whose tensors are stacked as fl/state.py says", returned.is_told),
+        "weights": ("a number >= 0 for each report", returned.are_weights),
+        "server": (f"(a model {LIKE_W}, a {KEPT})", returned.is_model_and_kept),
         "prepare": ("a RoundStart", lambda made, *_: isinstance(made, RoundStart)),
     }
-    return _with_checks(flag, value, algorithm, checks)
+    return returned.with_checks(flag, value, algorithm, checks)
 
 
 def transforms_of(config: Config) -> list[Transform]:
@@ -189,17 +203,17 @@ def _transform(config: Config, value: str) -> Transform:
     if not is_own(flag, value):
         return transform
     checks: dict[str, tuple[str, Callable[..., bool]]] = {
-        "client": ("an Update for the same clients, each tensor (S, ...) of w_t's shape and dtype", is_update),
-        "server": (f"a model {LIKE_W}", lambda made, now, mean: is_like(made, now.w)),
+        "client": ("an Update for the same clients, each tensor (S, ...) of w_t's shape and dtype", returned.is_update),
+        "server": (f"a model {LIKE_W}", lambda made, now, mean: returned.is_like(made, now.w)),
         "finish": ("a Got", lambda made, *_: isinstance(made, Got)),
-        "keeps": (f"a {KEPT}", lambda made, *_: is_kept(made)),
+        "keeps": (f"a {KEPT}", lambda made, *_: returned.is_kept(made)),
         "record": (
             "a dict of what JSON can hold, without keys that every record has",
-            lambda made, *_: is_record(made),
+            lambda made, *_: returned.is_record(made),
         ),
         "bytes": ("an int from 0 to 2^53", lambda count, *_: isinstance(count, int) and 0 <= count <= 2**53),
     }
-    return _with_checks(flag, value, transform, checks)
+    return returned.with_checks(flag, value, transform, checks)
 
 
 def flags_of(function: Callable[..., Any], config: Config, after: int, optional: bool = True) -> dict[str, Any]:
@@ -217,24 +231,3 @@ def callable_of(flag: str, value: str, expected: str) -> Callable[..., Any]:
     if not callable(found) or isinstance(found, nn.Module):
         refuse(flag, value, f"is {kind_of(found)}; expected {expected}")
     return found  # type: ignore[no-any-return]
-
-
-def _with_checks(flag: str, value: str, part: T, checks: Mapping[str, tuple[str, Callable[..., bool]]]) -> T:
-    """The part with functions that are refused as soon as they return something else than they should."""
-
-    def checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        expected, good = checks[name]
-
-        @wraps(function)
-        def call(*args: Any) -> Any:
-            with told(flag, value, f"{name} to return {expected}"):
-                made = function(*args)
-                right = good(made, *args)
-            if not right:
-                refuse(flag, value, f"{name} returned {kind_of(made)}; expected {expected}")
-            return made
-
-        return call
-
-    functions = {name: getattr(part, name) for name in checks}
-    return replace(part, **{name: checked(name, function) for name, function in functions.items() if function})  # type: ignore[type-var]

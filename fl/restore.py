@@ -16,6 +16,8 @@ from fl.client_files import ClientFiles
 from fl.config import Config, identity
 from fl.errors import RunFolderError
 from fl.experiment import Experiment
+from fl.names import is_own
+from fl.returned import is_kept
 from fl.state import Got, Kept, Report, RoundStart, State
 
 
@@ -115,21 +117,31 @@ def _federated(kept: Kept, x: Experiment) -> Kept:
     like = _kept_after_a_round(x)
     names = set(like.clients.get(0, {})) | ({"optimizer"} if x.config.keep_optimizer_state else set())
     template = _stepped(x) if x.config.keep_optimizer_state else {}
-    if kept.server or kept.clients.keys() - {k for k, state in kept.clients.items() if set(state) == {"optimizer"}}:
+    free = _keeps_what_it_likes(x.config)
+    begun = kept.server or kept.clients.keys() - {k for k, one in kept.clients.items() if set(one) == {"optimizer"}}
+    if free and not is_kept(kept):
+        raise ValueError("server: expected tensors by two names")
+    if begun and not free:
         _match(kept.server, like.server, "server")  # it begins to be filled with the first update that counts
     clients: dict[int, dict[str, Any]] = {}
     for k, state in _by_client(kept.clients, x.config, "clients").items():
         _of(dict, state, f"client {k}")
-        if not state or not set(state) <= names:
+        if not state or not (free or set(state) <= names):
             raise ValueError(
                 f"client {k}: keeps {', '.join(map(str, state)) or 'nothing'}, which its flags do not ask for"
             )
         clients[k] = state
-        if "optimizer" in state:
+        if "optimizer" in state and template:
             clients[k] = state | {"optimizer": _optimizer(state["optimizer"], template, f"client {k} optimizer")}
         for name in state.keys() - {"optimizer"}:
-            _match(state[name], like.clients[0][name], f"client {k} {name}")
+            if not free:
+                _match(state[name], like.clients[0][name], f"client {k} {name}")
     return Kept(kept.server, clients)
+
+
+def _keeps_what_it_likes(config: Config) -> bool:
+    """Whether a part of the user's own decides what is kept. That may differ from round to round."""
+    return is_own("algorithm", config.algorithm) or any(is_own("transform", value) for value in config.transform)
 
 
 def _of(kind: type, value: Any, where: str) -> Any:

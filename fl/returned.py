@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from fl.names import refuse, told
 from fl.records import FIELDS
-from fl.state import Kept, Report, RoundStart, State, Update
+from fl.state import Correction, Kept, Report, RoundStart, State, Told, Update
+
+T = TypeVar("T")
+
+
+def with_checks(flag: str, value: str, part: T, checks: Mapping[str, tuple[str, Callable[..., bool]]]) -> T:
+    """The part with functions that are refused as soon as they return something else than they should."""
+    functions = {name: getattr(part, name) for name in checks}
+    return replace(part, **{  # type: ignore[type-var]
+        name: checked(flag, value, name, function, *checks[name]) for name, function in functions.items() if function
+    })  # fmt: skip
+
+
+def checked(
+    flag: str, value: str, name: str, function: Callable[..., Any], expected: str, good: Callable[..., bool]
+) -> Callable[..., Any]:
+    @wraps(function)
+    def call(*args: Any) -> Any:
+        with told(flag, value, f"{name} to return {expected}"):
+            made = function(*args)
+            right = good(made, *args)
+        if not right:
+            refuse(flag, value, f"{name} returned {kind_of(made)}; expected {expected}")
+        return made
+
+    return call
 
 
 def kind_of(value: object) -> str:
@@ -17,6 +46,29 @@ def kind_of(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)}"
     return "None" if value is None else f"an object of {type(value).__module__}.{type(value).__qualname__}"
+
+
+def is_told(made: Any, now: RoundStart, clients: Sequence[int]) -> bool:
+    """Whether the correction has all parameters, and `start` none but the model's, each for one or all of S clients."""
+    if not isinstance(made, Told) or not isinstance(made.correction, Correction):
+        return False
+    c, S = made.correction, len(clients)
+    whole = [state for state in (c.centre, c.anchor, c.drift) if state is not None]
+    return (
+        isinstance(c.pull, float | int)
+        and all(are_stacked(state, now.w, 1) for state in (c.centre, c.anchor) if state is not None)
+        and all(are_stacked(state, now.w, S) for state in (c.drift, made.start) if state is not None)
+        and all(state.keys() >= set(now.trained) for state in whole)
+        and (c.scale is None or (isinstance(c.scale, Tensor) and c.scale.shape == (S,)))
+    )
+
+
+def are_stacked(made: Any, w: State, S: int) -> bool:
+    """Whether these are some of the model's tensors, each for S clients or one for all of them."""
+    return isinstance(made, dict) and all(
+        name in w and isinstance(v, Tensor) and v.shape in ((1, *w[name].shape), (S, *w[name].shape))
+        for name, v in made.items()
+    )
 
 
 def are_weights(weights: Any, now: RoundStart, reports: Any) -> bool:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import run_federated
 from tests.conftest import SMALL
@@ -109,6 +110,13 @@ LATER = [
      "returned a tensor (2, 195) of models (2, 195); expected a function (models (m, P)"),
     ("aggregate own.py:f", "def f(models, weights, config): return models[9]", "IndexError: index 9 is out of bounds"),
     ("algorithm own.py:f", "f = Algorithm(tell=lambda now, clients: {})", "tell returned an object of builtins.dict; "),
+    ("algorithm own.py:f", "f = Algorithm(tell=lambda now, clients: Told(Correction(drift={'a': now.n})))",
+     "tell returned an object of fl.state.Told; expected a Told whose tensors are stacked as fl/state.py says"),
+    ("algorithm own.py:f", "f = Algorithm(tell=lambda now, clients: Told(Correction(drift=now.w)))", "tell ret"),
+    ("algorithm own.py:f", "f = Algorithm(tell=lambda now, clients: Told(start={'nose': torch.ones(1, 3)}))", "tell r"),
+    ("aggregate own.py:A", "class A(Mean):\n    def result(self, denominator):\n"
+     "        return {name: w.double() for name, w in super().result(denominator).items()}",
+     "result returned an object of builtins.dict; expected a model with the names, shapes and dtypes of w_t and"),
     ("algorithm own.py:f", "f = Algorithm(server=lambda now, got: got.mean)", "server returned an object of builtins."),
     ("algorithm own.py:f", "f = Algorithm(server=lambda now, got: (now.nothing, got.kept))", "AttributeError: 'RoundS"),
     ("algorithm own.py:f", "f = Algorithm(weights=lambda now, reports: [])", "weights returned an object of builtins"),
@@ -154,6 +162,41 @@ def test_what_goes_wrong_in_a_round_is_said_in_one_line(words, source, said, own
     assert said in line
     assert not trace or (trace[0].startswith("Traceback") and str(own) in trace[1])
     assert [record["round"] for record in done.records] in ([0], [])
+
+
+IDLE = """
+class Idle(Net):
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.idle = nn.Parameter(torch.ones(2))
+"""
+
+
+def test_parameters_that_a_model_does_not_use_stay_as_they_are(own, command):
+    own.write_text(OWN + IDLE)
+    done = command("federated", "--model own.py:Idle --algorithm fsvrg --optimizer sgd")
+    assert done.code == 0, done.err
+    assert torch.equal(torch.load(done.folder / "model.pt")["idle"], torch.ones(2))
+
+
+LATE = """
+def server(now, got):
+    kept = got.kept
+    if now.t > 2:
+        before = kept.server.get("mean", got.mean)
+        kept = kept.with_server(mean=got.mean).with_clients({0: {f"round {now.t}": got.mean}})
+        return {name: (w + before[name]) / 2 for name, w in got.mean.items()}, kept
+    return got.mean, kept
+late = Algorithm(server=server)
+"""
+
+
+def test_what_an_algorithm_keeps_may_begin_in_a_later_round(own, command):
+    own.write_text(OWN + LATE)
+    assert command("federated", "--algorithm own.py:late --global_epoch 3", folder="part").code == 0
+    rest = command("federated", "--resume --global_epoch 5", folder="part")
+    assert rest.code == 0, rest.err
+    assert rest.sha256 == command("federated", "--algorithm own.py:late --global_epoch 5").sha256
 
 
 def test_a_model_of_ours_that_does_not_fit_ones_own_data_is_one_line(own, command):

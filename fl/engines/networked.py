@@ -11,11 +11,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from torch import Tensor
-
 from fl.config import Config
 from fl.errors import WorkerError
 from fl.experiment import Experiment
+from fl.returned import is_like
 from fl.state import Report, RoundStart, State, Tell, Told, Update, tell_nothing
 
 MALFORMED, WRONG_COUNT = "malformed answer", "claims {} examples and has {}"
@@ -139,11 +138,3 @@ def is_score(answer: Any) -> bool:
         return False
     accuracy, loss = answer.get("accuracy"), answer.get("loss")
     return type(accuracy) is float and 0 <= accuracy <= 1 and type(loss) is float and math.isfinite(loss)
-
-
-def is_like(made: Any, like: State) -> bool:
-    """Whether that is a state_dict with the names, shapes and types of `like`."""
-    if not isinstance(made, dict) or made.keys() != like.keys():
-        return False
-    pairs = [(made[name], tensor) for name, tensor in like.items()]
-    return all(isinstance(one, Tensor) and (one.shape, one.dtype) == (v.shape, v.dtype) for one, v in pairs)
