@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from fl.errors import DivergedError, RunFolderError, RunnerError, WorkerError, reason
 from fl.launch import VARIABLES
-from fl.signals import held, uninterrupted
+from fl.signals import held, uninterrupted, without_terminal
 
 SCRIPT = Path(__file__).parents[1] / "run_federated.py"
 SECONDS_TO_STOP = 60.0  # for a checkpoint; it takes one round's write at most
@@ -77,13 +77,9 @@ def ended(jobs: Sequence[Job], most: int, look: Callable[[Sequence[Job]], None])
 
 def start(job: Job) -> subprocess.Popen[bytes]:
     """Start the run on one thread. Raises RunFolderError if there is no place for its log, or no process for it."""
-    # Ctrl-C and a terminal that closes reach every process of the terminal, but this one decides what follows. A new
-    # process inherits which signals are blocked.
-    blocked = {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked) if hasattr(signal, "pthread_sigmask") else None
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        with job.log.open("ab") as log:  # after what it said when it was started before
+        with job.log.open("ab") as log, without_terminal():  # after what it said when it was started before
             log.write(f"{STARTED} {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
             log.flush()
             return subprocess.Popen(
@@ -93,9 +89,6 @@ def start(job: Job) -> subprocess.Popen[bytes]:
             )  # fmt: skip
     except OSError as error:
         raise RunFolderError(f"{error.filename or job.folder}: {reason(error)}") from None
-    finally:
-        if before is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def alone() -> dict[str, str]:

@@ -66,6 +66,22 @@ def held() -> Iterator[None]:
 
 
 @contextmanager
+def without_terminal() -> Iterator[None]:
+    """Processes that are started in here hear neither Ctrl-C nor a terminal that closes.
+
+    Both reach every process of a terminal, but the one that starts others decides what follows. A new process inherits
+    which signals are blocked.
+    """
+    blocked = {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def uninterrupted() -> Iterator[None]:
     """Signals wait until the block is done, and are obeyed then: a round's line and its checkpoint belong together."""
     with held():

@@ -9,7 +9,6 @@ import json
 import os
 import pkgutil
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from fl.errors import DataError, DivergedError, FlagError, WorkerError
 from fl.group import Group
 from fl.guard import complain_of_own, explain
 from fl.launch import torchrun
+from fl.signals import without_terminal
 from fl.streams import complain
 from fl.worker import PRELOAD, announce
 
@@ -102,18 +102,11 @@ def _child(job: dict[str, Any], inherited: Sequence[int]) -> subprocess.Popen[by
     On its stdout it says that it is about to join, and nothing else.
     """
     code = "import sys; sys.path[:] = sys.argv[1:]; from fl.worker import main; main('fl.workers:work_as')"
-    # Ctrl-C and a terminal that closes reach every process of the terminal, but rank 0 decides what follows. A new
-    # process inherits which signals are blocked.
-    blocked = {getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked) if hasattr(signal, "pthread_sigmask") else None
-    try:
+    with without_terminal():  # rank 0 decides what follows
         child = subprocess.Popen(
             [sys.executable, "-c", code, *map(os.path.abspath, sys.path)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=inherited,
         )  # fmt: skip
-    finally:
-        if before is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert child.stdin
     with suppress(BrokenPipeError):  # it is gone already, which `look_after` notices
         child.stdin.write(json.dumps(job).encode() + b"\n")
