@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None, script: str, description: str, train: Calla
         # Imported only now, because from here on a signal finds someone who obeys it.
         from fl.command_line import parse
         from fl.launch import check_launch
+        from fl.names import USED
 
+        USED.clear()  # an earlier run of this process, in a notebook, may have had other parts
         config = parse(sys.argv[1:] if argv is None else argv, script, description)
         check_launch(config, script)
         train(config)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import run_federated
+from fl.names import USED
 from tests.conftest import SMALL
 
 FILE = Path(__file__).with_name("own.py")
@@ -150,6 +151,13 @@ def test_a_model_of_ones_own_is_blamed_for_what_happens_in_its_layers(own, comma
     (line,) = done.err.splitlines()
     assert done.code == 2
     assert line.startswith("run_federated.py: --model own.py:odd: ValueError: Expected more than 1 value per channel")
+
+
+def test_a_later_run_of_the_process_blames_no_part_of_an_earlier_one(command, own):
+    assert command("federated", "--model own.py:net --global_epoch 1").code == 0
+    assert USED
+    assert command("federated", "--global_epoch 1").code == 0
+    assert not USED
 
 
 @pytest.mark.parametrize(("words", "source", "said"), LATER)
