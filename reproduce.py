@@ -81,31 +81,32 @@ def reproduce(argv: Sequence[str]) -> bool:
         print("\n".join(f"{name}  {told[name]}" for name in names))
         return True
 
-    from fl import reproduction
+    from fl import figure1, reproduction
 
     place, look, holds = destination("--out", words.out) / words.paper, reproduction.within(budget), True
+    done: dict[str, reproduction.Line] = {}
     try:
         reproduction.lines_of(list(targets.values()), place)  # a damaged result is said before hours of training
         if "figure1" in names:
-            from fl import figure1
-
             holds = figure1.reproduce(seeds, argv[at + 1 :], place, look)
         for target in wanted:
             print(f"{target.name}: {target.theirs} published", flush=True)
-            reproduction.reproduce(target, seeds, place, jobs, look)
+            done[target.name] = reproduction.reproduce(target, seeds, place, jobs, look)
     except reproduction.OutOfTimeError as error:
         complain(f"{error}; give the command again to go on")
+        holds = "figure1" not in names or figure1.holds_so_far(place)
     if not wanted:
         return holds
     lines = reproduction.lines_of(list(targets.values()), place)
     reproduction.publish(lines, place)
-    shown = [line for line in lines if line.target.name in names]
+    chosen_ones = [line for line in lines if line.target.name in names]
+    shown = [done.get(line.target.name, line) for line in chosen_ones]
     print(reproduction.on_screen(shown))
     print(f"table.md and table.json in {place}")
     if words.write_presets:
         folder = Path("configs") / words.paper
         folder.mkdir(parents=True, exist_ok=True)
-        for line in shown:
+        for line in chosen_ones:
             if preset := reproduction.preset(line, words.paper):
                 path = folder / f"{line.target.name.replace('/', '-')}.txt"
                 write_atomic(path, preset.encode())

@@ -108,12 +108,13 @@ class RunFolder:
         if self.config.overwrite:
             for name in reversed(OURS[1:]):  # the checkpoint first: without it nothing can go on from the old run
                 (self.path / name).unlink(missing_ok=True)
+        # These tell of an earlier end of the run. They go before there are flags of a longer run, because with those
+        # they would say that it is finished.
+        for name in ("summary.json", "client_accuracy.json", DIVERGED):
+            (self.path / name).unlink(missing_ok=True)
         flags = dataclasses.asdict(self.config) | {"device": str(self.x.device), "run_dir": str(self.path)}
         self._write_json("config.json", {"script": self.script} | flags)
         self.clients.drop_all_but({k: t for k, (_, t) in self.clients.written.items()})
-        # What was drawn and summed up speaks of an earlier end.
-        for name in ("summary.json", "client_accuracy.json", DIVERGED):
-            (self.path / name).unlink(missing_ok=True)
         self._write_json("environment.json", {"resumed_at_round": [], "resumed_with": []} | now)
         write_atomic(self.path / "metrics.jsonl", lines)
         self.metrics = Journal(self.path / "metrics.jsonl", lines)

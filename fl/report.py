@@ -8,14 +8,14 @@ from statistics import mean, stdev
 from typing import Any
 
 from fl.differences import LEVEL, about, difference_cells, differences, is_telling, reference
-from fl.tables import Row, as_markdown, cells
+from fl.tables import Row, as_markdown, cells, escaped
 
 
 def markdown_report(rows: Sequence[Row]) -> str:
     """The figures of the screen: the table and, where experiments share seeds, the differences."""
     text = as_markdown(cells(rows))
     if is_telling(differences(rows)):
-        text += f"\n{about(rows)}\n\n{as_markdown(difference_cells(rows))}"
+        text += f"\n{escaped(about(rows))}\n\n{as_markdown(difference_cells(rows))}"
     return text
 
 

@@ -60,6 +60,11 @@ class Line(NamedTuple):
         return len(self.accuracy)
 
     @property
+    def extent(self) -> tuple[int, int]:
+        """Rounds and seeds; more rounds count before more seeds."""
+        return (self.had if self.setting else 0), self.n
+
+    @property
     def known(self) -> list[float]:
         return [one for one in self.accuracy if one is not None]
 

@@ -37,13 +37,15 @@ def search(target: Target, seeds: int, run: Bench) -> dict[str, Any]:
             limits = [math.ceil(reached)]
     best = best_of(scores)
     rate = rate_of(target.start, best)
-    final = [score(one, accuracy) for one in run([trial(target, rate, k, target.limit) for k in range(seeds)])]
+    ends = run([trial(target, rate, k, target.limit) for k in range(seeds)])
+    final = [score(one, accuracy) for one in ends]
     return {
         "cell": target.name,
         "rate": rate,
         "rates_tried": {f"{rate_of(target.start, i):g}": scores[i]._asdict() for i in sorted(scores)},
         "rounds": [one.rounds for one in final],
         "best_accuracy": [one.accuracy for one in final],
+        "diverged": [one.diverged for one in ends],
     }
 
 
@@ -52,21 +54,31 @@ def trial(target: Target, rate: float, seed: int, limit: int) -> Trial:
 
 
 def score(run: Outcome, accuracy: float) -> Score:
+    """A run that diverged is worse than any other."""
     if run.diverged:
         return Score(None, 0.0)
     return Score(rounds_to_target(run.records, accuracy), max(run.accuracies))
 
 
 class Line(NamedTuple):
-    """Ours beside theirs. rounds: of each seed, None where the target was not reached; rate is None if not run."""
+    """Ours beside theirs. rounds: of each seed, None where the target was not reached; rate is None if not run.
+
+    diverged: how many of the seeds did.
+    """
 
     target: Target
     rate: float | None
     rounds: list[float | None]
+    diverged: int = 0
 
     @property
     def n(self) -> int:
         return len(self.rounds)
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """As that of an accuracy: no cell has fewer rounds in one call than in another."""
+        return self.target.limit, self.n
 
     @property
     def ratio(self) -> float | None:
@@ -87,9 +99,10 @@ class Line(NamedTuple):
 
     @property
     def ours(self) -> str:
+        lost = f", {self.diverged} diverged" if self.diverged else ""
         if self.rounds and not any(one is not None for one in self.rounds):
-            return f"not in {self.target.limit}"
-        return spread(self.rounds, ".1f")
+            return f"not in {self.target.limit}{lost}"
+        return spread(self.rounds, ".1f") + lost
 
     def cells(self) -> list[str]:
         ratio = "-" if self.ratio is None else f"{self.ratio:.2f}"
@@ -100,7 +113,7 @@ class Line(NamedTuple):
     def told(self) -> dict[str, Any]:
         """The line in full precision."""
         return {"cell": self.target.name, "theirs": self.target.rounds, "ours": self.rounds, "rate": self.rate,
-                "ratio": self.ratio, "verdict": self.verdict}  # fmt: skip
+                "diverged": self.diverged, "ratio": self.ratio, "verdict": self.verdict}  # fmt: skip
 
 
 def read(target: Target, result: dict[str, Any] | None) -> Line:
@@ -113,4 +126,5 @@ def read(target: Target, result: dict[str, Any] | None) -> Line:
     known = [one for one in rounds if one is not None]
     if not all(map(NUMBER.holds, [rate, *known])) or not all(0 <= one <= target.limit for one in known) or rate <= 0:
         raise ValueError("a rate or rounds that cannot be")
-    return Line(target, float(rate), [None if one is None else float(one) for one in rounds])
+    diverged = result.get("diverged", [])  # earlier versions did not say
+    return Line(target, float(rate), [None if one is None else float(one) for one in rounds], sum(map(bool, diverged)))

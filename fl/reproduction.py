@@ -54,10 +54,16 @@ def within(budget_minutes: float | None) -> Callable[[], None]:
     return look
 
 
-def reproduce(target: PublishedCell, seeds: int, place: Path, jobs: int, look: Callable[[], None]) -> None:
-    """Run the cell, and write its result into its folder."""
-    result = KINDS[type(target)].search(target, seeds, bench(target.name, place, jobs, look))
-    write_atomic(place / target.name / RESULT, (json.dumps(result, indent=2) + "\n").encode())
+def reproduce(target: PublishedCell, seeds: int, place: Path, jobs: int, look: Callable[[], None]) -> Line:
+    """Run the cell, and write its result into its folder, unless an earlier call had more rounds or more seeds."""
+    kind, path = KINDS[type(target)], place / target.name / RESULT
+    result = kind.search(target, seeds, bench(target.name, place, jobs, look))
+    line = kind.read(target, result)
+    if line_of(target, path).extent > line.extent:
+        print(f"{path} keeps the result of an earlier call, which had more rounds or more seeds")
+    else:
+        write_atomic(path, (json.dumps(result, indent=2) + "\n").encode())
+    return line
 
 
 def lines_of(targets: Sequence[PublishedCell], place: Path) -> list[Line]:

@@ -112,17 +112,21 @@ def check_flags(names: Sequence[str], folder: Path, recorded: dict[str, Any], co
 def check_stop(folder: Path, records: Sequence[dict[str, Any]], config: Config) -> None:
     """Raise FlagError if a run with these flags would have stopped before the last round that is on record.
 
-    Only rounds count that it would have evaluated; others were once the last of a shorter run.
+    It would have ended at none but those that --eval_every asks for; others were once the last of a shorter run. But
+    what such a round found is known to --stop_below all the same.
     """
     target = config.target_accuracy[-1] if config.stop_at_target else math.inf
     least, first = floor(config.stop_below) if config.stop_below else (0.0, 0)
-    best = 0.0
+    best = seen = 0.0
     for record in records[:-1]:
         t = record["round"]
-        if record["test_accuracy"] is None or t % config.eval_every:
+        if record["test_accuracy"] is None:
+            continue
+        seen = max(seen, record["test_accuracy"])
+        if t % config.eval_every:
             continue
         best = max(best, record["test_accuracy"])
-        is_hopeless = t >= first and best < least
+        is_hopeless = t >= first and seen < least
         if best >= target or is_hopeless:
             flag = f"--stop_below {config.stop_below}" if is_hopeless else "--stop_at_target"
             raise FlagError(

@@ -37,7 +37,7 @@ ENDS = (
     Quantity("test_accuracy", "accuracy %", 100, ".2f"),
     Quantity("best_test_accuracy", "best %", 100, ".2f"),
     Quantity("test_loss", "loss", 1, ".4f"),
-    Quantity("rounds", "rounds", 1, ".4g"),
+    Quantity("rounds", "rounds", 1, ".9g"),
 )
 # How clients do on their own tests: by the model that they are tested with, and a figure over them.
 CLIENTS = {
@@ -111,6 +111,8 @@ def spread(values: Sequence[float | None], spec: str) -> str:
 
 def figure(value: float, spec: str) -> str:
     """The number as `spec` has it, but for a loss that exploded, which is said in powers of ten."""
+    if spec.endswith("g"):  # a count, whose mean over seeds may have a part of one
+        return format(round(value, 1), spec)
     if abs(value) < LONG or "," in spec:
         return format(value, spec)
     return format(value, "+.2e" if spec.startswith("+") else ".2e")
@@ -134,11 +136,15 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 def as_markdown(lines: Sequence[Sequence[str]]) -> str:
     """A table of Markdown, with the first of the lines as its heading; numbers are aligned at the right."""
-    # An underscore within a word is only that; at either end of one it would be emphasis.
-    signs = r"([\\|*<`~&[]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))"
-    heading, *body = [[re.sub(signs, r"\\\1", cell) for cell in line] for line in lines]
+    heading, *body = [[escaped(cell) for cell in line] for line in lines]
     rules = ["---", *["---:"] * (len(heading) - 1)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (heading, rules, *body))
+
+
+def escaped(text: str) -> str:
+    """The text for Markdown, which gives some signs a meaning of its own."""
+    # An underscore within a word is only that; at either end of one it would be emphasis.
+    return re.sub(r"([\\|*<`~&$[]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
 
 
 def as_csv(rows: Sequence[Row]) -> str:

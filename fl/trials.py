@@ -10,7 +10,7 @@ from fl.command_line import parse
 from fl.config import Config
 from fl.errors import RunFolderError
 from fl.grid import Cell
-from fl.records import has_diverged, read_metrics, rounds_to_target
+from fl.records import has_diverged, is_finished, read_metrics, rounds_to_target
 from fl.sweep import Planned, carry_out, plan_of
 
 
@@ -51,7 +51,12 @@ def bench(cell: str, place: Path, jobs: int, look: Callable[[], None]) -> Bench:
         words = [*trial.words, "--workers", str(workers)]
         config = parse(words, "federated", "")
         planned = plan_of(Cell(cell, trial.folder, words, config), trial.seed, place / cell)
-        return planned._replace(is_over=is_over(outcome(planned.job.folder, config.global_epoch), config))
+        had = outcome(planned.job.folder, config.global_epoch)
+        # A run that was killed after its last round has not written its model and summary yet.
+        is_over = had.diverged or (
+            has_ended(had, config) and (planned.rounds > had.rounds or is_finished(planned.job.folder, had.records))
+        )
+        return planned._replace(is_over=is_over)
 
     def run(trials: Sequence[Trial]) -> list[Outcome]:
         plans = [plan(trial, 1) for trial in trials]
@@ -93,8 +98,8 @@ def outcome(folder: Path, rounds: int) -> Outcome:
     return Outcome(records, has_diverged(folder, records, rounds))
 
 
-def is_over(had: Outcome, config: Config) -> bool:
-    """Whether the run has diverged, has had all its rounds, or is at the target at which it stops."""
-    if had.diverged or (had.records and had.rounds >= config.global_epoch):
+def has_ended(had: Outcome, config: Config) -> bool:
+    """Whether the run has had all its rounds, or is at the target at which it stops."""
+    if had.records and had.rounds >= config.global_epoch:
         return True
     return config.stop_at_target and rounds_to_target(had.records, config.target_accuracy[-1]) is not None

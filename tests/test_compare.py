@@ -93,7 +93,7 @@ def test_numbers_are_the_runs_own(runs):
     assert row[4] == f"{records[-1]['test_loss']:.4f}"
     assert f"{sum(r['examples'] for r in records):,}" in row
     assert f"{sum(r['local_steps'] for r in records):,}" in row
-    assert f"{sum(r['uplink_bytes'] for r in records) / 1e6:.1f}" in row
+    assert row[-2] == f"{sum(r['uplink_bytes'] for r in records) / 1e6:.3f}"
 
 
 @pytest.mark.parametrize(

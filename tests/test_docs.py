@@ -187,9 +187,10 @@ def test_every_file_between_backticks_exists(name):
 def test_every_file_of_the_package_is_in_the_layout():
     """By its own name, or by that of its folder."""
     layout = (ROOT / "docs" / "code.md").read_text().split("## Your own parts")[0]
-    for path in sorted(ROOT.glob("*.py")):
-        assert path.name in layout
-    named = set(re.findall(r"\b((?:fl|data)/\w+(?:\.py|/))", layout))
+    named = set(re.findall(r"\b((?:fl|data)/\w+(?:\.py|/)|\w+\.py)", layout))
+    files = [path.name for path in ROOT.glob("*.py")] + [f"fl/{path.name}" for path in (ROOT / "fl").glob("[!_]*.py")]
+    folders = [f"fl/{path.parent.name}/" for path in (ROOT / "fl").glob("*/__init__.py")]
+    assert {*files, *folders} - named == set()
     assert {name for name in named if not (ROOT / name).exists()} == set()
 
 

@@ -65,9 +65,13 @@ def test_what_is_measured_is_the_loss_on_the_training_set():
 
 
 def test_the_claim_needs_every_seed():
-    assert figure1.claim_holds({"shared": [0.1, 0.2], "different": [-1.0, -2.0]})
-    assert not figure1.claim_holds({"shared": [0.1, -0.01], "different": [-1.0, -2.0]})
-    assert not figure1.claim_holds({"shared": [0.1, 0.2], "different": [-1.0, 0.01]})
+    def found(shared, different):
+        return [figure1.Mixed(start, 0, (0.4, 0.6), average, []) for start, all_of_them in
+                (("shared", shared), ("different", different)) for average in all_of_them]  # fmt: skip
+
+    assert figure1.claim_holds(found([0.3, 0.2], [0.61, 0.9]))
+    assert not figure1.claim_holds(found([0.3, 0.41], [0.61, 0.9]))
+    assert not figure1.claim_holds(found([0.3, 0.2], [0.5, 0.9]))  # better than one of the parents
     assert figure1.words([-1.0, -2.0]) == "worse than the better model by 1.500 ± 0.707 nats"
 
 
@@ -104,7 +108,7 @@ def test_the_cell_leaves_figures_and_a_picture(cell):
 def test_a_claim_that_does_not_hold_is_exit_code_1(cell):
     code, out, _, _ = cell("--init_lr 1e-30")  # nobody learns, so no average is better than its parents
     assert code == 1
-    assert out.splitlines()[-2].endswith("neither: out")
+    assert out.splitlines()[-2].endswith("worse: out")
 
 
 def test_what_diverges_is_one_line(cell):
@@ -140,6 +144,22 @@ def test_seeds_that_are_measured_are_kept(cell, monkeypatch):
     (place / "figure1.json").write_text(json.dumps(told))
     cell("--init_lr 0.2")  # another experiment
     assert seeds == [1, 1, 0, 0, 1, 1]
+
+
+def test_fewer_seeds_than_were_measured_show_and_judge_all_of_them(cell, monkeypatch):
+    _, out, _, place = cell()
+    before = (place / "figure1.png").read_bytes()
+    monkeypatch.setattr(figure1, "mixed", None)
+    assert cell(words="--seeds 1")[1] == out
+    assert (place / "figure1.png").read_bytes() == before
+
+
+def test_a_budget_that_is_spent_does_not_hide_that_the_claim_fails(cell, monkeypatch):
+    _, _, _, place = cell("--init_lr 1e-30")
+    told = json.loads((place / "figure1.json").read_text())
+    (place / "figure1.json").write_text(json.dumps(told | {"mixed": told["mixed"][:2]}))  # ended after one seed
+    code, _, err, _ = cell(words="--budget 1e-9")
+    assert (code, err.splitlines()[-1]) == (1, "--budget 1e-09: is spent; give the command again to go on")
 
 
 def test_the_list_has_the_figure_beside_the_cells(capsys):

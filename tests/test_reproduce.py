@@ -143,7 +143,7 @@ def test_the_best_rate_is_found_and_run_with_every_seed(toy, tmp_path):
     told = {one["cell"]: one for one in json.loads((place / "table.json").read_text())}
     assert told["toy/cell"]["verdict"] == "within"
     assert told["toy/other"] == {
-        "cell": "toy/other", "theirs": 9, "ours": [], "rate": None, "ratio": None, "verdict": "not run",
+        "cell": "toy/other", "theirs": 9, "ours": [], "rate": None, "diverged": 0, "ratio": None, "verdict": "not run",
     }  # fmt: skip
     assert "| toy/other | 9 | - | 0 | - | - | not run |" in (place / "table.md").read_text()
     preset = tmp_path / "configs/mcmahan2017/toy-cell.txt"
@@ -153,6 +153,31 @@ def test_the_best_rate_is_found_and_run_with_every_seed(toy, tmp_path):
     again = toy()
     assert row in again[1].splitlines()
     assert starts(tmp_path) == before  # nothing was run twice
+
+
+def test_fewer_seeds_than_before_leave_the_result_as_it_is(toy, tmp_path):
+    toy("--seeds 2")
+    result = tmp_path / "runs/reproduce/mcmahan2017/toy/cell/result.json"
+    before = result.read_bytes()
+    _, out, _ = toy("--seeds 1")
+    row = [line for line in out.splitlines() if line.startswith("toy/cell ")][-1]
+    assert row.split() == ["toy/cell", "3.5", "3.7", "1", "0.1", "1.07", "within"]
+    assert "result.json keeps the result of an earlier call, which had more rounds or more seeds" in out
+    assert result.read_bytes() == before
+
+
+def test_a_run_that_was_killed_before_its_summary_is_finished(toy, tmp_path):
+    toy()
+    summary = tmp_path / "runs/reproduce/mcmahan2017/toy/cell/lr0.1/seed1/summary.json"
+    summary.unlink()
+    toy()
+    assert summary.exists()
+
+
+def test_seeds_that_diverge_are_told_apart_from_those_that_are_late():
+    line = read(TOY, {"rate": 0.1, "rounds": [3.5, None, None], "diverged": [False, True, False]})
+    assert line.ours == "3.5 (1 of 3), 1 diverged"
+    assert read(TOY, {"rate": 0.1, "rounds": [None], "diverged": [True]}).ours == "not in 5, 1 diverged"
 
 
 @pytest.mark.parametrize(("rate", "rounds"), [(-1, [5]), (0.1, [-5]), (0.1, [])])

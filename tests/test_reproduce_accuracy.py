@@ -155,6 +155,8 @@ def test_a_shortened_run_has_no_verdict_and_goes_on_later(toy, tmp_path):
     assert before == {"init_lr=0.1/seed0": 2, "init_lr=0.3/seed0": 2, "init_lr=5/seed0": 1}
     assert toy("--seeds 1 -- --global_epoch 2")[1] == row  # of the first rounds of a longer run
     assert starts(tmp_path) == before
+    (told,) = json.loads((tmp_path / "runs/reproduce/niid_bench/table.json").read_text())
+    assert (told["rounds"], told["verdict"]) == ([4], "within")  # the files keep the longer result
 
 
 @pytest.mark.parametrize("word", ["--init_lr=0.2", "--seed=7", "--dry_run", "--momentum=0.5", "@some.txt"])

@@ -11,6 +11,8 @@ import pytest
 import run_baseline
 import run_federated
 from fl.checkpoint import load
+from fl.record import RunFolder
+from fl.records import is_finished
 from tests.conftest import SMALL
 
 
@@ -73,6 +75,20 @@ def test_an_interrupted_run_is_not_cut_short_at_a_round_without_evaluation(comma
     done = command("federated", "--resume --global_epoch 5", folder="a")
     assert done.code == 0
     assert done.records[-1]["test_accuracy"] is not None
+
+
+def test_a_run_killed_as_it_is_extended_does_not_look_finished(command, monkeypatch):
+    first = command("federated", "--global_epoch 2", folder="a")
+    assert is_finished(first.folder, first.records)
+
+    def killed(self, name, content):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "_write_json", killed)
+        assert command("federated", "--resume --global_epoch 4", folder="a").code == 130
+    assert not is_finished(first.folder, first.records)
+    assert len(command("federated", "--resume --global_epoch 4", folder="a").records) == 5
 
 
 def test_stopped_at_target_and_resumed_says_that_there_is_nothing_to_do(command):

@@ -19,6 +19,7 @@ import pytest
 
 import compare
 from fl.children import Job, last_words
+from fl.sweep_time import time_of
 from tests.conftest import EITHER, ROOT
 from tests.folders import starts_in
 
@@ -142,6 +143,14 @@ def wait_for(path):
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "together", "expected"),
+    [([1, 1, 1], 2, 2), ([3, 1, 1, 1], 2, 3), ([1, 1, 3], 2, 4), ([2], 1, 2), ([], 1, 0)],
+)
+def test_a_sweep_takes_as_long_as_its_fullest_core(seconds, together, expected):
+    assert time_of(seconds, together) == expected
 
 
 def test_dry_run_times_a_round_and_starts_nothing(quick, tmp_path, capsys):

@@ -15,6 +15,7 @@ from fl.check import with_clients
 from fl.children import alone
 from fl.command_line import parse
 from fl.errors import FlagError
+from fl.records import fell_below
 from fl.sweep import check_same, check_stop
 from tests.conftest import SWEPT as FLAGS
 from tests.folders import record, starts_in
@@ -122,6 +123,17 @@ def test_a_round_that_was_once_the_last_is_no_stop():
     check_stop(Path("run"), records, config)
     with pytest.raises(FlagError, match="--stop_at_target: the run in run would have stopped in round 2, and has 4"):
         check_stop(Path("run"), records, replace(config, eval_every=2))
+
+
+def test_what_a_round_that_was_once_the_last_found_counts_for_stop_below():
+    records = [record(0, 0.1), *(record(t, None, None) for t in range(1, 13))]
+    records[5], records[7], records[10] = record(5, 0.15), record(7, 0.25), record(10, 0.18)
+    config = parse(["--stop_below", "0.2@10", "--eval_every", "5"], "federated", "")
+    assert not any(fell_below(records[: t + 1], config.stop_below) for t in range(13))
+    check_stop(Path("run"), records, config)
+    records[7] = record(7, 0.19)
+    with pytest.raises(FlagError, match=r"--stop_below 0\.2@10: the run in run would have stopped in round 10"):
+        check_stop(Path("run"), records, config)
 
 
 @pytest.mark.slow

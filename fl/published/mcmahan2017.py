@@ -74,5 +74,6 @@ def table3(facts: dict[str, Any]) -> list[Target]:
                 str(own["E"]), "--batch_size", str(own["B"]), "--optimizer", "sgd", "--lr_decay",
                 f"{own['lr_decay_per_round']:g}", "--target_accuracy", accuracy, "--stop_at_target",
             ]  # fmt: skip
-            found.append(Target(f"table3/{algorithm}/{accuracy}", flags, theirs, START))
+            start = START if own["B"] else FULL_BATCH_START
+            found.append(Target(f"table3/{algorithm}/{accuracy}", flags, theirs, start))
     return found
