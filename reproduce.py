@@ -115,7 +115,7 @@ def reproduce(argv: Sequence[str]) -> bool:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """The exit code of the command line `argv` (default: this process's): 1 if `reproduce` says so."""
+    """The exit code of the command line `argv` (default: this process's): 1 if `reproduce` returns False."""
     within: list[bool] = []
     code = guarded("reproduce.py", lambda: within.append(reproduce(sys.argv[1:] if argv is None else argv)))
     return code or int(not within[0])

@@ -19,9 +19,9 @@ def parser() -> Words:
     )  # fmt: skip
     made.add_argument(
         "--grid", action="append", required=True, metavar="FLAG=VALUE,VALUE",
-        help="a flag of run_federated.py with its values, such as init_lr=0.05,0.1; of a switch on and off; with "
-             "semicolons between values that have commas themselves, and | between those of label_sets; "
-             "repeatable, for every combination",
+        help="a flag of run_federated.py with its values, such as init_lr=0.05,0.1; a switch takes on and off; values "
+             "that contain commas are separated by semicolons, and those of label_sets by |; "
+             "repeatable: every combination is run",
     )  # fmt: skip
     made.add_argument("--out", required=True, metavar="DIR", help="where the runs, the tables and the picture go")
     made.add_argument("--seeds", default="1", metavar="N", help="seeds of each cell, from 0 on (default: %(default)s)")

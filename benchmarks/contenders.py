@@ -2,7 +2,7 @@
 
     python3 -m benchmarks.contenders NAME WORKLOAD
 
-NAME is one of CONTENDERS, or "workers N" for our distributed engine with so many.
+NAME is one of CONTENDERS or ALGORITHMS, or "workers N" for our distributed engine with N processes.
 
 Every contender trains the same model on the same shards with the same flags; each answers with the
 seconds of each round, evaluation excluded. Peers are given their data as normalised float tensors in memory.

@@ -40,8 +40,8 @@ FEATURES = {
     "top_k, 0.01": "--compress top_k --compress_density 0.01",
     "random_mask, 0.1": "--compress random_mask --compress_density 0.1",
     "sign": "--compress sign",
-    # With all examples at any time, so that a round has the work of one without drift.
     "secure aggregation": "--secure_aggregation",
+    # Each client holds all its examples at any time, so that a round does as much work as one without drift.
     "data drift": "--data_drift shift --drift_share 1",
 }
 

@@ -1,4 +1,4 @@
-"""Whether two checkouts train the same models to the last bit: every engine, algorithm, rule, attack and partition.
+"""Whether two checkouts train the same models to the last bit: every engine, algorithm, rule and attack.
 
     python3 -m benchmarks.same_bits OLD NEW      # two checkouts, such as those of `git worktree add`
 
@@ -20,8 +20,8 @@ HERE = Path(__file__).resolve().parents[1]
 SMALL = "--num_clients 200 --num_select_clients 5 --global_epoch 3 --local_epoch 2 --batch_size 20 --quiet --device cpu"
 SGD = "--optimizer sgd --init_lr 0.05"
 LINES = {
-    "default model, sequential": "federated --engine sequential --model gn_cnn --global_epoch 1",
-    "default model, stacked": "federated --engine stacked --model gn_cnn --global_epoch 1",
+    "gn_cnn, sequential": "federated --engine sequential --model gn_cnn --global_epoch 1",
+    "gn_cnn, stacked": "federated --engine stacked --model gn_cnn --global_epoch 1",
     "paper CNN, stacked": f"federated --engine stacked --model cnn {SGD} --global_epoch 1",
     "two stacked convolutions": f"federated --engine stacked --stack_size 2 --model small_cnn {SGD} --global_epoch 2",
     "two workers": "federated --engine distributed --workers 2 --model small_cnn",

@@ -33,7 +33,7 @@ WORKLOADS = {
 
 
 def measure(words: str, rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """The records of the rounds after the first, plain and secure. Abandoned rounds are trained in neither."""
+    """The records of the rounds after the first, plain and secure, without those that the secure run abandoned."""
     runs = {}
     for name, more in (("plain", ""), ("secure", " --secure_aggregation")):
         config = parse(f"{COMMON} {words} --global_epoch {rounds + 1}{more}".split(), "federated", "")

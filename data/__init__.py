@@ -69,7 +69,8 @@ AUGMENTS: dict[str, str | Entry] = {
 }
 
 # A partitioner is a function (labels, num_clients, seed, flags that it reads) that returns a Partition. An argument
-# `clients` is not a flag, but whose each example is. num_clients 0 stands for as many as these are.
+# `clients` is no flag: it gets the data set's own client of each example, (n,) int64 or None. num_clients = 0 stands
+# for the number of these clients.
 PARTITIONS: dict[str, str | Entry] = {
     "iid": "data.partition:iid",
     "shards": Entry("data.partition:shards", reads=("shards_per_client",)),

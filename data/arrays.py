@@ -133,7 +133,8 @@ def clients_of(value: Any, n: int) -> Tensor:
 
 def checked(x: Tensor, y: Tensor, of_x: str, of_y: str) -> None:
     if len(x) != len(y) or len(x) == 0 or x.numel() == 0:
-        raise ValueError(f"{of_x} has the shape {tuple(x.shape)}, {of_y} {len(y)} labels; expected as many, and some")
+        has = f"{of_x} has the shape {tuple(x.shape)}, {of_y} {len(y)} labels"
+        raise ValueError(f"{has}; expected the same number of both, and at least one")
 
 
 def compared(train: Split, test: Split) -> None:

@@ -50,9 +50,9 @@ class Numbers:
 
     @property
     def is_text(self) -> bool:
-        """Whether more is odd than a slip of the pen: more than one value, and more than one in a hundred.
+        """Whether this is a column of text: more than one value, and more than one in a hundred, are no numbers.
 
-        A single odd value among fewer than ten makes a text of the column, too.
+        A single such value among fewer than ten is enough, too. Fewer are taken for slips of the pen.
         """
         return self.odd > max(1, self.given // 100) or self.odd * 10 > self.given
 

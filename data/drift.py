@@ -46,7 +46,7 @@ def grow(partition: Partition, labels: Tensor, seed: int, share: float, rounds: 
 
 
 def shift(partition: Partition, labels: Tensor, seed: int, share: float, rounds: int) -> Held:
-    """ceil(f n_k) of client k's examples in the order of their labels, of which its first is followed by its last.
+    """A window of ceil(f n_k) of client k's examples in the order of their labels; it wraps round at the end.
 
     labels (n,) int64 on the CPU. Examples of one label are shuffled.
     """

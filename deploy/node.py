@@ -36,7 +36,7 @@ Settings = Mapping[str, Any]
 
 
 def answer(what: str, content: Any, settings: Settings) -> dict[str, Any]:
-    """The answer to one question. Raises RunnerError for data that cannot be used, and KeyError for no question."""
+    """The answer to one question. Raises RunnerError for data that cannot be used, KeyError for an unknown question."""
     config, k = local_flags(content["flags"], settings), int(content["k"])
     if settings.get("partition", k) != k:
         raise DataError(f"this node holds the share {settings['partition']}, and was asked as client {k}")

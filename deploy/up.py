@@ -59,7 +59,7 @@ def words(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 def federate(own: argparse.Namespace, argv: list[str], door: Callable[[int], int] = lambda port: port) -> int:
     """Check the flags, start everything, submit the run, follow it, and end everything. Returns its exit code.
 
-    door: from the server's port to the one that clients connect to, for what stands between them.
+    door(port): the port that clients connect to, where `port` is the server's; another one if a relay stands between.
     """
     N = len(own.node_data) or own.nodes
     if N < 1:

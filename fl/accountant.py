@@ -175,8 +175,8 @@ def check_private(config: Config) -> None:
         epsilon(config, 1)  # now, because the package takes a second or two, which no round should seem to take
     if target is not None and z and epsilon(config, config.global_epoch) > target * (1 + 1e-9):
         raise FlagError(
-            f"--global_epoch {config.global_epoch}: {epsilon(config, config.global_epoch):.4g} would be spent with the "
-            f"run's noise multiplier of {z:g}, which is more than --target_epsilon {target:g}"
+            f"--global_epoch {config.global_epoch}: with the run's noise multiplier of {z:g} the rounds would take "
+            f"epsilon to {epsilon(config, config.global_epoch):.4g}, above --target_epsilon {target:g}"
         )
 
 

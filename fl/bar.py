@@ -17,7 +17,7 @@ SHOWN_EVERY_SECONDS = 0.2
 
 
 class Bar:
-    """One line on the terminal, such as "round 3/40  37%|###     |, 12:03 left"; silent when stderr is none."""
+    """One line on the terminal, such as "round 3/40  37%|###     |, 12:03 left"; silent if stderr is no terminal."""
 
     def __init__(self, quiet: bool):
         self.quiet = quiet or not sys.stderr.isatty()

@@ -140,7 +140,8 @@ def check(config: Config, given: dict[str, Any]) -> None:
 def check_entry(config: Config, given: dict[str, Any], name: str, chosen: str) -> None:
     """Refuse what the entry of `chosen`, a value of --name, does not allow other flags to be.
 
-    Where a default will do, it is the other flag that should be left out; else --name misses one.
+    If the needed value is the other flag's default, the error is about the other flag, which was given; otherwise it is
+    about --name, which needs the other flag.
     """
     entry = entry_of(name, chosen)
     for other, needed in entry.needs.items():

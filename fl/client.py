@@ -81,8 +81,8 @@ def train(
     """One step w <- w - eta grad l(w; b) for each batch b of training examples, and a tick.
 
     correction: what an algorithm other than FedAvg does to the gradient.
-    Returns the summed loss () on the device, the examples processed and the steps taken. Of several targets an example,
-    those that count weigh alike within a batch, and the batch weighs as many examples as it has.
+    Returns the summed loss () on the device, the examples processed and the steps taken. A batch's loss is the mean
+    over all targets in it that count; in the sum it is multiplied by the number of examples in the batch.
     """
     model.train()
     device = data.train.targets.device

@@ -33,7 +33,7 @@ def held_out_of(x: Experiment) -> Partition:
 
 
 def client_accuracies(x: Experiment, w: State, kept: Kept, group: Group) -> Tensor:
-    """(c,) float64: of the model w, or of each client's with the layers that it keeps, by tested client."""
+    """(c,) float64, by tested client: the accuracy of the model w, or of w with the layers that the client keeps."""
     if x.personal:
         mine = tested_clients(x)[group.rank :: group.size]
         return accuracies_of(x, ((k, w | own_layers(x, kept, k)) for k in mine), group)

@@ -94,8 +94,9 @@ def what_becomes_of(
 ) -> tuple[Cohort, float]:
     """Who of those called declines, drops out, is late or reports, and the seconds until the round is over.
 
-    That is with the m-th report, at the deadline, or when nobody is left to wait for. With --sampling poisson the
-    server waits for all, because it must not matter how many others were drawn.
+    The round is over with the m-th report. If fewer than m come, it is over at the deadline, or without a deadline when
+    nobody is left to wait for. With --sampling poisson the server waits for all, because it must not matter how many
+    others were drawn.
     """
     most = len(partition) if config.sampling == "poisson" else config.num_select_clients
     fates = {k: fate_of(config, t, k) for k in S_t}
@@ -125,7 +126,7 @@ def what_becomes_of(
 
 
 def fewest(config: Config, n: int) -> int:
-    """Without how many reports a round is abandoned, if n clients take part in it."""
+    """The least number of reports that a round needs if n clients take part in it; with fewer it is abandoned."""
     return 0 if is_noisy(config) else max(config.min_reports, fewest_reports(config, n))
 
 

@@ -16,6 +16,6 @@ class Compression:
 
     # fmt: off
     compress: str = flag("none", GROUP, choice(COMPRESSORS), "how updates are made smaller before clients send them", reads=FEDERATED)
-    compress_bits: int = flag(8, GROUP, integer(1, high=16), "bits a value, so 2 to the power of so many levels a tensor", reads=FEDERATED)
+    compress_bits: int = flag(8, GROUP, integer(1, high=16), "bits per value: each tensor is rounded to 2^bits levels", reads=FEDERATED)
     compress_density: float = flag(0.1, GROUP, number(0, 1, "(0, 1]"), "share of the values that are sent", reads=FEDERATED)
     # fmt: on

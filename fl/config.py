@@ -50,7 +50,7 @@ class Config(Workload, Changing, Conditions, Privacy, Security, Compression, Per
     """Every flag, resolved: what `config.json` holds. Built by `parse`, or directly in tests."""
 
     # fmt: off
-    num_clients: int = flag(8, "Federation", integer(1), "K, the number of clients; of --partition natural as many as the data set has", reads=FEDERATED)
+    num_clients: int = flag(8, "Federation", integer(1), "K, the number of clients; with --partition natural, as many as the data set has", reads=FEDERATED)
     num_select_clients: int = flag(4, "Federation", integer(1),
         "m, clients drawn each round without replacement (at most K)", reads=FEDERATED,
         needs=[Need("expected at most --num_clients, which is {config.num_clients}", lambda c: c.num_select_clients <= c.num_clients or not c.num_clients)])
@@ -69,17 +69,17 @@ class Config(Workload, Changing, Conditions, Privacy, Security, Compression, Per
     server_momentum: float = flag(0.9, "Algorithm", number(0, 1, "[0, 1)"), "beta_1 of the server", reads=FEDERATED)
     server_beta2: float = flag(0.99, "Algorithm", number(0, 1, "[0, 1)"), "beta_2 of the server", reads=FEDERATED)
     server_tau: float = flag(1e-3, "Algorithm", number(0, MOST, f"(0, {MOST:g}]"), "tau, adaptivity of the server", reads=FEDERATED)
-    aggregate: str = flag("mean", "Algorithm", named(AGGREGATES), "what the server makes of the models", reads=FEDERATED)
-    trim: float = flag(0.2, "Algorithm", number(0, 0.5, "[0, 0.5)"), "share of values that are left out at either end", reads=FEDERATED)
+    aggregate: str = flag("mean", "Algorithm", named(AGGREGATES), "rule by which the server combines the clients' models", reads=FEDERATED)
+    trim: float = flag(0.2, "Algorithm", number(0, 0.5, "[0, 0.5)"), "share of the values that is left out at each end", reads=FEDERATED)
     byzantine: int = flag(1, "Algorithm", integer(0), "f, bad clients to withstand", reads=FEDERATED)
     transform: tuple[str, ...] = flag((), "Algorithm", named(TRANSFORMS),
         "what is done to updates on their way to the server; repeatable, in the order given", many=tuple, reads=FEDERATED)
-    attack: str | None = flag(None, "Algorithm", choice(ATTACKS), "what some clients do to harm", reads=FEDERATED)
+    attack: str | None = flag(None, "Algorithm", choice(ATTACKS), "the attack that some clients carry out", reads=FEDERATED)
     attackers: float = flag(0.2, "Algorithm", number(0, 1, "[0, 1]"),
         "share of the K clients that attack", reads=FEDERATED,
         needs=[Need("needs an --attack", lambda c: c.attack is not None)])
     attack_scale: float = flag(10.0, "Algorithm", number(0, MOST, f"(0, {MOST:g}]"),
-        "lambda, factor on an update, or the deviation of noise", reads=FEDERATED)
+        "lambda, the factor on an attacker's update, or the standard deviation of its noise", reads=FEDERATED)
 
     engine: str = flag("auto", "Execution", choice(["auto", "sequential", "stacked", "distributed"]),
         "how a round's clients are executed", reads=FEDERATED)
@@ -90,7 +90,7 @@ class Config(Workload, Changing, Conditions, Privacy, Security, Compression, Per
         "processes of --engine distributed; 0 is one a core, or one a GPU", reads=FEDERATED, resume=FREE, experiment=False,
         needs=[
             only_with("engine", "distributed", "auto"),
-            Need("expected at most --num_select_clients, which is {config.num_select_clients}; the others had no client", lambda c: c.workers <= c.num_select_clients or not c.num_clients),
+            Need("expected at most --num_select_clients, which is {config.num_select_clients}; further processes would have no client", lambda c: c.workers <= c.num_select_clients or not c.num_clients),
         ])
     timeout: float = flag(1800.0, "Execution", number(1, 1e6, "[1, 1e+06]"),
         "seconds after which a worker that does not answer ends the run", reads=FEDERATED, resume=FREE, experiment=False)
@@ -100,7 +100,7 @@ class Config(Workload, Changing, Conditions, Privacy, Security, Compression, Per
     batch_size: int = flag(100, "Training", integer(0, " (0: the client's whole data set)"),
         "B, examples in a minibatch; 0 is the client's whole data set", matched=True)
     init_lr: float = flag(5e-5, "Training", number(0, MOST, f"(0, {MOST:g}]"),
-        "eta, learning rate of the first round; of --optimizer sgd, if none is given, 0.1 or what suits the --model", matched=True, rate=True)
+        "eta, learning rate of the first round; with --optimizer sgd the default is 0.1, or what suits the --model", matched=True, rate=True)
     lr_decay: float = flag(1.0, "Training", number(0, 1, "(0, 1]"), "factor on the learning rate after every round", matched=True)
     optimizer: str = flag("adam", "Training", choice(["adam", "sgd"]), "local optimizer", matched=True)
     momentum: float = flag(0.0, "Training", number(0, 1, "[0, 1)"),
@@ -123,9 +123,9 @@ class Config(Workload, Changing, Conditions, Privacy, Security, Compression, Per
         "end the run once every --target_accuracy is reached", resume=FREE,
         needs=[Need("needs a --target_accuracy", lambda c: bool(c.target_accuracy))])
     stop_below: str | None = flag(None, "Evaluation", FLOOR,
-        "end the run at this round or a later one if its best test accuracy is below this", resume=FREE)
+        "X@N: end the run at round N or later if its best test accuracy so far is below X", resume=FREE)
 
-    seed: int = flag(0, "Run", integer(0), "every random choice follows from it", matched=True, experiment=False)
+    seed: int = flag(0, "Run", integer(0), "every random choice follows from it, except privacy noise and the masks of secure aggregation", matched=True, experiment=False)
     device: str = flag("auto", "Run", DEVICE, "auto, cpu, cuda[:i] or mps", resume=FREE, experiment=False)
     name: str | None = flag(None, "Run", WORD,
         "a word for the run folder's name", experiment=False,

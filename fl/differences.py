@@ -92,7 +92,7 @@ def within(t: float, freedom: int) -> float:
 
 
 def is_telling(differences: dict[str, dict[Quantity, Difference]]) -> bool:
-    """Whether any two experiments share seeds, and not one seed only."""
+    """Whether any experiment has two seeds or more in common with the reference."""
     return any(one.n > 1 for row in differences.values() for one in row.values())
 
 

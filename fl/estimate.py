@@ -24,9 +24,10 @@ STEPS_TIMED = 10  # of each client, after as many that are not timed
 
 
 def seconds_a_step(x: Experiment, engine: str, workers: int) -> float:
-    """Of one client, in a run of so many processes: that of round 1 with the first minibatches of its clients.
+    """Seconds that each step of a client adds to a run of `workers` processes: one step's time here, over `workers`.
 
-    Only this process trains, on one thread as each of several does; they get in each other's way, which is not seen.
+    One process's share of round 1's clients take their first minibatches twice; the second time is measured. Only this
+    process trains, on one thread if each process has one; how much several slow each other down is not measured.
     """
     if has_one_thread(x.config, workers):
         torch.set_num_threads(1)

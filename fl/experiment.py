@@ -46,8 +46,8 @@ class Experiment:
     model: the one resident network, holding w_0 at first. partition: who owns which training example; centralised
     training is that of one client with all of them. proxy: what the server has for itself.
     noise_key, mask_key: what the noise of the run and the clients' secrets are drawn from (fl/state.py).
-    held_out: what each client is tested on, of the training examples, and never trained on. first: w_0, where the
-    clients are to begin with it again after the rounds. personal: names of the tensors that each client keeps.
+    held_out: training examples that each client is tested on and never trained on. first: w_0, from which --local_only
+    trains each client after the rounds; None without it. personal: names of the tensors that each client keeps.
     """
 
     config: Config

@@ -205,7 +205,7 @@ def flag(
     resume: a resumed run has the SAME value; may have another (FREE), for it changes no round that is done; or has
     what the new command line says (ANEW).
     matched: whether a baseline with --match takes it from the federated run.
-    experiment: whether runs that differ in it are different experiments; or the switch with which they are.
+    experiment: whether runs that differ in it are different experiments; or the name of a switch: they are if it is on.
     rate: whether a smaller value may help when training diverges.
     """
     metadata = {

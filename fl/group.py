@@ -23,9 +23,9 @@ class Group:
     device: torch.device | None = None  # of this rank; None lets --device decide
 
     def share(self, sizes: Mapping[int, int]) -> list[int]:
-        """This rank's clients, ascending: the largest first, each to the rank with the least work so far.
+        """This rank's clients, ascending. sizes: n_k of the round's clients.
 
-        sizes: n_k of the round's clients.
+        Clients are dealt out from the largest on, each to the rank with the least work so far.
         """
         if self.size == 1:
             return sorted(sizes)

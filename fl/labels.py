@@ -60,7 +60,8 @@ def labelled(experiments: Sequence[Experiment], given: Sequence[str] = ()) -> di
     if len(given) != len(experiments):
         names = ", ".join(distinguished(experiments))
         raise FlagError(
-            f"--label {given[-1]}: is label {len(given)}; expected one an experiment, in this order: {names}"
+            f"--label {given[-1]}: is label {len(given)} of {len(experiments)}; expected one for each experiment, "
+            f"in this order: {names}"
         )
     return dict(zip(given, experiments, strict=True))
 

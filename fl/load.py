@@ -37,7 +37,8 @@ def load_data(config: Config) -> Dataset:
         for name, part in (("train", data.train), ("test", data.test)):
             x, y = part.examples, part.targets
             if len(x) != len(y) or len(y) == 0:
-                refuse(flag, value, f"{name} has {len(x)} examples and {len(y)} targets; expected as many, and some")
+                has = f"{name} has {len(x)} examples and {len(y)} targets"
+                refuse(flag, value, f"{has}; expected the same number of both, and at least one")
             counts = (y >= 0) & (y < data.classes)
             if y.dim() > 1:
                 counts[:, 1:] |= y[:, 1:] == IGNORED

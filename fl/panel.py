@@ -38,8 +38,8 @@ def draw(
     factor, label = unit(axis, end)
     log = axis == "uplink" and end > FAR_APART * min((curve.x[-1] for curve in curves), default=end)
     for curve, look in zip(curves, styles, strict=True):
-        # Where round 0 is out of view the line begins at round 1, so that it does not come out of nowhere; and so it
-        # does where nothing sent has no logarithm.
+        # The line begins at round 1 if round 0 is out of view, so that it does not come out of nowhere, and on a
+        # logarithmic axis, because the 0 bytes sent by round 0 have no logarithm.
         first = 1 if curve.rounds[:1] == [0] and len(curve.y) > 1 and (log or not view.holds(curve.y[0])) else 0
         x = [value / factor for value in curve.x[first:]]
         y = [value if math.isfinite(value) else math.nan for value in curve.y[first:]]

@@ -180,7 +180,7 @@ def algorithm_of(config: Config) -> Algorithm:
 
 
 def transforms_of(config: Config) -> list[Transform]:
-    """Those that the flags ask for, in the order in which an update meets them; none costs nothing. Raises FlagError.
+    """The transforms that the flags ask for, in the order in which they are applied to an update. Raises FlagError.
 
     The attack comes first: what an attacker sends takes the same way as everyone's update. Clipping and noise come
     after all that the user does, so that nothing there makes an update longer again. Compression comes last, because

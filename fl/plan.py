@@ -81,7 +81,7 @@ def stream_steps(config: Config, n: int, ends: Sequence[int], t: int) -> int:
 
 
 def all_steps(x: Experiment) -> int:
-    """Gradient steps of all rounds, those of many rounds by the first of them."""
+    """Gradient steps of all rounds; of more than MOST_ROUNDS_COUNTED, extrapolated from the first ones."""
     T = x.config.global_epoch
     exact = min(T, MOST_ROUNDS_COUNTED)
     return sum(round_steps(x, t) for t in range(1, exact + 1)) * T // max(exact, 1)

@@ -40,14 +40,14 @@ class Privacy:
     clip_norm: float | None = flag(None, GROUP, number(0, MOST, f"(0, {MOST:g}]"),
         "C, the L2 norm to which a client's w_k - w is shortened; with --clip_quantile that of the first round", reads=FEDERATED)
     clip_quantile: float | None = flag(None, GROUP, number(0, 1, "(0, 1)"),
-        "share of clients that C shall leave as they are; C follows it from round to round", reads=FEDERATED, needs=[CLIPPED])
+        "share of clients whose updates C shall leave unclipped; C is adapted to it after every round", reads=FEDERATED, needs=[CLIPPED])
     noise_multiplier: float = flag(0.0, GROUP, number(0, 1e6, "[0, 1e+06]"),
         "z: the server adds normal noise of deviation z C to the sum of the updates", reads=FEDERATED, needs=[CLIPPED])
     target_epsilon: float | None = flag(None, GROUP, number(0, 1e6, "(0, 1e+06]"),
         "epsilon after the last round, for which z is worked out", reads=FEDERATED, needs=[CLIPPED])
     delta: float = flag(1e-5, GROUP, number(0, 1, "(0, 1)"), "delta, for which epsilon is stated", reads=FEDERATED, needs=[NOISE])
     local_noise: float = flag(0.0, GROUP, number(0, 1e6, "[0, 1e+06]"),
-        "each client adds normal noise of deviation so many C to what it sends", reads=FEDERATED, needs=[CLIPPED])
+        "each client adds normal noise to what it sends, of standard deviation this number times C", reads=FEDERATED, needs=[CLIPPED])
     insecure_noise: bool = flag(False, GROUP, SWITCH,
         "noise from --seed, which protects nothing, for tests and repetitions (default: from the system's secure generator)", reads=FEDERATED, needs=[NOISE])
     # fmt: on

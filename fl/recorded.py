@@ -130,9 +130,9 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
 
 
 def check_finite(x: Experiment, done: Trained) -> None:
-    """Raise DivergedError for a model that is not finite, and for a round of which no update counts.
+    """Raise DivergedError for a model that is not finite, and for a round all of whose updates were rejected.
 
-    Attackers have their hands in the model: where they spoil all updates, the round leaves it as it was.
+    Where attackers change updates, such a round is no error: it leaves the model as it was.
     """
     nothing_left = done.got.rejected and not done.got.reports and attack(x.config) is None
     whole = [v.sum(dtype=accumulator_dtype(v.device)) for v in done.w.values() if v.is_floating_point()]

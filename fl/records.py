@@ -163,7 +163,7 @@ def client_tests(folder: Path) -> dict[str, dict[str, float]]:
 
 
 def has_diverged(folder: Path, records: Sequence[dict[str, Any]], rounds: int) -> bool:
-    """Whether the run broke off in one of so many rounds. It may have done so later, when it was asked for more."""
+    """Whether the run diverged within the first `rounds` rounds; if asked for more, it may have done so later."""
     return (folder / DIVERGED).exists() and len(records) <= rounds
 
 

@@ -83,7 +83,7 @@ class Line(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Theirs at chance bounds nothing, because what has not learnt anything would be within the band."""
+        """A published accuracy at chance is no bound, because an untrained model would be within the band."""
         if self.setting is None:
             return "not run"
         if self.had != self.target.rounds:

@@ -65,7 +65,7 @@ def _checked(content: Any, path: Path, script: str, x: Experiment, files: Client
     # Flags that came after the run began had their defaults.
     if identity(Config(), script) | flags != identity(config, script):
         raise RunFolderError(
-            f"{path.with_name('config.json')}: holds other flags than {path.name}, whose run it is not"
+            f"{path.with_name('config.json')}: its flags are not those of {path.name}, which is from another run"
         )
     like = {name: tensor.cpu() for name, tensor in x.w.items()}
     try:

@@ -21,7 +21,7 @@ def threshold(config: Security, n: int) -> int:
 
 
 def fewest_reports(config: Security, n: int) -> int:
-    """Without how many reports, of n clients that take part, secure aggregation abandons a round; 0 without it."""
+    """The least number of reports that secure aggregation needs if n clients take part in a round; 0 if it is off."""
     return max(threshold(config, n), LEAST) if config.secure_aggregation else 0
 
 
@@ -34,6 +34,6 @@ class Security:
         "clients mask their updates, so that the server learns nothing but their sum", reads=FEDERATED,
         needs=[Need(INSTALL, lambda c: find_spec("cryptography") is not None)])
     secure_threshold: float = flag(2 / 3, GROUP, number(0.5, 1, "[0.5, 1)"),
-        "share of a round's clients; if no more of them than that report, nobody can unmask the sum and the round is abandoned", reads=FEDERATED,
+        "more than this share of a round's clients must report; otherwise nobody can unmask the sum, and the round is abandoned", reads=FEDERATED,
         needs=[Need("needs --secure_aggregation", lambda c: c.secure_aggregation)])
     # fmt: on

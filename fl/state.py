@@ -181,10 +181,10 @@ class Got:
     """What the server has got of a round, the same at every rank.
 
     mean: what --aggregate makes of the models; w_t if no update counts. reports: of the clients whose updates count,
-    ascending. rejected: why the others do not, by client. kept: w_t's, and what the clients keep of this round.
-    models: theirs in the order of the reports, (m, ...) each, if the algorithm asks for them. is_noised: whether the
-    mean has noise, with which the server takes its step even if nobody reported. costs: keys of the round's record that
-    the aggregate adds, or knows better.
+    ascending. rejected: why the others do not, by client. kept: all that was kept before the round, with what the
+    clients keep of it. models: of those clients, in the order of the reports, (m, ...) each, if the algorithm asks for
+    them. is_noised: whether the mean has noise; then the server takes its step even if nobody reported. costs: keys of
+    the round's record that the aggregate adds or replaces.
     """
 
     mean: State

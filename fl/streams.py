@@ -9,7 +9,7 @@ from contextlib import suppress
 
 
 def open_streams() -> None:
-    """Give closed streams somewhere to go, and have stdout say what its encoding cannot.
+    """Open closed streams on the null device, and let stdout and stderr replace characters that their encoding lacks.
 
     Otherwise the next file that is opened would take the place of a closed stdout, and C code would write into it.
     """

@@ -93,7 +93,8 @@ def check_same(folder: Path, recorded: dict[str, Any], config: Config) -> None:
 
 def check_flags(names: Sequence[str], folder: Path, recorded: dict[str, Any], config: Config) -> None:
     """`check_same` for some flags."""
-    stay = (*ENDS, "text")  # unless another value is given, because the run would keep its own
+    # A resumed run keeps its own values of these unless others are given, so one at its default must match the record.
+    stay = (*ENDS, "text")
     for name in names:
         was, now = recorded[name], getattr(config, name)
         may_change = name in RESUMABLE and (name not in stay or name == "global_epoch" or now != DEFAULTS[name])
@@ -164,7 +165,7 @@ def carry_out(runs: Sequence[Planned], jobs: int, look: Callable[[], None] = lam
 
 
 def rows_of(runs: Sequence[Planned], targets: Sequence[float]) -> tuple[list[Row], dict[str, Experiment]]:
-    """The table's rows, of the runs that did not diverge; and what is drawn, which is the others where all did."""
+    """The table's rows, of runs that did not diverge; and what is drawn: these, or a cell's runs if all diverged."""
     tabled: dict[str, Experiment] = {}
     drawn: dict[str, Experiment] = {}
     for cell in {run.cell.folder: run.cell for run in runs}.values():

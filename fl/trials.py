@@ -76,8 +76,9 @@ def bench(cell: str, place: Path, jobs: int, look: Callable[[], None]) -> Bench:
 def processes(runs: int, jobs: int) -> list[int]:
     """The number of processes of each run, where `jobs` of them run at a time.
 
-    The last ones, if there are at least two cores for each, share all of them, because cores would be idle otherwise.
-    They wait until the others are over. The number of processes does not change a run's bits.
+    The last runs % jobs runs, if there are two processes or more for each, share all `jobs` of them, because cores
+    would be idle otherwise. They wait until the other runs are over. The number of processes does not change a run's
+    bits.
     """
     last = runs % jobs
     return [1] * (runs - last) + [jobs // last] * last if last else [1] * runs

@@ -284,7 +284,10 @@ def test_labels_and_title_of_the_users_own(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--label", "x", "--label", "y"], "--label y: is label 2; expected one an experiment, in this order: fedavg"),
+        (
+            ["--label", "x", "--label", "y"],
+            "--label y: is label 2 of 1; expected one for each experiment, in this order: fedavg",
+        ),
         (["--title", "a\nb"], r"--title 'a\nb': expected text on one line, or '' for none"),
         (["--axes", "time"], "--axes: invalid choice: 'time'"),
         (["--metric", "accuracy"], "--metric: invalid choice: 'accuracy'"),

@@ -98,8 +98,8 @@ def test_labels_of_the_users_own(experiments):
     both = experiments({}, {"local_epoch": 1})
     assert list(labelled(both, ["α = 1", "$x_1"])) == ["α = 1", "$x_1"]
     for given, said in (
-        (["a"], "--label a: is label 1; expected one an experiment, in this order: E=5, E=1"),
-        (["a", "b", "c"], "--label c: is label 3; expected one an experiment, in this order: E=5, E=1"),
+        (["a"], "--label a: is label 1 of 2; expected one for each experiment, in this order: E=5, E=1"),
+        (["a", "b", "c"], "--label c: is label 3 of 2; expected one for each experiment, in this order: E=5, E=1"),
         (["a", "a"], "--label a: is given twice"),
         (["a", " "], "--label ' ': expected a word"),
         (["a", "b\nc"], r"--label 'b\nc': expected a word or more, on one line"),

@@ -76,8 +76,8 @@ def test_a_mean_gradient_of_impossible_counts(n):
         ([torch.ones(2), torch.full((3,), 1e300, dtype=torch.float64)], "1 is not finite"),
         ([torch.ones(2), torch.ones(3) * 1j], "1 is torch.complex64"),
         ([torch.ones(2), np.ones(3)], "1: ndarray; expected a tensor"),
-        (None, "None; expected a tensor a parameter"),
-        pytest.param(10**400, "too large for a float; expected a tensor a parameter", id="10**400"),
+        (None, "None; expected one tensor per parameter"),
+        pytest.param(10**400, "too large for a float; expected one tensor per parameter", id="10**400"),
     ],
 )
 def test_gradients_that_do_not_fit(tensors, message):

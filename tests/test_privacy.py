@@ -290,8 +290,9 @@ def test_a_target_is_kept_and_said_before_training(command):
     assert f"epsilon {done.records[-1]['epsilon']:.4g} " in plan.out
     more = command("federated", "--resume --global_epoch 4", folder="a")
     assert more.code == 2
-    assert "--global_epoch 4: 3." in more.err
-    assert "which is more than --target_epsilon 3" in more.err
+    assert "--global_epoch 4: with the run's noise multiplier of " in more.err
+    assert " would take epsilon to 3." in more.err
+    assert ", above --target_epsilon 3\n" in more.err
 
 
 @accounted

@@ -31,7 +31,7 @@ def enough_neighbours(config: Flags) -> None:
         )
 
 
-NO_SUM = "is no sum, which is what the noise is made for"
+NO_SUM = "is no sum, and the noise is calibrated for a sum"
 
 AGGREGATES: dict[str, str | Entry] = {
     "mean": "fl.aggregates.mean:Mean",

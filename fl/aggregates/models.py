@@ -1,4 +1,4 @@
-"""All models of a round at once, for whom their sum is not enough."""
+"""All models of a round at once, for rules and algorithms that need more than their sum."""
 
 from __future__ import annotations
 

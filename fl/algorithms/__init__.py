@@ -46,8 +46,8 @@ ALGORITHMS: dict[str, str | Entry] = {
         reads=("server_lr", "server_momentum", "server_beta2", "server_tau"),
         defaults={"server_lr": 0.01},
     ),
-    # The next three make something of the number and the size of plain steps, and average more than models or scale
-    # the mean.
+    # The next three compute with the number and the rate of plain SGD steps, so they need SGD. They average more than
+    # the models, or rescale the mean, so they need --aggregate mean.
     "scaffold": Entry(
         "fl.algorithms.scaffold:scaffold",
         needs={"optimizer": "sgd", "momentum": 0, "aggregate": "mean"},

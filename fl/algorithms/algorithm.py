@@ -22,7 +22,7 @@ def alike(now: RoundStart, reports: Sequence[Report]) -> list[float]:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """FedAvg, where nothing is given. All of it is pure: nothing that a function is given changes.
+    """An algorithm, as its functions; Algorithm() is FedAvg. They are pure: none changes what it is given.
 
     tell(now, clients): what a stack of clients is told beside w_t.
     weights(now, reports): of the clients' parameters in the mean; buffers weigh n_k under every algorithm.

@@ -27,7 +27,7 @@ from fl.state import Correction, RoundStart, Told, along
 
 
 def tell(now: RoundStart, clients: Sequence[int]) -> Told:
-    """h / n_k: the rate is h, and the division stands in the direction."""
+    """The optimizer's rate is h, so the correction divides by n_k: scale 1 / n_k, drift grad f(w_t) / n_k."""
     gradient = now.gradient or {}
     sizes = next(iter(now.w.values())).new_tensor([now.sizes[k] for k in clients])
     anchor = {name: now.w[name].unsqueeze(0) for name in gradient}

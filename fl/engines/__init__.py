@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from fl.experiment import Experiment
     from fl.group import Group
 
-# Multiply-adds of a run's forward passes from which on other processes are worth their start: on CPUs that takes as
-# long as some four seconds of one core's work. And those of a round from which on they are worth talking to each other.
+# The first two: multiply-adds of a run's forward passes above which starting more processes pays, on CPUs (about four
+# seconds of one core's work) and on GPUs. The third: those of a round above which sharing it between processes pays.
 WORTH_STARTING, WORTH_STARTING_ON_GPUS, WORTH_SHARING = 4e10, 1e12, 1e8
 
 
 def choose(x: Experiment) -> tuple[str, int]:
-    """The engine of each process and the number of processes. Raises FlagError if the model cannot be stacked.
+    """The engine of each process and the number of processes.
+
+    Raises FlagError if --engine stacked or the --algorithm needs a model that can be stacked, and this one cannot.
 
     What auto prefers was measured by benchmarks/rounds.py: on CPUs one process a core, on a
     GPU one process a GPU, and one process where there is too little work to share. Each has one thread on CPUs

@@ -6,7 +6,7 @@ from torch import nn
 
 
 def two_nn(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The 2NN: two hidden layers of 200 units, ReLU; 199,210 parameters on MNIST."""
+    """The 2NN: (N, C, H, W) to (N, classes) logits by two hidden layers of 200 units; 199,210 parameters on MNIST."""
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(prod(shape), 200),
@@ -18,7 +18,7 @@ def two_nn(shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 
 def cnn(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The CNN: 5x5 convolutions of 32 and 64 channels, each with 2x2 max pooling, then 512 units.
+    """The CNN, (N, C, H, W) to (N, classes): 5x5 convolutions of 32 and 64 channels, 2x2 max pooling, 512 units.
 
     The paper gives 1,663,370 parameters and no paddings. Padding 1 on convolutions and pools (28-26-14-12-7) makes
     exactly so many. So does padding 2 on convolutions and none on pools (28-28-14-14-7), which TensorFlow's example for
@@ -45,7 +45,7 @@ def cnn(shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 
 def cifar_cnn(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """Two 5x5 convolutions of 64 channels, each with 3x3 max pooling of stride 2, then 384 and 192 units.
+    """(N, C, H, W) to (N, classes): two 5x5 convolutions of 64 channels with 3x3 max pooling, then 384 and 192 units.
 
     The paper takes the network of TensorFlow's tutorial of 2016 and gives "about 10^6 parameters": 1,068,298 here for
     its crops of 24x24, and 1,756,426 for whole images of 32x32. The tutorial's local response normalisation is left

@@ -4,7 +4,7 @@ from torch import nn
 
 
 def small_cnn(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """5x5 convolutions of 16 and 32 channels, each with ReLU and 2x2 max pooling, then one linear layer."""
+    """(N, C, H, W) to (N, classes): 5x5 convolutions of 16 and 32 channels with 2x2 max pooling, then linear."""
     channels, height, width = shape
     return nn.Sequential(
         nn.Conv2d(channels, 16, 5, padding=2),

@@ -103,13 +103,13 @@ def overlaps_itself(tensor: Tensor) -> bool:
 
 
 def gradient(what: str, given: Any, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """A finite dense tensor a parameter, in its dtype and on its device; None, of frozen parameters, becomes zeros.
+    """A finite dense tensor per parameter, in its dtype and on its device; None, of frozen parameters, becomes zeros.
 
     Raises TypeError or ValueError for what does not fit.
     """
-    tensors = list(iterable(what, given, "a tensor a parameter"))
+    tensors = list(iterable(what, given, "one tensor per parameter"))
     if len(tensors) != len(parameters):
-        raise ValueError(f"{what}: has {len(tensors)} tensors; expected {len(parameters)}, one a parameter")
+        raise ValueError(f"{what}: has {len(tensors)} tensors; expected {len(parameters)}, one per parameter")
     result = []
     for i, (p, g) in enumerate(zip(parameters, tensors, strict=True)):
         if g is not None:

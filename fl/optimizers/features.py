@@ -1,10 +1,10 @@
 """S_k and A, FSVRG's scaling for sparse features (Konecny et al. 2016, arXiv 1610.02527, section 3.6).
 
-Each has a number a feature and applies to one parameter, along the dimension that has a weight a feature. That is the
-first parameter, where vectors of another length do not count, because nn.Module lists its own biases before its
-layers' weights. Its last dimension is taken, as in nn.Linear (out, d) and in a vector (d,), or else the first of two,
-as in nn.EmbeddingBag (d, out); a square one is taken as nn.Linear's. A model without such a dimension is refused,
-because it would go without the scaling and without a word.
+Each is a vector (d,), one number per feature, and multiplies one parameter along the dimension of length d: the first
+parameter, where vectors of another length are skipped, because nn.Module lists its own biases before its layers'
+weights. The last dimension is tried first, as in nn.Linear (out, d) and in a vector (d,), then the first of two, as in
+nn.EmbeddingBag (d, out); a square matrix counts as nn.Linear's. A model without such a dimension is refused, because
+the scaling would silently be left out.
 """
 
 from __future__ import annotations

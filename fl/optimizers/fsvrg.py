@@ -40,7 +40,7 @@ class FSVRGServer(FederatedAvgServer):
     def mean_gradient(self, gradients: Iterable[tuple[float, Iterable[Tensor | None]]]) -> list[Tensor]:
         """sum of n_k / n times client k's mean gradient at w_t: the full gradient for FSVRGClient.start_round.
 
-        gradients: (n_k, tensors) of each client, a tensor a parameter of the server; None counts as zeros.
+        gradients: (n_k, tensors) of each client, one tensor per parameter of the server; None counts as zeros.
         Raises TypeError or ValueError for what is not finite or does not fit.
         """
         pairs = as_pairs("gradient", gradients, "gradients")
@@ -121,7 +121,7 @@ class FSVRGClient(torch.optim.Optimizer):
 
     @torch.no_grad()
     def start_round(self, gradients: Iterable[Tensor | None]) -> None:
-        """w_t is where the parameters are now; gradients: the full gradient there, a tensor or None a parameter.
+        """w_t is where the parameters are now; gradients: the full gradient there, a tensor or None per parameter.
 
         Raises TypeError or ValueError, and changes nothing, for what is not finite or does not fit.
         """

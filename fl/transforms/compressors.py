@@ -63,8 +63,8 @@ def quantise(config: Config) -> Compressor:
 
     Suresh, Yu, Kumar and McMahan 2017, "Distributed Mean Estimation with Limited Communication", arXiv 1611.00429,
     section 2.2: a value goes up to the next level with the probability that makes its expectation exact, so Delta stays
-    unbiased; here up to 2^-24 of a step. Theirs is one vector with two ends; here every tensor has its own, because
-    layers move by different amounts. Their rotation is left out.
+    unbiased; here up to 2^-24 of a step. The paper has one least and one greatest value for a whole vector; here every
+    tensor has its own, because layers move by different amounts. The paper's rotation is left out.
     """
     bits, top = config.compress_bits, 2**config.compress_bits - 1
 

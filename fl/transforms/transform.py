@@ -35,9 +35,9 @@ class Transform:
 
     server(now, mean): what the server makes of the mean, in the reverse order of the transforms. finish(now, got): the
     same for what needs more than the mean, such as the number of reports, or keeps something on the server.
-    bytes(state): of a client's upload, where they are not those of the plain model.
-    keeps(state): what it keeps, with values of the right shapes: the server's, and client 0's. record(now, got): keys
-    for the round's line in metrics.jsonl.
+    bytes(w): the number of bytes that one client uploads; None if it uploads the plain model. keeps(w): a Kept like the
+    one that a round leaves, with the server's entries and client 0's, by whose names, shapes and dtypes a checkpoint is
+    checked. record(now, got): keys for the round's line in metrics.jsonl.
     """
 
     client: Callable[[RoundStart, Update], Update] = same_update

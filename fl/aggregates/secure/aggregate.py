@@ -1,4 +1,4 @@
-"""The weighted mean as clients and a server compute it that do not show each other single updates.
+"""The weighted mean, computed by clients and a server without showing each other any single update.
 
 What a simulation does otherwise than a deployment: all clients live in the processes of the run, and draw their secrets
 from one key (RoundStart.mask_key), so that each process can play every client's exchange of keys by itself, and clients
@@ -64,7 +64,7 @@ class Secure:
         return both[len(sent) :].view_as(more)
 
     def result(self, denominator: float) -> State:
-        """w and the mean of the updates; the sum says itself by what it is to be divided."""
+        """w plus the mean of the updates. `denominator` is not needed: the sum itself has the sum of the weights."""
         with self.timed():
             asked = self.server.who_answers()
             answers = {k: self.clients[k].answer(message) for k, message in asked.items()}

@@ -1,4 +1,4 @@
-"""What secure aggregation cannot be combined with, because it needs more than a sum, or would show it to no purpose.
+"""What secure aggregation cannot be combined with: what needs more than a sum, and what masking would undo.
 
 Imports no torch.
 """
@@ -31,7 +31,8 @@ def check_secure(config: Config) -> None:
     if own or reason:
         raise FlagError(
             f"--algorithm {config.algorithm}: {reason or 'may use more than the mean'}, but {SAID} gives the server "
-            "no more than a sum; choose fedavg, fedprox or one of fedopt's, or leave it out"
+            "no more than a sum; choose fedavg, fedsgd, fedprox, fedavgm, fedadagrad, fedadam or fedyogi, or leave "
+            f"{SAID} out"
         )
     if config.compress != DEFAULTS["compress"]:
         raise FlagError(
@@ -49,7 +50,7 @@ def check_secure(config: Config) -> None:
 
 
 def check_enough(config: Config) -> None:
-    """m is what a round waits for, and the threshold counts all who are called."""
+    """Raise FlagError if m, the reports that a round waits for, is below 2 or below the threshold for all called."""
     K, m = config.num_clients, config.num_select_clients
     if not K:
         return

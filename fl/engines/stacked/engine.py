@@ -133,7 +133,7 @@ class Stacked:
     ) -> Tensor:
         """The steps of a block; client i takes counts[i] of them. Returns the clients' summed losses (S,).
 
-        rows: numbers of examples. weights, draws: see Schedule. (S, l, B) each.
+        rows: indices of training examples. weights, draws: see Schedule. (S, l, B) each.
         """
         S, steps, B = rows.shape
         x = self.data.inputs(rows, draws)  # (S, l, B, ...)

@@ -33,9 +33,9 @@ class Narrow:
     """nn.Conv2d for two neighbouring pixels at once, and nn.MaxPool2d: (B, C, H, W) to (B, O, H', W').
 
     It is a convolution with a stride of 2 across and 16 channels. The first half of them belongs to the left pixel and
-    the second to the right one; so the kernels are one pixel wider, and theirs begin with a column of zeros where the
-    others end with one. Channels that the layer lacks are zeros, too. With the channels innermost, the result for pairs
-    (B, 16, H, W / 2) is in memory what a result (B, 8, H, W) would be.
+    the second to the right one; so the kernels are one pixel wider: a column of zeros ends those of the left pixel and
+    begins those of the right one. Channels that the layer lacks are zeros, too. With the channels innermost, the result
+    for pairs (B, 16, H, W / 2) is in memory what a result (B, 8, H, W) would be.
     """
 
     def __init__(self, convolution: nn.Conv2d, pool: nn.MaxPool2d, weights: Weights):
