@@ -44,7 +44,7 @@ def federated_rounds(
     `start` is rank 0's, which decides where the run goes on. Raises DivergedError when a model is not finite.
     """
     if group.size > 1:
-        check_partition(x, group)
+        check_same_data(x, group)
     begun = everywhere(x, group, start)
     x = replace(x, noise_key=key) if (key := key_of(x.config, group)) else x
     x = replace(x, mask_key=group.secret()) if x.config.secure_aggregation else x
@@ -67,13 +67,18 @@ def everywhere(x: Experiment, group: Group, start: Round | None) -> Begun:
     return begun._replace(kept=Kept(server, begun.kept.clients))
 
 
-def check_partition(x: Experiment, group: Group) -> None:
-    """Raise FlagError, at every rank, unless all have the same partition: each trains its share of the clients."""
-    if len(set(group.union({group.rank: x.partition.sha256()}).values())) > 1:
-        raise FlagError(
-            f"--partition {x.config.partition}: gave another partition to each process; it must follow from its "
-            "arguments alone, of which one is the seed"
-        )
+def check_same_data(x: Experiment, group: Group) -> None:
+    """Raise FlagError, at every rank, unless all have the same data and partition: each trains its share of clients.
+
+    Data come first, because a partition may differ just because they do.
+    """
+    told = group.union({group.rank: x.facts}).values()
+    for flag, fact, what in (("dataset", "data_sha256", "data"), ("partition", "partition_sha256", "a partition")):
+        if len({facts[fact] for facts in told}) > 1:
+            raise FlagError(
+                f"--{flag} {getattr(x.config, flag)}: gave each process {what} of its own; the result must follow from "
+                "the arguments alone, of which the seed may be one"
+            )
 
 
 def recorded(

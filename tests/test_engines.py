@@ -13,7 +13,7 @@ from torch import nn
 from fl.client import load_state
 from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked, has_hand_made_layers, obstacle_to_stacking
-from fl.engines.stacked.engine import side_by_side
+from fl.engines.stacked.engine import default_stack_size, side_by_side
 from fl.engines.stacked.hand_made import HandMade
 from fl.engines.stacked.narrow import Narrow, is_narrow
 from fl.experiment import federated
@@ -147,6 +147,19 @@ def test_bf16_is_as_near_to_exact_as_autocast(model):
     assert 0 < error(Stacked) < 1.5 * error(Sequential)
 
 
+class Draws(nn.Linear):
+    """Dropout without a module, as many examples have it."""
+
+    def forward(self, x):
+        return super().forward(torch.nn.functional.dropout(x.flatten(1), training=self.training))
+
+
+def test_a_system_that_does_not_say_how_much_memory_is_free(monkeypatch):
+    monkeypatch.delattr("os.sysconf")
+    task = task_of(config(model="2nn"))
+    assert default_stack_size(task.model, task.data, config(model="2nn")) > 1
+
+
 def test_what_cannot_be_stacked_says_why():
     data, shared = tiny(Path()), nn.Linear(3, 3)
     assert "shares" in (obstacle_to_stacking(nn.Sequential(shared, nn.ReLU(), shared), data) or "")
@@ -155,6 +168,9 @@ def test_what_cannot_be_stacked_says_why():
     assert "buffers" in (obstacle_to_stacking(nn.BatchNorm2d(3), data) or "")
     assert "Dropout" in (obstacle_to_stacking(nn.Dropout(), data) or "")
     assert "several targets" in (obstacle_to_stacking(nn.Linear(3, 3), next_tokens(Path())) or "")
+    for layer in (Draws(64, 3), nn.Sequential(nn.Flatten(), nn.RReLU(), nn.Linear(64, 3))):
+        assert "torch.func cannot" in (obstacle_to_stacking(layer, data) or "")
+        assert layer.training
     for name in OF_IMAGES:
         task = task_of(config(model=name))
         assert obstacle_to_stacking(task.model, task.data) is None
@@ -209,3 +225,11 @@ def test_layers_that_expect_something_else_are_not_hand_made():
     assert not has_hand_made_layers(nn.Sequential(nn.Flatten(1, 2), nn.Linear(4, 2)), (3, 4))
     assert not has_hand_made_layers(nn.Sequential(nn.GroupNorm(2, 4), nn.Linear(4, 2)), (4,))
     assert has_hand_made_layers(nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)), (3, 4))
+    assert has_hand_made_layers(nn.Sequential(nn.GroupNorm(2, 4)), (4, 5, 5))
+    assert not has_hand_made_layers(nn.Sequential(nn.GroupNorm(2, 4, affine=False)), (4, 5, 5))
+    norm = nn.GroupNorm(2, 4)
+    norm.bias = None  # as its argument of this name has it in later versions of PyTorch
+    assert not has_hand_made_layers(nn.Sequential(norm), (4, 5, 5))
+    hooked = nn.Sequential(nn.Linear(4, 2))
+    hooked[0].register_forward_hook(lambda module, x, y: 0 * y)
+    assert not has_hand_made_layers(hooked, (4,))

@@ -20,7 +20,7 @@ def multiply_adds(model: nn.Module, x: Tensor) -> int:
         counted.append(output.numel() * layer.weight[0].numel())
 
     def count_recurrent(layer: nn.RNNBase, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        positions = output[0][..., 0].numel()
+        positions = output[0].data[..., 0].numel()  # .data of a packed sequence, too
         counted.append(positions * sum(p.numel() for p in layer.parameters() if p.dim() > 1))
 
     layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]

@@ -20,6 +20,7 @@ from data.partition import Partition
 from fl.client import gradient_sums, steps_of
 from fl.config import Config
 from fl.device import accumulator_dtype, send
+from fl.engines.stacked.functional import is_vectorised
 from fl.engines.stacked.graphed import Graphed
 from fl.engines.stacked.hand_made import has_hand_made_layers
 from fl.engines.stacked.network import Network
@@ -28,6 +29,7 @@ from fl.engines.stacked.stack import Stack
 from fl.state import Correction, Report, RoundStart, State, Tell, Update, tell_nothing
 
 BLOCK = 128  # examples of a client made into inputs at once: enough for efficient products, few enough for a cache
+USUALLY_FREE = 4 << 30  # bytes of memory, where the system does not say
 VECTOR = 16  # float32 numbers in the widest vector of a CPU
 
 
@@ -44,6 +46,8 @@ def obstacle_to_stacking(model: nn.Module, data: Dataset) -> str | None:
             return f"has {type(module).__name__}, whose batch or draws belong to one client"
     if data.train.targets.dim() > 1:
         return "has several targets an example, and a stack's loss knows one"
+    if not has_hand_made_layers(model, data.shape) and not is_vectorised(model, data):
+        return "does something in its layers that torch.func cannot do for several clients at once, such as to draw"
     return None
 
 
@@ -192,7 +196,10 @@ def default_stack_size(model: nn.Module, data: Dataset, config: Config) -> int:
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        try:
+            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError, OSError):  # Linux alone says how much is free
+            free = USUALLY_FREE
     parameters = sum(p.nbytes for p in model.parameters())
     batch = (config.batch_size or len(data.train) // config.num_clients) * data.train.examples[0].numel() * 4
     # Of its parameters' size a client has weights, gradients, two moments and two sums; its activations are taken to

@@ -8,13 +8,34 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from data.dataset import Dataset
 from fl.engines.stacked.network import by_client, first_clients
 from fl.engines.stacked.weights import Weights
+from fl.errors import out_of_memory
 from fl.state import NO_CORRECTION, Correction, State
+
+
+def is_vectorised(model: nn.Module, data: Dataset) -> bool:
+    """Whether torch.func can form the gradient of the model, which has no buffers, for clients at once: by a trial."""
+    x, y = data.batch(data.train, slice(0, 1))  # (1, ...), (1,)
+    parameters = {name: p.detach().unsqueeze(0) for name, p in model.named_parameters()}
+    target = F.one_hot(y, data.classes).to(x.dtype if x.is_floating_point() else torch.float32)
+    was_training = model.training
+    model.train()
+    try:
+        Functional(model, parameters, folded=False).grad_of(parameters, x.unsqueeze(0), target.unsqueeze(0))
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        return False
+    finally:
+        model.train(was_training)
+    return True
 
 
 class Functional:

@@ -22,7 +22,7 @@ WIDE = 64  # outputs from which on a first layer's block of products pays for th
 
 def has_hand_made_layers(model: nn.Module, shape: Sequence[int]) -> bool:
     """Whether every layer of the model has its like here, for examples of that shape."""
-    if type(model) is not nn.Sequential:
+    if type(model) is not nn.Sequential or any(map(has_hooks, model.modules())):
         return False
     dims = len(shape)  # of what an example is between two layers: 3 for maps (C, H, W), 1 for a vector
     for i, module in enumerate(model):
@@ -36,11 +36,21 @@ def has_hand_made_layers(model: nn.Module, shape: Sequence[int]) -> bool:
         else:
             fits = type(module) is nn.ReLU or (
                 dims == 3
-                and (type(module) is nn.MaxPool2d or (type(module) is nn.GroupNorm and module.affine))
+                and (type(module) is nn.MaxPool2d or is_whole_group_norm(module))
             )  # fmt: skip
         if not fits:
             return False
     return True
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something happens beside the module's own computation, which nothing here would do."""
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return any(getattr(module, name) for name in hooks)
+
+
+def is_whole_group_norm(module: nn.Module) -> bool:
+    return type(module) is nn.GroupNorm and module.weight is not None and module.bias is not None
 
 
 class HandMade:
