@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.dataset import Dataset, Split
+from data.dataset import IGNORED, Dataset, Split
 from fl.errors import DataError
 from fl.rng import seeded
 
 KEYS = ("x", "y", "x_test", "y_test", "clients")
+MOST_CLASSES = 1_000_000  # a label beyond it is an identifier, for which a model would have as many outputs
 SHAPES = "a mapping with x and y, and maybe x_test, y_test and clients, or a tuple of 2 or 4 arrays"
 
 
@@ -53,9 +54,11 @@ def from_arrays(name: str, made: Mapping[str, Any] | Sequence[Any], test_fractio
                 raise ValueError("no example can be put aside for the test; return x_test and y_test")
             train, test = Split(x[kept], y[kept]), Split(x[aside], y[aside])
             clients = None if clients is None else clients[kept]
-        classes = int(train.targets.max()) + 1
+        classes = int(y.max()) + 1  # of sequences some labels may only be in what is put aside
         if classes < 2:
             raise ValueError("y: all labels are 0; expected two classes or more")
+        if train.targets.dim() == 1 and int(train.targets.min()) > 0:
+            raise ValueError(f"y: labels begin at {int(train.targets.min())}; expected them to begin at 0")
     except ValueError as error:
         raise DataError(f"--dataset {name}: {error}") from None
     return Dataset(name, train, test, classes, source="arrays", clients=clients)
@@ -82,6 +85,8 @@ def tensor_of(value: Any, key: str) -> Tensor:
     """A tensor on the CPU, of a NumPy array's own memory where that can be. Raises ValueError for what is none."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
+    if np.ma.isMaskedArray(value):
+        raise ValueError(f"{key}: is a masked array, whose gaps would get lost; fill them, or leave those examples out")
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{key}: has the dtype {array.dtype}; expected numbers")
@@ -111,20 +116,31 @@ def inputs_of(value: Any, key: str) -> Tensor:
 
 
 def labels_of(value: Any, key: str) -> Tensor:
-    """(n,) or (n, T) int64 from 0 on. Raises ValueError for what is none."""
+    """(n,) or (n, T) int64 from 0 on; behind the first of several, IGNORED too. Raises ValueError for what is none.
+
+    A column (n, 1), as data frames have it, is (n,).
+    """
     y = tensor_of(value, key)
+    if y.dim() == 2 and y.shape[1] == 1:
+        y = y[:, 0]
     if y.is_floating_point() or y.is_complex():
         raise ValueError(f"{key}: labels are no integers; expected integers from 0 to classes - 1")
     if y.dim() not in (1, 2):
         raise ValueError(f"{key}: has the shape {tuple(y.shape)}; expected (examples,)")
-    if y.numel() and int(y.min()) < 0:
-        raise ValueError(f"{key}: labels go from {int(y.min())} to {int(y.max())}; expected 0 to classes - 1")
+    counts = y.clone()
+    if y.dim() == 2:
+        counts[:, 1:][y[:, 1:] == IGNORED] = 0
+    if y.numel() and not (int(counts.min()) >= 0 and int(counts.max()) < MOST_CLASSES):
+        expected = f"expected 0 to classes - 1, which is below {MOST_CLASSES:,}"
+        raise ValueError(f"{key}: labels go from {int(counts.min())} to {int(counts.max())}; {expected}")
     return y.to(torch.int64)
 
 
 def clients_of(value: Any, n: int) -> Tensor:
     """(n,) int64: the number of each example's client."""
     whose = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    if whose.dtype == object and len({type(one) for one in whose.flat}) == 1 and isinstance(whose.flat[0], str | int):
+        whose = np.array(whose.tolist())  # a column of a data frame
     if whose.shape != (n,) or whose.dtype.kind not in "iuUS":
         expected = f"expected an integer or a string for each of the {n} examples of x"
         raise ValueError(f"clients: has the shape {whose.shape} and the dtype {whose.dtype}; {expected}")
@@ -147,7 +163,7 @@ def compared(train: Split, test: Split) -> None:
         if one != other:
             shown = [tuple(kind) if isinstance(kind, torch.Size) else kind for kind in (one, other)]
             raise ValueError(f"x_test and y_test: have {what} {shown[1]}; expected {shown[0]}, as x and y have")
-    unknown = sorted(set(test.targets.unique().tolist()) - set(train.targets.unique().tolist()))
+    unknown = sorted(set(test.targets.unique().tolist()) - {*train.targets.unique().tolist(), IGNORED})
     if unknown:
         raise ValueError(f"y_test: has the label {unknown[0]}, which y has not; expected the labels of y")
 

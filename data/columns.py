@@ -50,11 +50,7 @@ class Numbers:
 
     @property
     def is_text(self) -> bool:
-        """Whether this is a column of text: more than one value, and more than one in a hundred, are no numbers.
-
-        A single such value among fewer than ten is enough, too. Fewer are taken for slips of the pen.
-        """
-        return self.odd > max(1, self.given // 100) or self.odd * 10 > self.given
+        return are_texts(self.odd, self.given)
 
 
 class Texts:
@@ -79,6 +75,14 @@ class Texts:
         return list(self.known)
 
     @property
+    def is_text(self) -> bool:
+        """Whether its values are no numbers indeed; not known of a column with too many texts."""
+        if self.too_many:
+            return False
+        counts = np.bincount(self.codes[self.codes >= 0], minlength=len(self.known))
+        return are_texts(int(counts[np.isinf(parsed(self.texts))].sum()), int(counts.sum()))
+
+    @property
     def codes(self) -> np.ndarray:
         return np.concatenate(self.parts)
 
@@ -93,6 +97,14 @@ class Texts:
 
 
 Columns = dict[str, Numbers | Texts]
+
+
+def are_texts(odd: int, given: int) -> bool:
+    """Whether a column is one of text: more than one value, and more than one in a hundred, are no numbers.
+
+    A single such value among fewer than ten is enough, too. Fewer are taken for slips of the pen.
+    """
+    return odd > max(1, given // 100) or odd * 10 > given
 
 
 def parsed(cells: Sequence[str]) -> np.ndarray:
@@ -116,16 +128,25 @@ def number(cell: str) -> float:
 
 
 def header(path: Path) -> tuple[str, list[str]]:
-    """The delimiter, which is the one that cuts the first row into most columns, and the names of the columns."""
+    """The delimiter, and the names of the columns.
+
+    It is the one that cuts the first row into most columns, of those that cut the second row into as many.
+    """
     rows: dict[str, list[str]] = {}
+    fits: dict[str, bool] = {}
     for delimiter in DELIMITERS:
         try:
-            rows[delimiter] = [name.strip() for name in next(rows_of(path, delimiter), [])]
+            reader = rows_of(path, delimiter)
+            rows[delimiter] = [name.strip() for name in next(reader, [])]
+            fits[delimiter] = False
+            with suppress(DataError):  # which is said when the row is read as one
+                fits[delimiter] = len(next(reader, [])) == len(rows[delimiter])
         except DataError as error:  # quotes that stand beside another delimiter
             refused = error
     if not rows:
         raise refused
-    best = max(rows, key=lambda delimiter: len(rows[delimiter]))
+    # A comma may stand in the names of a file with semicolons; then the next row has another number of values.
+    best = max(rows, key=lambda delimiter: (fits[delimiter], len(rows[delimiter])))
     return best, rows[best]
 
 
@@ -138,12 +159,16 @@ def read(path: Path, delimiter: str, names: Sequence[str], texts: Collection[str
     wanted = [name for name in names if name not in unread]
     sample = islice(parts(path, delimiter, len(names), SAMPLE), 1)
     found = text_columns(collected(sample, names, wanted, texts, set()), ENOUGH)
+    looked_at: set[str] = set()
     while True:
         columns = collected(parts(path, delimiter, len(names)), names, wanted, texts, found)
+        # The sample may mislead either way. Then all rows are read again, because the words of numbers are not kept.
         more = text_columns(columns)
-        if not more:
+        fewer = {name for name in found - looked_at if not columns[name].is_text}
+        if not (more or fewer):
             break
-        found |= more  # text that begins after the sample: its words are read again
+        looked_at |= fewer
+        found = (found | more) - fewer
     for name, column in columns.items():
         if isinstance(column, Numbers) and column.odd:
             row, text = column.first

@@ -42,6 +42,8 @@ def learnt(column: Numbers | Texts, train: np.ndarray) -> Learnt:
         values = column.values[train]
         known = values[~np.isnan(values)]
         mean, deviation = (float(known.mean()), float(known.std())) if len(known) else (0.0, 0.0)
+        if len(known) and known.min() == known.max():  # a mean of equal numbers may be a little off, and then so is it
+            mean, deviation = float(known[0]), 0.0
         return Learnt(None, len(known), mean, deviation, len(known) < len(values))
     codes = column.codes[train]
     texts = sorted(column.texts[code] for code in np.unique(codes) if code >= 0)
@@ -55,7 +57,10 @@ def encoded(column: Numbers | Texts, known: Learnt) -> list[np.ndarray]:
     column of its category; a text that is no category becomes zeros. Either gets one more column, which says that the
     value is missing, if it is missing in a training row.
     """
-    if isinstance(column, Numbers):
+    if isinstance(column, Numbers) and known.texts is not None:  # it has no values here, and texts elsewhere
+        missing = np.isnan(column.values)
+        made = [np.zeros((len(missing), len(known.texts)), dtype=bool)]
+    elif isinstance(column, Numbers):
         missing = np.isnan(column.values)
         block = ((column.values - known.mean) / (known.deviation or 1.0)).astype(np.float32)
         block[missing] = 0
@@ -80,7 +85,8 @@ def fit(columns: Columns, schema: Schema, where: object) -> None:
         odd = ", ".join(sorted(columns.keys() ^ schema.columns.keys()))
         raise DataError(f"{where}: has other columns than the other tables: {odd}")
     for name, column in columns.items():
-        if isinstance(column, Texts) == (schema.columns[name].texts is None):
+        is_empty = isinstance(column, Numbers) and column.given == 0
+        if isinstance(column, Texts) == (schema.columns[name].texts is None) and not is_empty:
             raise DataError(f"{where}: column {name} is one of numbers in one table, and of text in another")
 
 
@@ -100,13 +106,17 @@ def merged(schemas: Sequence[Schema]) -> Schema:
 
 def _together(name: str, parts: Sequence[Learnt]) -> Learnt:
     missing = any(part.missing for part in parts)
-    if len({part.texts is None for part in parts}) > 1:
+    telling = [part for part in parts if part.texts is not None or part.known]  # a column without values may be either
+    if len({part.texts is None for part in telling}) > 1:
         raise DataError(f"column {name} is one of numbers in one table, and of text in another")
-    if parts[0].texts is not None:
+    if telling and telling[0].texts is not None:
         return Learnt(sorted({text for part in parts for text in part.texts or ()}), 0, 0.0, 0.0, missing)
     n = sum(part.known for part in parts)
     if n == 0:
         return Learnt(None, 0, 0.0, 0.0, missing)
+    means = {part.mean for part in parts if part.known}
+    if len(means) == 1 and not any(part.deviation for part in parts):
+        return Learnt(None, n, means.pop(), 0.0, missing)
     mean = sum(part.known * part.mean for part in parts) / n
     variance = sum(part.known * (part.deviation**2 + (part.mean - mean) ** 2) for part in parts) / n
     return Learnt(None, n, mean, math.sqrt(variance), missing)

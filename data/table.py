@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,12 +18,13 @@ import torch
 from torch import Tensor
 
 from data.arrays import put_aside
-from data.columns import HEADER, MOST, Columns, Texts, header, read
+from data.columns import HEADER, MOST, Columns, Texts, header, parsed, read
 from data.dataset import Dataset, Split
 from data.schema import Schema, encoded, fit, in_order, learnt
 from fl.errors import DataError, FlagError, reason
 
 SHOWN = 12  # columns that a message names
+WITH_COMMAS = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?")  # numbers that a spreadsheet wrote for people
 
 
 class Rows(NamedTuple):
@@ -105,6 +107,10 @@ def check_columns(path: Path, columns: Columns) -> None:
     """Raises DataError for a table without rows, and for columns of names or the like."""
     if not any(column.parts for column in columns.values()):
         raise DataError(f"{path}: has a header and no rows; expected some")
+    for name, column in columns.items():
+        if isinstance(column, Texts) and column.texts and all(map(WITH_COMMAS.fullmatch, column.texts)):
+            as_text = f"column {name} holds numbers with commas, such as {column.texts[0]!r}"
+            raise DataError(f"{path}: {as_text}; write a point before decimals, and nothing between thousands")
     of_names = {name: column for name, column in columns.items() if isinstance(column, Texts) and column.is_name}
     if of_names:
         some = "; ".join(f"{name} (such as {column.texts[0]!r})" for name, column in list(of_names.items())[:SHOWN])
@@ -127,7 +133,15 @@ def classes_of(path: Path, label: str, columns: Columns, is_part: bool) -> tuple
 
 def dropped(drop: str | None) -> list[str]:
     """The names in --drop, which commas part; quotes hold together what has a comma of its own."""
-    return [] if drop is None else [name.strip() for name in next(csv.reader([drop], skipinitialspace=True))]
+    if drop is None:
+        return []
+    try:
+        names = [name.strip() for name in next(csv.reader([drop], skipinitialspace=True, strict=True), [])]
+    except csv.Error as error:
+        raise FlagError(f"--drop {drop!a}: {error}; expected names of columns with commas between them") from None
+    if not all(names) or not names:
+        raise FlagError(f"--drop {drop!a}: expected names of columns with commas between them")
+    return names
 
 
 def written(names: Iterable[str]) -> str:
@@ -177,6 +191,10 @@ def numbered(path: Path, flag: str, name: str, columns: Columns) -> tuple[np.nda
         row = int(missing[0]) + 1 + HEADER
         raise DataError(f"{path}: row {row}: no value in column {name}, the --{flag} ({len(missing)} such rows)")
     ordered = in_order(texts)
+    sizes = parsed(ordered)
+    if np.isfinite(sizes).all() and len(twice := np.flatnonzero(np.diff(sizes) == 0)):
+        one, other = ordered[twice[0]], ordered[twice[0] + 1]
+        raise DataError(f"{path}: column {name} has {one!r} and {other!r}, which are one number; write them alike")
     places = {text: number for number, text in enumerate(ordered)}
     return np.array([places[text] for text in texts], np.int64)[codes], ordered
 

@@ -10,7 +10,7 @@ import torch
 
 from data.arrays import SHAPES, from_arrays
 from data.augment import normalised
-from data.dataset import IGNORED, Dataset
+from data.dataset import IGNORED, Dataset, Split
 from fl.config import Config
 from fl.names import is_own, named, refuse, told
 from fl.parts import callable_of, flags_of
@@ -35,6 +35,9 @@ def load_data(config: Config) -> Dataset:
         if not isinstance(data, Dataset):
             refuse(flag, value, f"returned {kind_of(data)}; expected {DATASET}")
         for name, part in (("train", data.train), ("test", data.test)):
+            tensors = (part.examples, part.targets) if isinstance(part, Split) else ()
+            if not tensors or not all(isinstance(one, torch.Tensor) for one in tensors):
+                refuse(flag, value, f"{name} is {kind_of(part)}; expected a data.dataset.Split of two tensors")
             x, y = part.examples, part.targets
             if len(x) != len(y) or len(y) == 0:
                 has = f"{name} has {len(x)} examples and {len(y)} targets"
@@ -44,6 +47,12 @@ def load_data(config: Config) -> Dataset:
                 counts[:, 1:] |= y[:, 1:] == IGNORED
             if y.dtype != torch.int64 or not counts.all():
                 refuse(flag, value, f"{name} has other targets than int64 from 0 to classes - 1 = {data.classes - 1}")
+        one, other = data.train.examples, data.test.examples
+        if (one.dtype, one.shape[1:]) != (other.dtype, other.shape[1:]):
+            kinds = [f"{x.dtype} {tuple(x.shape[1:])}" for x in (one, other)]
+            refuse(
+                flag, value, f"has training examples of {kinds[0]} and test examples of {kinds[1]}; expected one kind"
+            )
         if data.clients is not None and not are_owners(data.clients, len(data.train)):
             refuse(flag, value, "has clients that are not (n,) int64 on the CPU, in which each of 0 to K - 1 occurs")
         with told(flag, value, "inputs out of its first examples"):

@@ -96,6 +96,9 @@ def test_clients_are_numbered_in_their_order_and_go_with_their_examples(whose):
         ((X, Y.astype(float)), "y: labels are no integers; expected integers from 0 to classes - 1"),
         ((X, Y.astype(str)), "y: has the dtype <U21; expected numbers"),
         ((X, 2 * Y - 1), "y: labels go from -1 to 1; expected 0 to classes - 1"),
+        ((X, Y * 10**13), "y: labels go from 0 to 10000000000000; expected 0 to classes - 1, which is below 1,000,000"),
+        ((X, Y + 1), "y: labels begin at 1; expected them to begin at 0"),
+        ((np.ma.masked_equal(X, 3), Y), "x: is a masked array, whose gaps would get lost; fill them"),
         ((X, 0 * Y), "y: all labels are 0; expected two classes or more"),
         ((X, np.array(3)), "y: has the shape (); expected (examples,)"),
         ((X, np.arange(8) // 7), "y: one example alone has the label 1; expected two, one for the test"),
@@ -113,6 +116,20 @@ def test_clients_are_numbered_in_their_order_and_go_with_their_examples(whose):
 def test_what_is_wrong_with_arrays(arrays, message):
     said = refused(**arrays) if isinstance(arrays, dict) else refused(*arrays)
     assert message in said
+
+
+def test_labels_and_clients_as_data_frames_have_them():
+    assert made(X, Y[:, None], X, Y[:, None]).sha256() == made(X, Y, X, Y).sha256()
+    for whose in (["b", "b", "a", "a"] * 2, [5, 5, 2, 2] * 2):
+        data = made(x=X, y=Y, x_test=X, y_test=Y, clients=np.array(whose, dtype=object))
+        assert data.clients.tolist() == [1, 1, 0, 0] * 2
+
+
+def test_sequences_may_have_targets_that_do_not_count_and_labels_that_are_only_put_aside():
+    y = np.stack([Y, np.where(np.arange(8) == 3, -100, 0)], 1)
+    assert made(X, y, X, y).classes == 2
+    assert {made(X, np.stack([Y, np.arange(8)], 1)).classes} == {8}
+    assert "labels go from -100 to 1" in refused(X, y[:, ::-1].copy())
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.2, 0.5, 0.99])

@@ -236,6 +236,7 @@ def test_a_lock_whose_file_was_removed_while_waiting_guards_nothing(tmp_path):
             with locked(tmp_path / "lock"):
                 inside.append(1)
                 most.append(len(inside))
+                time.sleep(0.0002)
                 inside.pop()
 
     threads = [threading.Thread(target=hold) for _ in range(4)]

@@ -63,6 +63,11 @@ FAULTS = [
      " return Dataset('d', s, s, 2, 0, 1, '')", "train has 4 examples and 3 targets"),
     ("dataset own.py:data", OWN + "\ndef data(d):\n s = Split(torch.zeros(4, 1, 8, 8), torch.arange(4))\n"
      " return Dataset('d', s, s, 2, 0, 1, '')", "train has other targets than int64 from 0 to classes - 1 = 1"),
+    ("dataset own.py:data", OWN + "\ndef data(d):\n t = patterns(d)\n x = t.test.examples / 255\n"
+     " return replace(t, test=Split(x, t.test.targets))",
+     "has training examples of torch.uint8 (1, 8, 8) and test examples of torch.float32 (1, 8, 8); expected one kind"),
+    ("dataset own.py:data", OWN + "\ndef data(d):\n t = patterns(d)\n"
+     " return replace(t, test=Split(t.test.examples.numpy(), t.test.targets.numpy()))", "test is an object of d"),
     # A partition.
     ("dataset own.py:data", OWN + "\ndef data(d):\n return replace(patterns(d), clients=torch.arange(30) // 10)",
      "has clients that are not (n,) int64 on the CPU, in which each of 0 to K - 1 occurs"),

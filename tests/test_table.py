@@ -135,6 +135,27 @@ def test_text_that_begins_after_the_first_thousand_rows(load):
     assert (both(data)[:, 1:].sum(1) == 1).all()
 
 
+def test_the_first_rows_do_not_decide_alone_whether_a_column_is_text(load):
+    lines = ["x,ill", *(f"{i % 60},{i % 2}" for i in range(4000))]
+    for first in (1, 3001):  # among the first rows that are looked at, and far behind them
+        late = list(lines)
+        late[first : first + 15] = [f"unknown,{i % 2}" for i in range(15)]
+        with pytest.raises(DataError, match=f"row {first + 1}: 'unknown' in column x, which otherwise holds numbers"):
+            load(late)
+
+
+def test_a_comma_in_the_names_of_a_file_with_semicolons(load):
+    data = load(["weight, kg;height, cm;age, y;ill", *(f"{i};{i % 5};{i % 7};{i % 2}" for i in range(12))])
+    assert data.shape == (3,)
+
+
+def test_a_column_with_one_value_is_no_scale(load):
+    lines = ["dose,x,ill", *(f"0.1,{i},{i % 2}" for i in range(100))]
+    assert both(load(lines))[:, 0].abs().max() == 0
+    dose = both(load([*lines, "0.2,1,0", "0.2,2,1"]))[:, 0]
+    assert dose.abs().max() < 100
+
+
 def test_files_that_are_read_in_parts(load, monkeypatch):
     whole = load()
     monkeypatch.setattr("data.columns.CELLS", 20)
@@ -166,6 +187,8 @@ def test_files_that_are_read_in_parts(load, monkeypatch):
         ({"lines": [HEADER, *rows(), '9,"f"m,a,no']}, "line 14: ',' expected after '\"'; expected comma-separated"),
         ({"lines": [HEADER, *rows(), '9,"f,a,no']}, "unexpected end of data; expected comma-separated values"),
         ({"text": b"age,ill\n1,no\n2,\xe9\n"}, "is not UTF-8 (byte 0xe9"),
+        ({"lines": ["x;ill", *(f"36,{i % 3};{i % 2}" for i in range(9))]}, "column x holds numbers with commas"),
+        ({"lines": ["x,ill", *(f"{i},{['1', '0', '01'][i % 3]}" for i in range(9))]}, "column ill has '01' and '1'"),
         ({"lines": ["ill,site", *(f"{i % 2},a" for i in range(9))], "client": "site"}, "no column is left"),
         (
             {"lines": ["ill,site,x", *(f"{i % 2},{i},1" for i in range(9))], "client": "site"},
@@ -190,6 +213,8 @@ def test_what_is_wrong_with_a_file(change, message, load, tmp_path):
         ({"client": "zzz"}, "has no such column; expected one of age, sex, site, ill"),
         ({"drop": "age,sx"}, "--drop sx: "),
         ({"client": "ill"}, "--client ill: is named twice among --label, --client and --drop"),
+        ({"drop": '"sex'}, "--drop '\"sex': unexpected end of data; expected names of columns with commas between"),
+        ({"drop": "\n"}, "--drop '\\n': expected names of columns with commas between them"),
         ({"drop": "ill"}, "--drop ill: is named twice among --label, --client and --drop"),
     ],
 )
