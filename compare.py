@@ -62,7 +62,7 @@ def writing(flag: str, out: Path) -> Iterator[None]:
 
 
 def group(folders: Sequence[Path], labels: Sequence[str] = ()) -> dict[str, Experiment]:
-    """The experiments of these folders, by their labels, one run a seed.
+    """The experiments of these folders, by their labels, with one run per seed.
 
     Raises RunFolderError if no folder can be used, and FlagError for labels that do not fit.
     """
@@ -96,7 +96,7 @@ def parser() -> Words:
         help="the name of an experiment, in place of the flags that tell it apart; "
              "repeatable, one for each in the order of the table",
     )  # fmt: skip
-    words.add_argument("--title", metavar="TEXT", help="in place of what all runs share; '' for none")
+    words.add_argument("--title", metavar="TEXT", help="the title, in place of what all runs share; '' for none")
     look = made.add_argument_group("the picture")
     look.add_argument(
         "--axes", action="append", choices=list(AXES),

@@ -34,7 +34,7 @@ def parser() -> Words:
     made.add_argument("--seeds", default="3", metavar="N", help="seeds with the best setting (default: %(default)s)")
     made.add_argument(
         "--jobs", metavar="N",
-        help="processes at a time: a run each, or several if there are fewer runs (default: the machine's cores)",
+        help="processes at a time: one per run, or several if there are fewer runs (default: the machine's cores)",
     )  # fmt: skip
     made.add_argument("--budget", metavar="MINUTES", help="stop after so long; the next call goes on from there")
     made.add_argument(

@@ -3,8 +3,8 @@
     python3 -m benchmarks.algorithms
 
 MNIST, the 2NN, K = 100 clients of two shards each, C = 0.1, E = 5, B = 10, SGD (McMahan et al. 2017, section 3). The
-rates are tuned on seed 0, by the accuracy after 100 rounds (mean of the last five), then run with three seeds. Runs
-that are there already are not run again: they stand in --out_dir, a folder a run, for compare.py.
+rates are tuned on seed 0, by the accuracy after 100 rounds (mean of the last five), then run with three seeds. Each
+run has a folder of its own in --out_dir, for compare.py; if it has a summary already, it is not run again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fl.records import read_records, rounds_to_target
 
 SETTING = "--model 2nn --partition shards --num_clients 100 --client_fraction 0.1 --batch_size 10 --optimizer sgd"
 TARGET = 0.95
-# What is tuned: each list a grid, the default flags elsewhere.
+# What is tuned: for each algorithm the flags, and the values that are tried in every combination.
 SERVER = {"init_lr": (0.05, 0.1), "server_lr": (0.01, 0.03)}
 GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
     "fedavg": {"init_lr": (0.03, 0.05, 0.1, 0.2)},

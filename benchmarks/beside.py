@@ -46,7 +46,7 @@ class Run(NamedTuple):
 
 
 def run(flags: str, data_dir: str, competitor: int = 0) -> Run:
-    """Run a command line; competitor: the process id of one whose work is not others'."""
+    """Run a command line. competitor: the id of a process whose work does not count among that of others, or 0."""
     with tempfile.TemporaryDirectory() as place:
         words = [*flags.split(), "--quiet", "--data_dir", data_dir, "--run_dir", f"{place}/run"]
         words += ["--eval_every", "1000", "--checkpoint_every", "1000"] if flags else []

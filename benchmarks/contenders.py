@@ -1,10 +1,10 @@
-"""One contender of benchmarks/rounds.py in a process of its own: trains as many rounds as each line it reads says.
+"""One contender of benchmarks/rounds.py in a process of its own. Each line on stdin is a number of rounds to train.
 
     python3 -m benchmarks.contenders NAME WORKLOAD
 
 NAME is one of CONTENDERS or ALGORITHMS, or "workers N" for our distributed engine with N processes.
 
-Every contender trains the same model on the same shards with the same flags; each answers with the
+Every contender trains the same model on the same partition with the same flags, and answers each line with the
 seconds of each round, evaluation excluded. Peers are given their data as normalised float tensors in memory.
 """
 
@@ -74,7 +74,7 @@ def setting(workload: str) -> tuple[Any, Any, Any, list[Any], list[Any]]:
 
 
 def ours(engine: str, workers: int, **flags: Any) -> Callable[[str], Iterator[float]]:
-    """The real loop, with one of our engines; `round_seconds` of its records."""
+    """The real loop, with one of our engines. It yields the seconds of each round, its record included."""
 
     def rounds(workload: str) -> Iterator[float]:
         from fl.engines import assist, choose, make_engine

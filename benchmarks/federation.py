@@ -80,7 +80,7 @@ def measure(names: list[str], turns: int) -> dict[str, list[float]]:
 
 
 def table(seconds: dict[str, list[float]]) -> str:
-    """A row a feature: rounds, the median with its quartiles in milliseconds, and what it adds to the plain round."""
+    """A row per feature: rounds, the median with its quartiles in milliseconds, and what it adds to the plain round."""
     plain = median(seconds[PLAIN])
     lines = ["| with | rounds | ms a round, median (quartiles) | more than without |", "|---|---|---|---|"]
     for name, values in seconds.items():

@@ -28,7 +28,7 @@ export BENCHMARK_DEVICE=$device BENCHMARK_GPUS=$gpus PYTHONUNBUFFERED=1 GPU_OUT=
 : > "$work/steps"
 BUDGET=460  # seconds for all steps together
 
-# step NAME SECONDS COMMAND...: run it within so many seconds and what is left of the budget; note how it ended.
+# step NAME SECONDS COMMAND...: run COMMAND for SECONDS at most, or for what is left of the budget; note how it ended.
 step() {
     local name=$1 limit=$2 began=$SECONDS code
     shift 2

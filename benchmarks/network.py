@@ -46,9 +46,9 @@ def few(data_dir: Path) -> dict[str, Tensor]:
 
 
 class Relay:
-    """A port from which connections go on to another one. bytes: that went through, to the server and from it.
+    """Passes connections on from a new port to another one. bytes: how many went up to the server, and down from it.
 
-    seconds: that every 64 KiB or less are held back, to make the network a slow one.
+    seconds: how long each piece of at most 64 KiB is held back, as a slow network would.
     """
 
     def __init__(self, seconds: float = 0.0) -> None:

@@ -84,7 +84,7 @@ def hidden(epsilon: float, clip: float) -> str:
 
 
 def accuracies(out_dir: Path, clients: int, epsilon: float | None, seeds: int) -> list[float]:
-    """In per cent, a seed each."""
+    """The final test accuracy in per cent, for each seed."""
     words = f"{COMMON} {ACCURACY} --num_clients {clients} --client_fraction 0.1"
     words += f" {hidden(epsilon, CLIP)}" if epsilon else ""
     name = f"K{clients}-{epsilon or 'plain'}"

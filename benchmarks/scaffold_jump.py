@@ -8,9 +8,9 @@ Before each round every client also trains from the same model with its minibatc
   without    nothing is added, as in FedAvg;
   reversed   c_k - c is added, which is as long and points the other way.
 
-Nothing comes of these trainings. A line a round has, for each way, the median over clients and orders of the norm of
-the mean gradient that a client met, the largest norm with its client, and how many models were not finite. With c - c_k
-that mean is what c_k would become. One thread, and no run folder.
+These trainings do not change the run. Each round has one line, with three figures for each way: the median over clients
+and orders of the norm of the mean gradient that a client met; the largest norm, with its client; and how many models
+were not finite. With c - c_k this mean gradient is what c_k would become. One thread, and no run folder.
 """
 
 from __future__ import annotations

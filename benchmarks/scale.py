@@ -36,7 +36,7 @@ def one(K: int, m: int, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     c = config_of("logistic", num_clients=K, num_select_clients=m, global_epoch=rounds, engine="stacked")
     x = federated(replace(c, num_clients=m))
-    # The pixels are shared, only numbers of examples are many: client k holds PER_CLIENT of them, wherever.
+    # Clients share the pixels, and only indices of examples are many: client k holds PER_CLIENT of them, from anywhere.
     n = len(x.data.train)
     examples = (torch.arange(K * PER_CLIENT) * 7919) % n
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -5,7 +5,7 @@
     python3 -m benchmarks.why_scaffold --algorithm fedavg       # the same without control variates
     python3 -m benchmarks.why_scaffold --forget 9@8             # after round 8 the control variate of client 9 is 0
 
-The cell fashion_mnist/labels_2 of NIID-Bench (`reproduce.py niid_bench`) with LeNet and 10 clients. A line a round:
+The cell fashion_mnist/labels_2 of NIID-Bench (`reproduce.py niid_bench`) with LeNet and 10 clients. One line per round:
 
   - the accuracy and the loss;
   - over the clients whose models stayed finite, the mean norm of the gradient of a client's own loss before training
@@ -136,7 +136,7 @@ def push_on(kept: Kept, k: int) -> float:
 
 
 def without_variate(kept: Kept, k: int, share: float) -> Kept:
-    """The same, as if c_k, which is this share of c, were 0."""
+    """What is kept, with c_k set to 0 and taken out of c. share: the weight n_k / n of c_k in c."""
     c, c_k = kept.server["c"], kept.of(k, "c_k")
     forgotten = kept.with_clients({k: {"c_k": zeros(c_k)}})
     return forgotten.with_server(c={name: c[name] - share * c_k[name] for name in c})

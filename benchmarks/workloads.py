@@ -1,10 +1,10 @@
-"""The table of docs/workloads.md: each workload federated, and centralised at as many examples, with several seeds.
+"""Rows of the table in docs/data.md: each workload federated, and centralised on the same number of examples.
 
     python3 -m benchmarks.workloads --images my_cifar10 --text input.txt --table breast_cancer.csv
 
-Runs that are there already are not run again: they stand in --out_dir, a folder a run, for compare.py. Each process has
-one thread, and --jobs of them run at once, so the seconds are those of one core. Rows whose data is not given are
-shown as not run.
+Each run has a folder of its own in --out_dir, which compare.py can read. A run whose folder has a summary already is
+not run again. Each process has one thread, and --jobs of them run at once, so the seconds are those of one core. Rows
+whose data is not given are shown as not run.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--text", help="the text of Shakespeare's plays")
     parser.add_argument("--table", help="the CSV file of docs/your_data.md")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each row (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once (default: one a core)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once (default: one per core)")
     parser.add_argument("--only", action="append", choices=list(ROWS), help="this row; repeatable")
     parser.add_argument("--out_dir", default="runs/workloads", help="folder of the runs (default: %(default)s)")
     parser.add_argument("--out", default="benchmarks/results", help="folder of the JSON (default: %(default)s)")

@@ -12,7 +12,7 @@ from fl.flags import sets
 
 
 def _concentration(config: Any) -> None:
-    """Raise FlagError if --alpha is no concentration: too small, or a number of the data set."""
+    """Raise FlagError if --alpha cannot be the concentration: it is too small, or the data set reads it."""
     dataset = DATASETS.get(config.dataset)
     if isinstance(dataset, Entry) and "alpha" in dataset.reads:
         both = f"reads --alpha, and so does --dataset {config.dataset}"

@@ -2,7 +2,7 @@
 
 {"x": inputs, "y": labels}                   --test_fraction of each label is put aside for the test
 {..., "x_test": inputs, "y_test": labels}    the two parts as they are
-{..., "clients": whose}                      whose each example of x is, for --partition natural
+{..., "clients": owners}                     the client that owns each example of x, for --partition natural
 (inputs, labels), or (inputs, labels, test inputs, test labels)
 """
 
@@ -137,7 +137,7 @@ def labels_of(value: Any, key: str) -> Tensor:
 
 
 def clients_of(value: Any, n: int) -> Tensor:
-    """(n,) int64: the number of each example's client."""
+    """(n,) int64: the index of each example's client."""
     whose = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
     if whose.dtype == object and len({type(one) for one in whose.flat}) == 1 and isinstance(whose.flat[0], str | int):
         whose = np.array(whose.tolist())  # a column of a data frame

@@ -54,7 +54,7 @@ class Numbers:
 
 
 class Texts:
-    """A column of categories. codes (n,) int64: of each row the place of its text in `texts`, -1 if it is missing."""
+    """A column of categories. codes (n,) int64: for each row the index of its text in `texts`, -1 if it is missing."""
 
     def __init__(self, most: int | None):
         self.most = most
@@ -180,7 +180,7 @@ def read(path: Path, delimiter: str, names: Sequence[str], texts: Collection[str
 
 
 def text_columns(columns: Columns, least: int = 1) -> set[str]:
-    """Those of which at least so many values are known, and too many of them are no numbers."""
+    """The columns with at least `least` known values, of which too many are no numbers for a column of numbers."""
     numbers = {name: column for name, column in columns.items() if isinstance(column, Numbers)}
     return {name for name, column in numbers.items() if column.given >= least and column.is_text}
 

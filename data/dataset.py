@@ -1,4 +1,4 @@
-"""A data set as the runner sees it: raw examples on the device, made into inputs of a model when a batch is."""
+"""A data set as the runner sees it: raw examples on the device, made into inputs of a model batch by batch."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Dataset:
     which is the first dimension of an example. source: where the files came from, for the records. dtype: of inputs
     that are not integers.
 
-    clients: (n,) int64 on the CPU, whose each training example is, such as a writer's or a hospital's, from 0 to K - 1;
-    None if that is not known. --partition natural goes by it.
+    clients: (n,) int64 on the CPU, the client that owns each training example, such as a writer or a hospital, from 0
+    to K - 1; None if that is not known. --partition natural goes by it.
 
     augment: inputs (N, ...) and draws (N,) int64 to inputs (N, *shape). A draw is 64 random bits that belong to one
     visit of one example in training. An example's result must depend on its own draw alone, because which examples come
@@ -55,8 +55,8 @@ class Dataset:
     `lambda x, draws: torch.where((draws & 1).bool()[:, None, None, None], x, -x)`.
 
     unaugmented: inputs (N, ...) to inputs (N, *shape), where nothing is drawn: in evaluation, and for the gradient of
-    all of a client's examples. For augmentations that change the shape, such as crops, whose like is the middle of an
-    image. None leaves inputs as they are.
+    all of a client's examples. Augmentations that change the shape need it: where training crops an image at random,
+    this takes its middle. None leaves inputs as they are.
     """
 
     name: str
@@ -73,12 +73,12 @@ class Dataset:
 
     @property
     def labels(self) -> Tensor:
-        """(n,) on the CPU: by which the training examples are split over clients; of several targets the first."""
+        """(n,) on the CPU: the labels by which examples are split over clients; the first of several targets."""
         return self.train.targets.view(len(self.train), -1)[:, 0].cpu()
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Of one input of a model, which is that of an example if `unaugmented` does not change it; (C, H, W)."""
+        """The shape of one input of a model, such as (C, H, W): that of an example unless `unaugmented` changes it."""
         if self.unaugmented is None:
             return tuple(self.train.examples.shape[1:])
         return tuple(self.unaugmented(self.normalise(self.train.examples[:1])).shape[1:])

@@ -121,7 +121,7 @@ def from_url(url: str) -> bytes:
 
 
 def _fetch_lock(folder: Path) -> Path:
-    """The lock of who fetches what belongs into `folder`: in it, or in the first folder above it that is there."""
+    """The lock for fetching into `folder`. It lies in `folder`, or in the nearest folder above it that exists."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     missing = folder.relative_to(there).parts
     return there / f".{missing[0] if missing else folder.name}.lock"

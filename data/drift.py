@@ -12,7 +12,8 @@ the second real drift.
 
 Each is a function (partition, labels, seed, share, rounds) that returns what the clients hold in round t, counted from
 1. That follows from t alone, so a resumed run and every process of a run see the same. Every client holds at least one
-example, and there are as many clients as ever. A round costs a pass over all examples' numbers, whoever is called.
+example, and the number of clients stays the same. A round costs a pass over the indices of all examples, however few
+clients are called.
 """
 
 from __future__ import annotations
@@ -66,10 +67,10 @@ def at_least_one(share: float, n_k: Tensor) -> Tensor:
 
 
 def windows(partition: Partition, order: Tensor, window: Callable[[int], tuple[Tensor, Tensor]]) -> Held:
-    """In round t the examples of each client from the first[k]-th on, count[k] of them, its last followed by its first.
+    """In round t client k holds count[k] examples from its first[k]-th on; its first example follows its last.
 
-    order (n,): by which the examples stand in line within their client, for each entry of partition.indices. window(t):
-    first and count, (K,) int64 each. What a client holds stands in the order of the partition, whatever its line is.
+    order (n,): for each entry of partition.indices, what its client's examples are sorted by. window(t): first and
+    count, (K,) int64 each. What a client holds stands in the order of the partition, whatever its line is.
     """
     owner = torch.repeat_interleave(torch.arange(len(partition)), partition.sizes)
     by_order = order.argsort(stable=True)

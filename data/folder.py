@@ -1,4 +1,4 @@
-"""Images of one's own, a folder a class: --dataset folder --data_dir DIR. Decoded once, then read from a cache.
+"""Images of your own, in one folder per class: --dataset folder --data_dir DIR. Decoded once, then read from a cache.
 
 DIR/train/<class>/*  DIR/test/<class>/*      the two parts as they are
 DIR/train/<class>/*, or DIR/<class>/*        --test_fraction of each class is put aside for the test

@@ -12,9 +12,9 @@ from fl.rng import uniforms
 def hold_out(partition: Partition, fraction: float, seed: int) -> tuple[Partition, Partition]:
     """What clients train on, and what they are tested on: round(fraction n_k) of client k's n_k examples.
 
-    At least one, and never all of them: a client with one example trains on it, and has no test. Which ones is drawn
-    for each example by its number and the seed alone. In the second partition clients may have no examples. Raises
-    FlagError if nobody has a test.
+    At least one, and never all of them: a client with one example trains on it, and has no test. Which ones these
+    are follows from the seed and the indices of the examples alone. In the second partition clients may have no
+    examples. Raises FlagError if nobody has a test.
     """
     sizes = partition.sizes
     count = (sizes * fraction).round().long().clamp(min=1).minimum(sizes - 1)  # (K,)

@@ -1,4 +1,4 @@
-"""Partitions by the labels that clients hold: so many drawn at random, or sets that are given."""
+"""Partitions by the labels that clients hold: --labels_per_client labels at random, or the sets of --label_sets."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def labels_only(labels: Tensor, num_clients: int, seed: int, labels_per_client: 
 def label_sets(labels: Tensor, num_clients: int, seed: int, label_sets: str) -> Partition:
     """Each client holds the labels of its set, which are counted from 0 in ascending order: "0,7;1,6" for two clients.
 
-    Each label's examples are shuffled and shared out equally among its owners. Raises FlagError for a label that there
-    is not, if a label has no owner, or an owner no example.
+    Each label's examples are shuffled and shared out equally among its owners. Raises FlagError for a label that does
+    not exist, for one without an owner, and for an owner without an example.
     """
     C = len(labels.unique())
     holds = torch.zeros(num_clients, C, dtype=torch.bool)

@@ -162,7 +162,7 @@ def quantity(labels: Tensor, num_clients: int, seed: int, alpha: float = 0.5, mi
 
 
 def enough(labels: Tensor, num_clients: int, min_examples: int = 1) -> None:
-    """Raise FlagError if there are not so many examples for each client."""
+    """Raise FlagError if there are fewer than `min_examples` examples for each client."""
     if num_clients > len(labels):
         raise FlagError(f"--num_clients {num_clients}: expected at most {len(labels)}, the number of training examples")
     if num_clients * min_examples > len(labels):

@@ -95,7 +95,7 @@ def code_points(lines: list[str]) -> Tensor:
 
 
 def sequences(characters: int) -> int:
-    """How many sequences a text of so many characters is cut into; its first character is only an input."""
+    """How many sequences a text of `characters` characters makes; its first character is only an input."""
     return -(-(characters - 1) // UNROLL)
 
 

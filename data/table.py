@@ -1,4 +1,4 @@
-"""A table of one's own, an example a row: --dataset csv --data_dir FILE --label COLUMN.
+"""A table of your own, with one example per row: --dataset csv --data_dir FILE --label COLUMN.
 
 Numbers are standardised, and what is no number becomes a column of zeros and ones for each category. All that is
 learnt from the values, such as means and categories, is learnt from the training rows alone.
@@ -29,7 +29,7 @@ WITH_COMMAS = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?")  # numbers that a spreadshe
 
 class Rows(NamedTuple):
     """A table that has been read. columns: the inputs. classes, targets (n,): the label's values, and each row's place
-    among them. whose (n,): each row's client, if the table says so. train, test: the numbers of rows.
+    among them. whose (n,): each row's client, if the table says so. train, test: the indices of the rows.
     """
 
     columns: Columns
@@ -200,7 +200,7 @@ def numbered(path: Path, flag: str, name: str, columns: Columns) -> tuple[np.nda
 
 
 def inputs(columns: Columns, schema: Schema, parts: Sequence[np.ndarray]) -> list[Tensor]:
-    """(rows, F) float32 for each part, which is the numbers of its rows. Columns stand in the schema's order."""
+    """(rows, F) float32 for each part, which is the indices of its rows. Columns stand in the schema's order."""
     blocks = [block for name, known in schema.columns.items() for block in encoded(columns[name], known)]
     if not blocks:
         return [torch.zeros(len(rows), 0) for rows in parts]

@@ -54,9 +54,10 @@ def identity(public_key: str | bytes) -> bytes:
 
 
 class FlowerChannel:
-    """Client k is the node with the k-th of `keys`, in whatever order the nodes connect. seconds: that it may take.
+    """Client k is the node with the k-th of `keys`, in whatever order the nodes connect.
 
-    most_bytes: of an answer, beyond which it is not read.
+    seconds: the longest wait for nodes to connect, or for the answers to a question. most_bytes: the longest answer
+    that is read.
     """
 
     def __init__(self, grid: Grid, keys: Sequence[str], seconds: float):
@@ -71,7 +72,7 @@ class FlowerChannel:
         return {k: node for k, node in there.items() if k is not None}
 
     def wait_for(self, clients: int) -> dict[int, int]:
-        """Those who are connected, as soon as there are so many, or time is up."""
+        """The connected nodes by client, as soon as there are `clients` of them or time is up."""
         deadline = time.monotonic() + self.seconds
         while len(there := self.connected()) < clients and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)

@@ -1,7 +1,7 @@
 """What a client does: it answers the server's questions from the data of its own machine.
 
-The data is what the node's own settings say, and no message can make it another file: the server's flags say which
-kind of data set it is, and the node says where (--node-config of its SuperNode):
+The node's own settings say which data it uses, and no message can make it use other files. The server's flags name the
+kind of data set, and the node says where it lies (--node-config of its SuperNode):
 
     data-dir="/srv/images"                      all training examples there are this client's
     data-dir="/srv/mnist" partition=3           of a data set that all nodes have, the share of client 3: for trials

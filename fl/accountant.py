@@ -33,7 +33,7 @@ LARGEST = 1e4  # of the noise multipliers that are tried
 
 
 def epsilon(config: Config, rounds: int) -> float:
-    """epsilon at --delta of the models of so many rounds together; see the top of the file for whom."""
+    """epsilon at --delta of the models of `rounds` rounds together; the top of the file says whom it protects."""
     return spent(config.sampling, called(config), config.num_clients, config.noise_multiplier, rounds, config.delta)
 
 

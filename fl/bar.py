@@ -27,7 +27,7 @@ class Bar:
         self.shown = 0.0
 
     def __call__(self, steps: int) -> None:
-        """So many steps are done."""
+        """Count `steps` further steps as done."""
         if self.quiet:
             return
         now = time.monotonic()

@@ -82,9 +82,9 @@ def cohort_size(given: dict[str, Any]) -> int:
 
 
 def with_clients(config: Config, K: int) -> Config:
-    """The flags with the number of clients and of those called, which the data set may have had to say.
+    """The flags with K and m filled in, if it was left to the data set to say how many clients there are.
 
-    Raises FlagError for what so many clients do not allow.
+    Raises FlagError for flags that K clients do not allow.
     """
     if config.num_clients:
         return config

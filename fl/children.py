@@ -48,7 +48,7 @@ class ChildError(RunnerError):
 
 
 def ended(jobs: Sequence[Job], most: int, look: Callable[[Sequence[Job]], None]) -> Generator[tuple[Job, int]]:
-    """Run the jobs, at most so many at once, and yield each at its end with its exit code: 0, or 5 if it diverged.
+    """Run the jobs, at most `most` at once, and yield each at its end with its exit code: 0, or 5 if it diverged.
 
     look(running): called every tenth of a second. However this generator is left, every process has ended by then;
     those that were training have written their checkpoints. Raises ChildError for any other exit code.

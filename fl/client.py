@@ -42,7 +42,7 @@ def make_optimizer(
 
 
 class Batch(NamedTuple):
-    """Examples in the order of their visits: their numbers (b,), and the draws (b,) of a data set that augments."""
+    """Examples in the order of their visits: their indices (b,), and the draws (b,) of a data set that augments."""
 
     rows: Tensor
     draws: Tensor | None
@@ -58,7 +58,7 @@ def one_pass(data: Dataset, seed: int, k: int, e: int, n: int) -> Batch:
 def minibatches(indices: Tensor, passes: Iterable[Batch], B: int) -> Iterator[Batch]:
     """One pass after another over a client's examples, cut into batches of B; the last of a pass may be smaller.
 
-    indices (n_k,): the numbers of its examples. B = 0 is the whole data set.
+    indices (n_k,): those of its examples in the training set. B = 0 puts all of them into one batch.
     """
     size = B or len(indices)
     for order, draws in passes:

@@ -74,7 +74,7 @@ def hits(x: Experiment, rows: Tensor) -> Tensor:
 
 
 def _accuracies(x: Experiment, parts: Iterable[tuple[slice, Tensor]], group: Group) -> Tensor:
-    """Of all ranks' hits, each with where its examples stand in the row of all test examples."""
+    """(c,) float64. parts: hits of this rank, each with the slice of the clients' test examples that they belong to."""
     tests = held_out_of(x)
     right = torch.zeros(len(tests.indices), dtype=torch.int64, device=x.device)
     for where, some in parts:
@@ -92,8 +92,11 @@ def sums(values: Tensor, tests: Partition) -> Tensor:
 
 
 def spread(accuracies: Tensor) -> dict[str, float]:
-    """Of accuracies (c,), in which clients count alike: the mean, the standard deviation (over c, as these are all
-    clients), and the mean of the worst tenth, which is max(floor(c / 10), 1) clients."""
+    """The mean of accuracies (c,), their standard deviation, and the mean of the worst tenth.
+
+    Clients count alike. The deviation divides by c, because these are all clients. The worst tenth is the
+    max(floor(c / 10), 1) clients with the lowest accuracies.
+    """
     worst = accuracies.sort().values[: max(len(accuracies) // 10, 1)]
     return {
         "mean": float(accuracies.mean()),

@@ -15,8 +15,8 @@ from fl.state import Kept
 class ClientFiles:
     """The folder clients/ of a run: client k as it was after round t in `k-t.pt`.
 
-    A checkpoint names, by client, the round of the file that belongs to it. Files of later rounds are written before
-    it and those of earlier rounds removed after it, so that whenever the run is killed all that it names are there.
+    A checkpoint names the round of each client's file. New files are written before the checkpoint, and old ones are
+    removed after it, so that the files that the last checkpoint names are there whenever the run is killed.
     """
 
     def __init__(self, folder: Path = Path()):

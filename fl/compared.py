@@ -41,7 +41,7 @@ class Experiment(NamedTuple):
 
 
 def newest(place: Path, most: int) -> list[Path]:
-    """The run folders in `place`, at most so many, the one that was recorded last first. Raises RunFolderError."""
+    """At most `most` run folders in `place`, the one that was recorded last first. Raises RunFolderError."""
     runs = newest_runs(place)[:most]
     if not runs:
         raise RunFolderError(f"{place}/: holds no runs; make one with python3 run_federated.py, or name run folders")
@@ -103,7 +103,7 @@ def holding(folder: Path) -> RunFolderError | None:
 
 
 def distinct(runs: Sequence[Run]) -> list[Experiment]:
-    """The experiments, each with one run a seed: the first counts, because a seed that is repeated says nothing new.
+    """The experiments, each with one run per seed: the first counts, because a seed that is repeated says nothing new.
 
     A warning names the others.
     """

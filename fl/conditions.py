@@ -35,8 +35,8 @@ class Conditions:
     proxy_epochs: int = flag(1, "Federation", integer(1), "passes over the server's own examples before the first round", reads=FEDERATED,
         needs=[Need("needs a --proxy_fraction", lambda c: c.proxy_fraction > 0)])
     charging: str = flag("1,1", GROUP, NIGHT_AND_DAY, "probability that a device is charging, by night and by day", reads=FEDERATED)
-    unmetered: str = flag("1,1", GROUP, NIGHT_AND_DAY, "probability that its network is free of charge, by night and by day", reads=FEDERATED)
-    idle: str = flag("1,1", GROUP, NIGHT_AND_DAY, "probability that nobody uses it, by night and by day", reads=FEDERATED)
+    unmetered: str = flag("1,1", GROUP, NIGHT_AND_DAY, "probability that a device's network is free of charge, by night and by day", reads=FEDERATED)
+    idle: str = flag("1,1", GROUP, NIGHT_AND_DAY, "probability that nobody uses a device, by night and by day", reads=FEDERATED)
     decline_rate: float = flag(0.0, GROUP, number(0, 1, "[0, 1)"), "probability that a called client does not take part", reads=FEDERATED)
     dropout_rate: float = flag(0.0, GROUP, number(0, 1, "[0, 1)"), "probability that a client vanishes while it trains", reads=FEDERATED)
     straggler_rate: float = flag(0.0, GROUP, number(0, 1, "[0, 1]"), "probability that a client is slow in a round", reads=FEDERATED)

@@ -84,10 +84,10 @@ class Config(Workload, Changing, Conditions, Privacy, Security, Compression, Per
     engine: str = flag("auto", "Execution", choice(["auto", "sequential", "stacked", "distributed"]),
         "how a round's clients are executed", reads=FEDERATED)
     stack_size: int = flag(0, "Execution", integer(0),
-        "most clients at once of --engine stacked; 0 is as many as are fast and fit", reads=FEDERATED,
+        "most clients that --engine stacked trains at once; 0 chooses a number that is fast and fits into memory", reads=FEDERATED,
         needs=[only_with("engine", "stacked", "distributed", "auto")])
     workers: int = flag(0, "Execution", integer(0, high=10**4),
-        "processes of --engine distributed; 0 is one a core, or one a GPU", reads=FEDERATED, resume=FREE, experiment=False,
+        "processes of --engine distributed; 0 is one per core, or one per GPU", reads=FEDERATED, resume=FREE, experiment=False,
         needs=[
             only_with("engine", "distributed", "auto"),
             Need("expected at most --num_select_clients, which is {config.num_select_clients}; further processes would have no client", lambda c: c.workers <= c.num_select_clients or not c.num_clients),

@@ -36,7 +36,7 @@ class Difference(NamedTuple):
 
 
 def differences(rows: Sequence[Row]) -> dict[str, dict[Quantity, Difference]]:
-    """Of every row but the reference, by its label: row minus reference, for accuracies, loss and rounds to targets."""
+    """For every row but the reference, by label: accuracies, loss and rounds to targets, less the reference's."""
     against = reference(rows)
     told = [q for q in against.values if q.name in TOLD or q.name.startswith("rounds_to_")]
     others = [row for row in rows if row is not against]

@@ -48,7 +48,7 @@ def seconds_a_step(x: Experiment, engine: str, workers: int) -> float:
 
 
 def cut(partition: Partition, clients: Sequence[int], most: int) -> Partition:
-    """The same clients, with at most so many examples; all but these `clients` with one."""
+    """The same partition, in which `clients` keep at most `most` examples each, and every other client keeps one."""
     sizes = torch.ones(len(partition), dtype=torch.int64)
     picked = torch.tensor(clients, dtype=torch.int64)
     sizes[picked] = partition.sizes[picked].clamp(max=most)

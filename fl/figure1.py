@@ -171,7 +171,7 @@ def verdict(holds: bool) -> str:
 
 
 def words(gains: Sequence[float]) -> str:
-    """ "better by 0.090 ± 0.011 nats": than the better parent."""
+    """ "better than the better model by 0.090 ± 0.011 nats", or "worse than" it if the mean gain is not above 0."""
     is_better = fmean(gains) > 0
     sizes: list[float | None] = [gain if is_better else -gain for gain in gains]
     return f"{'better' if is_better else 'worse'} than the better model by {spread(sizes, '.3f')} nats"

@@ -35,7 +35,7 @@ def save_ledger(path: Path, records: Sequence[Record], title: str) -> None:
 
 
 def draw_fates(axes: Axes, records: Sequence[Record]) -> None:
-    """Stacked steps, a step a round."""
+    """Stacked steps, one for each round."""
     rounds = [record["round"] for record in records]
     bottom = [0] * len(records)
     for number, fate in enumerate(FATES):

@@ -32,7 +32,7 @@ class Personal:
         "passes over its own data in which each client tunes the final model for itself", reads=FEDERATED,
         needs=[TESTED], resume=FREE, experiment=False)
     personal_layers: int = flag(0, GROUP, integer(0, " (0: none)"),
-        "the last so many layers are each client's own, and never sent (FedPer)", reads=FEDERATED)
+        "how many of the last layers are each client's own and never sent (FedPer)", reads=FEDERATED)
     local_only: bool = flag(False, GROUP, SWITCH,
         "after the rounds, train each client on its own data alone, too, for as many passes as a client has made on average", reads=FEDERATED,
         needs=[TESTED], resume=FREE, experiment=False)

@@ -83,7 +83,7 @@ def final_tests(x: Experiment, engine: Engine, group: Group, end: Round | None =
 
 
 def of_all(x: Experiment, t: int, w: State, epochs: int, clients: Sequence[int]) -> RoundStart:
-    """Round t for all the clients at once, in which each makes so many passes from the model w on."""
+    """Round t with all of `clients` at once, in which each makes `epochs` passes and begins with the model w."""
     return x.round_start(t, w, Kept(), Cohort(clients, clients, epochs=dict.fromkeys(clients, epochs)))
 
 

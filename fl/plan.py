@@ -33,8 +33,8 @@ def round_steps(x: Experiment, t: int) -> int:
 def matched_examples(config: Config) -> list[int] | None:
     """Examples of each round of the run that --match names, or None without it.
 
-    A resumed run keeps those that it began with, whatever has become of the other run since; it only takes the
-    rounds that the other has had after them. Raises RunFolderError when there are no records to match.
+    A resumed run keeps the numbers that it began with, whatever has become of the other run since, and adds those of
+    the rounds that the other run has had after them. Raises RunFolderError when there are no records to match.
     """
     if config.match is None:
         return None

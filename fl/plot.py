@@ -72,9 +72,9 @@ def save_partition(path: Path, counts: Tensor, title: str) -> None:
 
 @as_shipped
 def save_drift(path: Path, counts: dict[int, Tensor], title: str) -> None:
-    """By round, (K, classes): how many examples of each label each client holds in it. A panel for each round.
+    """counts, by round, (K, classes): how many examples of each label each client holds. A panel for each round.
 
-    Of many clients the first are shown, and of more labels than there are colours only how many examples there are.
+    If there are many clients, the first are shown. If there are more labels than colours, bars do not tell them apart.
     """
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]

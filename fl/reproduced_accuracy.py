@@ -45,9 +45,9 @@ def final_accuracy(run: Outcome) -> float | None:
 
 
 class Line(NamedTuple):
-    """Ours beside theirs, a value a seed; setting is None if not run.
+    """Our result beside the published one, with a value for each seed. setting: None if the cell was not run.
 
-    rounds: on record. accuracy: in per cent, None where the run diverged in the round after those.
+    rounds: on record. accuracy: in per cent; None if the run diverged in the round after these.
     """
 
     target: Final

@@ -44,7 +44,7 @@ class OutOfTimeError(Exception):
 
 
 def within(budget_minutes: float | None) -> Callable[[], None]:
-    """What raises OutOfTimeError once so many minutes have passed."""
+    """A function that raises OutOfTimeError once `budget_minutes` have passed; never if that is None."""
     end = math.inf if budget_minutes is None else time.monotonic() + 60 * budget_minutes
 
     def look() -> None:
@@ -67,7 +67,7 @@ def reproduce(target: PublishedCell, seeds: int, place: Path, jobs: int, look: C
 
 
 def lines_of(targets: Sequence[PublishedCell], place: Path) -> list[Line]:
-    """One line a cell, from what is on the disk. Raises RunFolderError for a result that is not ours."""
+    """One line per cell, from what is on the disk. Raises RunFolderError for a result that is not ours."""
     return [line_of(target, place / target.name / RESULT) for target in targets]
 
 

@@ -103,7 +103,7 @@ def is_like(made: Any, like: State) -> bool:
 
 
 def is_kept(made: Any) -> bool:
-    """What a checkpoint can hold: of the server tensors, by two names."""
+    """Whether a checkpoint can hold it: the server's part must be {name: {name: tensor}}."""
     return isinstance(made, Kept) and all(
         isinstance(name, str) and isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())
         for name, state in made.server.items()

@@ -143,7 +143,7 @@ def round_line(record: dict[str, Any], last: int) -> str:
 
 
 def describe(x: Experiment, extra: str) -> str:
-    """One line on what is trained, on what and where."""
+    """Three lines: the data set, `extra`, and the model with its device."""
     data = x.data
     proxy = f", and {len(x.proxy.train):,} that the server has" if x.proxy else ""
     return (

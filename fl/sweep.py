@@ -113,8 +113,8 @@ def check_flags(names: Sequence[str], folder: Path, recorded: dict[str, Any], co
 def check_stop(folder: Path, records: Sequence[dict[str, Any]], config: Config) -> None:
     """Raise FlagError if a run with these flags would have stopped before the last round that is on record.
 
-    It would have ended at none but those that --eval_every asks for; others were once the last of a shorter run. But
-    what such a round found is known to --stop_below all the same.
+    A run can stop only in rounds that --eval_every asks for. Other rounds were evaluated because each was once the last
+    one of a shorter run; their accuracies still count for --stop_below.
     """
     target = config.target_accuracy[-1] if config.stop_at_target else math.inf
     least, first = floor(config.stop_below) if config.stop_below else (0.0, 0)
@@ -137,7 +137,7 @@ def check_stop(folder: Path, records: Sequence[dict[str, Any]], config: Config) 
 
 
 def carry_out(runs: Sequence[Planned], jobs: int, look: Callable[[], None] = lambda: None) -> None:
-    """Do what is left of these runs, so many at once. Raises what the first that fails says, with its exit code.
+    """Do what is left of these runs, at most `jobs` at once. If one fails, raise an error with its exit code.
 
     look: called all the while; what it raises stops the runs in good order.
 

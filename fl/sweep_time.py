@@ -16,7 +16,7 @@ from fl.words import several
 
 
 def expected(left: Sequence[Planned], jobs: int) -> Iterator[str]:
-    """One line a cell with what its runs still take, and one for all, if no run gets in another's way."""
+    """One line per cell with the time that its runs still take, and one for all, if no run slows another down."""
     seconds: dict[Path, float] = {}  # by a run's folder
     for cell in {run.cell.folder: run.cell for run in left}.values():
         runs = [run for run in left if run.cell.folder == cell.folder]

@@ -23,7 +23,7 @@ class Quantity(NamedTuple):
 
 
 class Row(NamedTuple):
-    """An experiment: its label, its seeds, and of each quantity a value a seed, None where it was not reached."""
+    """An experiment: its label, its seeds, and each quantity's value for every seed, None where it was not reached."""
 
     label: str
     seeds: list[int]
@@ -58,7 +58,7 @@ SUMS = (
 
 
 def measured(experiments: dict[str, Experiment], targets: Sequence[float]) -> list[Row]:
-    """One row an experiment; what clients do on their own tests is told if any run has it.
+    """One row per experiment; it has how clients do on their own tests if any run has that.
 
     A run that diverged has no figures, because its records end with an earlier model.
     """
@@ -84,7 +84,7 @@ def measured(experiments: dict[str, Experiment], targets: Sequence[float]) -> li
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
-    """The heading and a line an experiment, as the screen and LaTeX show them."""
+    """The heading and one line per experiment, as the screen and LaTeX show them."""
     heading = ["run", "n", *(quantity.heading for quantity in rows[0].values)]
     return [heading] + [
         [row.label, str(len(row.seeds)), *(spread(scaled(values, q.scale), q.spec) for q, values in row.values.items())]
@@ -148,7 +148,7 @@ def escaped(text: str) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """A line an experiment; of each quantity mean, sample standard deviation and the number of seeds that have it.
+    """One line per experiment: each quantity's mean, sample standard deviation and the number of seeds that have it.
 
     Every digit counts: reading a number back gives the same one. What is not known is empty.
     """

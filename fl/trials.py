@@ -42,7 +42,7 @@ Bench = Callable[[Sequence[Trial]], list[Outcome]]  # runs trials of a cell
 
 
 def bench(cell: str, place: Path, jobs: int, look: Callable[[], None]) -> Bench:
-    """What runs trials of the cell in PLACE/<cell>, so many at once, and does not start what has come to its end.
+    """A function that runs trials of the cell in PLACE/<cell>, at most `jobs` at once, and starts none that has ended.
 
     look: called all the while; what it raises ends the runs.
     """

@@ -62,7 +62,7 @@ def group_of(config: Config, workers: int, work: Callable[[Config, Group], None]
 
 
 def has_one_thread(config: Config, workers: int) -> bool:
-    """Whether each of so many processes has one thread: on CPUs, if there are several or `choose` saw little work.
+    """Whether each of `workers` processes has one thread: on CPUs, if there are several or `choose` saw little work.
 
     Little work gains nothing by a second thread. Runs that keep optimizer states have one process for another reason
     than little work, so they keep their threads.

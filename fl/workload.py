@@ -19,7 +19,7 @@ class Workload:
     hidden: str = flag("64,64", "Model and data", UNITS, "units of the hidden layers, from the input on", matched=True)
     dataset: str = flag("mnist", "Model and data", named(DATASETS, DataError), "data set", matched=True)
     data_dir: str = flag("data/", "Model and data", PATH,
-        "where data sets are looked for and downloaded to; of --dataset csv the file", matched=True, resume=FREE, experiment=False)
+        "where data sets are looked for and downloaded to; for --dataset csv, the file itself", matched=True, resume=FREE, experiment=False)
     label: str | None = flag(None, "Model and data", COLUMN, "the column to predict", matched=True)
     client: str | None = flag(None, "Model and data", COLUMN, "the column that says whose each row is, for --partition natural", matched=True)
     drop: str | None = flag(None, "Model and data", COLUMN, "columns to leave out, with commas between them", matched=True)
@@ -35,10 +35,10 @@ class Workload:
     text: str | None = flag(None, "Model and data", FILE,
         "play in place of the known text: NAME: on a line of its own, after an empty one, then the lines of that role", matched=True, resume=FREE)
     partition: str = flag("iid", "Model and data", named(PARTITIONS), "how the training set is split over clients", reads=FEDERATED)
-    shards_per_client: int = flag(2, "Model and data", integer(1), "label-sorted shards a client", reads=FEDERATED)
+    shards_per_client: int = flag(2, "Model and data", integer(1), "label-sorted shards per client", reads=FEDERATED)
     labels_per_client: int = flag(2, "Model and data", integer(1), "c, labels that a client holds", reads=FEDERATED)
     label_sets: str | None = flag(None, "Model and data", SETS,
-        "which labels each client holds, counted from 0 in ascending order, a set a client", reads=FEDERATED)
+        "which labels each client holds, counted from 0 in ascending order, one set for each client", reads=FEDERATED)
     alpha: float = flag(0.5, "Model and data", number(0, 1e6, "[0, 1e+06]"),
         "concentration, smaller is more skewed; or alpha of Synthetic(alpha, beta)", reads=FEDERATED)
     feature_noise: float = flag(0.0, "Model and data", number(0, 1e6, "[0, 1e+06]"),

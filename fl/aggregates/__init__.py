@@ -22,7 +22,7 @@ def something_to_trim(config: Flags) -> None:
 
 
 def enough_neighbours(config: Flags) -> None:
-    """Of m clients Krum compares each with its m - f - 2 nearest (Blanchard et al. 2017, section 4)."""
+    """Krum compares each of m clients with its m - f - 2 nearest (Blanchard et al. 2017, section 4)."""
     m, f = config.num_select_clients, config.byzantine
     if m < 2 * f + 3:
         raise FlagError(

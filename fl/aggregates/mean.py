@@ -34,7 +34,7 @@ class WeightedMean:
     def __init__(self, like: State, m: int, largest: float = 1.0):
         """like: a state_dict with the names, shapes, dtypes and device of the updates; m: cohort size, at most.
 
-        largest: of all weights, the same for every worker; between 1 and 2^29 they are taken as they are.
+        largest: the largest weight, the same for every worker; if it is between 1 and 2^29, weights are not scaled.
         """
         self.like = like
         self.floating = [name for name, tensor in like.items() if tensor.is_floating_point()]

@@ -7,7 +7,7 @@ from fl.state import RoundStart, State, Update
 
 
 class Models:
-    """stacked: each tensor (m, ...), a row a client of the round, ascending; zeros where none came."""
+    """stacked: each tensor (m, ...), one row per client of the round, ascending; zeros where no model came."""
 
     def __init__(self, now: RoundStart):
         self.row = {k: i for i, k in enumerate(now.sizes)}

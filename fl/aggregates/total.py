@@ -91,7 +91,7 @@ class Total:
         )
 
     def table(self) -> Tensor:
-        """(m, 8) float64: a row a client of the round; zeros for those of other ranks."""
+        """(m, 8) float64: one row per client of the round; zeros for the clients of other ranks."""
         rows = {k: [0.0] * COLUMNS for k in self.now.sizes}
         for r in self.reports:
             k, loss = r.client, float(r.loss)

@@ -11,7 +11,7 @@ from fl.state import Got, Kept, Report, RoundStart, State, Told
 
 
 def by_examples(now: RoundStart, reports: Sequence[Report]) -> list[float]:
-    """n_k."""
+    """Each client counts as much as it has examples: n_k."""
     return [report.n_k for report in reports]
 
 

@@ -28,8 +28,8 @@ def choose(x: Experiment) -> tuple[str, int]:
 
     Raises FlagError if --engine stacked or the --algorithm needs a model that can be stacked, and this one cannot.
 
-    What auto prefers was measured by benchmarks/rounds.py: on CPUs one process a core, on a
-    GPU one process a GPU, and one process where there is too little work to share. Each has one thread on CPUs
+    auto starts one process per core on CPUs, which benchmarks/rounds.py showed to be fastest, and one per GPU on CUDA;
+    where there is too little work to share, it starts a single one. On CPUs each process has one thread
     (fl/workers.py), because threads that wait for each other at every layer crawl when another program takes a core
     from one of them, while processes wait for each other once a round.
     """

@@ -89,7 +89,7 @@ def scaling(phi: Any, phi_k: Tensor | None, parameters: Sequence[Tensor]) -> dic
 
 
 def place_of_features(parameters: Sequence[Tensor], d: int) -> int:
-    """Which of the parameters has a weight a feature. Raises ValueError when none has."""
+    """The index of the parameter that has a weight for each feature. Raises ValueError when none has."""
     for i, p in enumerate(parameters):
         if p.shape[-1:] == (d,) or (p.dim() == 2 and len(p) == d):
             return i

@@ -18,7 +18,7 @@ class FSVRGServer(FederatedAvgServer):
     """The server of FSVRG (Konecny et al. 2016, arXiv 1610.02527, Algorithm 4): w_t + A (mean - w_t).
 
     A = diag(K / omega_j), omega_j the number of clients that have feature j, applies to the first parameter (vectors
-    of another length, such as biases, may stand before it), which must have a weight a feature: in its last
+    of another length, such as biases, may stand before it), which must have a weight per feature: in its last
     dimension, as nn.Linear (out, d) or a vector (d,), or else in the first of two, as nn.EmbeddingBag (d, out); a
     square one is taken as nn.Linear's. To the other parameters the identity applies, as it does to all before
     get_phi_and_compute_A is called.

@@ -43,9 +43,10 @@ class Target(NamedTuple):
 
 
 class Final(NamedTuple):
-    """A cell with the accuracy after so many rounds, in per cent: its flags, rounds among them, but for the settings.
+    """A cell with the accuracy after `rounds` rounds, in per cent. flags: all of them but those of the settings.
 
-    settings: the flags, as names and values, of which the best count; one where the publication has tuned nothing.
+    settings: sets of flags, as names and values, of which the best one counts; a single one if the publication has
+    tuned nothing.
     """
 
     name: str

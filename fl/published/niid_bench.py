@@ -5,8 +5,8 @@ is the mean of such steps, divided by eta. Ours is that of its own paper: c - c_
 no momentum. Its cells therefore have momentum 0 and the rate eta / (1 - momentum), with which a constant gradient moves
 a client as far.
 
-With several labels a client much depends on which labels those are. The cells labels_C draw them anew with each seed,
-and labels_C-theirs have those that the replication's code draws.
+If clients have few labels each, much depends on which labels those are. The cells labels_C draw them anew with each
+seed, and labels_C-theirs have those that the replication's code draws.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Four ways to send a difference Delta = w_k - w in fewer bytes: --compress.
 
-Delta is one vector of P numbers a client, all floating tensors of the model one after another; `sizes` are their
+Delta is one vector of P numbers per client, all floating tensors of the model one after another; `sizes` are their
 lengths. Each compressor has two pairs of functions:
 
     shrink(Delta (S, P), sizes, seeds) -> Message       what S clients say
@@ -35,7 +35,7 @@ SEED_BYTES = 8
 class Compressor:
     """See above. length(sizes, itemsize): bytes that pack gives. feeds_back: whether clients keep what they left out.
 
-    seeds: one number a client, from which all that it draws follows.
+    seeds: one number per client, from which all that it draws follows.
     """
 
     shrink: Callable[[Tensor, Sizes, Sequence[int]], Message]

@@ -22,7 +22,7 @@ OWN = "personal"  # under which client k keeps its layers
 
 
 def personal_names(model: nn.Module, layers: int) -> list[str]:
-    """The tensors of the last so many layers, by their names in the state_dict: parameters, and buffers beside them.
+    """The tensors of the last `layers` layers, by their names in the state_dict: parameters, and buffers beside them.
 
     A layer is a module that has parameters itself, in the order in which the model was put together. Raises FlagError
     unless at least one layer is left to be shared.

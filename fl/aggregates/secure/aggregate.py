@@ -27,8 +27,9 @@ from fl.state import RoundStart, State, Update
 class Secure:
     """A round of the protocol, for models that are all parameters: fl/aggregates/secure/allowed.py refuses others.
 
-    Who was called and did not decline shares keys. Of them, who does not report has vanished after that, and so has who
-    trained an update that it refuses to send (`examine` in fl/aggregates/total.py, which a client does by itself).
+    Every client that was called and did not decline shares keys. If it does not report, it has vanished after that. The
+    same holds if it refuses to send the update that it trained (`examine` in fl/aggregates/total.py, which it does by
+    itself).
     """
 
     def __init__(self, now: RoundStart):

@@ -5,8 +5,8 @@ scale s is the largest with which no sum of a round can wrap: n RANGE 2^s <= 2^6
 clients, so that the sum of n_k is at most n.
 
 The mean that comes out differs from the one before coding by at most 2^-(s + 1) in each value, because each client
-rounds by at most a half, and n_k is at least 1. With the 60,000 examples of MNIST s is 38. Of 32 bits the weights and
-the range would leave no more than 6 for that, which is why the numbers have 64.
+rounds by at most a half, and n_k is at least 1. With the 60,000 examples of MNIST s is 38. If numbers had 32 bits,
+the weights and the range would leave 6 for the fraction, which is why they have 64.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The server's side of the protocol: public keys, sealed letters and masked updates come in, and one sum goes out.
 
-Nothing here is given an update or a client's secret. What the server can read of a client before the end is its public
-keys and a vector that is uniformly random; at the end it learns the sum.
+The server is never given a plain update. Until the end it can read only public keys and vectors that are uniformly
+random. At the end it learns the sum, and for each client one secret, which it puts together from shares: the seed of
+its own mask if the client sent its update, or else its private key.
 """
 
 from __future__ import annotations

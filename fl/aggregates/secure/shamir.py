@@ -16,8 +16,8 @@ SHARE_BYTES = 33  # of a number below PRIME
 def shares(secret: bytes, t: int, n: int, random: bytes) -> list[bytes]:
     """The shares of x = 1, ..., n, SHARE_BYTES each.
 
-    secret: 32 bytes. random: 40 (t - 1) secret bytes. Of 40 bytes each coefficient is the remainder, which is uniform
-    up to a part in 2^63.
+    secret: 32 bytes. random: 40 (t - 1) secret bytes. A coefficient is the remainder of 40 of these, which is
+    uniform up to a part in 2^63.
     """
     rest = [int.from_bytes(random[i : i + 40], "big") % PRIME for i in range(0, 40 * (t - 1), 40)]
     coefficients = [int.from_bytes(secret, "big"), *rest]

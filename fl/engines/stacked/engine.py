@@ -1,9 +1,9 @@
 """The stacked engine: the clients of a stack advance together, one step of all of them at a time.
 
 Parameters have a leading dimension S, with one entry for each client. Clients differ in size and so in their numbers
-of steps. Therefore those with more steps come first in a stack, and the ones that still train are the first so many. A
-batch smaller than B is padded with examples of weight zero, and its others weigh one over its true size. This is exact:
-it gives the sequential engine's result up to the order of floating-point sums.
+of steps. Therefore those with more steps come first in a stack, and those that still train are always its first ones. A
+batch smaller than B is padded with examples of weight zero, and its real examples weigh one over its true size. This is
+exact: it gives the sequential engine's result up to the order of floating-point sums.
 """
 
 from __future__ import annotations
@@ -202,6 +202,6 @@ def default_stack_size(model: nn.Module, data: Dataset, config: Config) -> int:
             free = USUALLY_FREE
     parameters = sum(p.nbytes for p in model.parameters())
     batch = (config.batch_size or len(data.train) // config.num_clients) * data.train.examples[0].numel() * 4
-    # Of its parameters' size a client has weights, gradients, two moments and two sums; its activations are taken to
-    # be 64 times as large as its inputs, because a layer may have that many channels.
+    # A client has weights, gradients, two moments and two sums, each as large as its parameters. Its activations are
+    # taken to be 64 times as large as its inputs, because a layer may have 64 channels.
     return max(1, int(free / 2 / (6 * parameters + 64 * batch)))

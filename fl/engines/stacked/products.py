@@ -50,7 +50,7 @@ def linear(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
 
 
 def product(x: Tensor, W: Tensor, b: Tensor | None, rows: Sequence[int] | None = None) -> Tensor:
-    """x W^T + b: (S, B, i), (S, o, i), (S, o) to (S, B, o). rows: of client k, only so many of the B matter."""
+    """x W^T + b: (S, B, i), (S, o, i), (S, o) to (S, B, o). rows: only the first rows[k] of client k matter."""
     if not suits_onednn(x, W):
         W = W.transpose(1, 2)
         return torch.bmm(x, W) if b is None else torch.baddbmm(b.unsqueeze(1), x, W)

@@ -49,7 +49,7 @@ def schedule(config: Config, t: int, members: Sequence[Member], data: Dataset) -
     most = steps_of(config, members[0].n_k, members[0].E)
 
     def in_steps(visits: Tensor, n: int, E: int) -> Tensor:
-        """(streams, n), E streams a client, to (clients, most, B), padded with zeros."""
+        """(streams, n), with E streams for each client, to (clients, most, B), padded with zeros."""
         visits = visits if n % B == 0 else F.pad(visits, (0, -n % B))
         steps = steps_of(config, n, E)
         visits = visits.view(-1, steps, B)
