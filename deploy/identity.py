@@ -52,9 +52,10 @@ def server(folder: Path, hosts: list[str], days: float = 365.0) -> None:
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()), critical=False)
         .sign(authority, hashes.SHA384())
     )
+    # The key comes first: if there is one already, its certificates stay, too.
+    secret(folder / "server.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     (folder / "ca.crt").write_bytes(ca.public_bytes(Encoding.PEM))
     (folder / "server.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
-    secret(folder / "server.key", key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def node(folder: Path) -> str:

@@ -19,15 +19,28 @@ from fl.rng import shuffles, visit_draws
 from fl.state import NO_CORRECTION, Correction, State
 
 
+def first_names(model: nn.Module) -> dict[str, str]:
+    """For each name of the state_dict the first one that its tensor has there, because layers may share a tensor."""
+    first: dict[int, str] = {}
+    tensors = model.state_dict(keep_vars=True)  # the very objects, which others than these may equal
+    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors.items()}
+
+
+def tensors_of(model: nn.Module) -> State:
+    """The tensors of the model's state_dict, detached, each under its first name alone."""
+    tensors = model.state_dict()
+    return {name: tensors[name] for name, first in first_names(model).items() if name == first}
+
+
 def state_of(model: nn.Module) -> State:
-    """A copy of the model's state_dict, detached from the model."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    """A copy of the model's tensors."""
+    return {name: tensor.clone() for name, tensor in tensors_of(model).items()}
 
 
 def load_state(model: nn.Module, w: State) -> None:
     """Copy w into the model in place: no new tensors, so optimizers and memory formats keep."""
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
+        for name, tensor in tensors_of(model).items():
             tensor.copy_(w[name])
 
 

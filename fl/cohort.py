@@ -81,7 +81,7 @@ def call(config: Config, K: int, t: int, clock: float) -> tuple[list[int], float
     drawn with probability m / K, and there may be more than m, or none.
     """
     m = config.num_select_clients
-    wanted = min(math.ceil(config.over_select * m), K)
+    wanted = called(config)
     if comes_and_goes(config):
         return called_when_eligible(config, t, clock, m, wanted)
     if config.sampling == "poisson":

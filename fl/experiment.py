@@ -22,7 +22,7 @@ from fl.aggregates.secure.wire import bytes_of_one
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
 from fl.check import with_clients
-from fl.client import load_state, state_of
+from fl.client import load_state, state_of, tensors_of
 from fl.cohort import NOBODY, Cohort, check_cohorts, cohort
 from fl.config import Config
 from fl.device import choose_device, keep_freed_memory, make_deterministic
@@ -35,7 +35,7 @@ from fl.parts import aggregate_of, algorithm_of, build_model, split, transforms_
 from fl.proxy import set_aside
 from fl.state import Kept, RoundStart, State
 from fl.transforms.attack import poisoned
-from fl.transforms.personal import keep_at_home, personal_names, starting_at_home
+from fl.transforms.personal import keep_at_home, personal_names, starting_at_home, stay_at_home
 from fl.transforms.transform import Transform
 
 
@@ -80,7 +80,7 @@ class Experiment:
     @cached_property
     def model_bytes(self) -> int:
         """What one transfer of the model costs: parameters and buffers."""
-        return sum(tensor.nbytes for tensor in self.model.state_dict().values())
+        return sum(tensor.nbytes for tensor in tensors_of(self.model).values())
 
     @cached_property
     def algorithm(self) -> Algorithm:
@@ -93,8 +93,11 @@ class Experiment:
 
     @cached_property
     def transforms(self) -> Sequence[Transform]:
-        own = [keep_at_home(self.personal)] if self.personal else []  # first, so that nothing else sees these layers
-        return own + transforms_of(self.config)
+        others = transforms_of(self.config)
+        if not self.personal:
+            return others
+        # First of all, so that nothing else sees these layers; and last of all, because some would write to them.
+        return [keep_at_home(self.personal), *others, stay_at_home(self.personal)]
 
     @cached_property
     def held(self) -> Held:
@@ -139,7 +142,7 @@ class Experiment:
         for transform in self.transforms:
             if transform.bytes:
                 model = transform.bytes(sent)
-        return down, up - whole + model
+        return down, max(up - whole, 0) + model
 
     @cached_property
     def clocks(self) -> list[float]:

@@ -56,7 +56,7 @@ def fates_of(record: Record) -> dict[str, int]:
     """How many clients of the round came to which end."""
     lost = {key: len(record.get(key, ())) for key in ("declined", "dropped", "late")}
     reported = len(record["clients"])
-    in_vain = len(record["called"]) - sum(lost.values()) if record.get("abandoned") else 0
+    in_vain = len(record.get("called", ())) - sum(lost.values()) if record.get("abandoned") else 0
     return {"reported": reported, **lost, "reported in vain": in_vain}
 
 

@@ -27,7 +27,7 @@ from fl.config import FLAGS, Config
 from fl.names import entry_of, is_own, named, refuse, told
 from fl.returned import kind_of
 from fl.rng import seeded
-from fl.state import Got, RoundStart
+from fl.state import RoundStart
 from fl.transforms.attack import attack
 from fl.transforms.clip import clip
 from fl.transforms.compress import compress
@@ -172,7 +172,7 @@ def algorithm_of(config: Config) -> Algorithm:
         refuse(flag, value, f"transfers is {algorithm.transfers!r}; expected two integers from 0 to 1,000")
     checks: dict[str, tuple[str, Callable[..., bool]]] = {
         "tell": ("a Told whose tensors are stacked as fl/state.py says", returned.is_told),
-        "weights": ("a number >= 0 for each report", returned.are_weights),
+        "weights": ("for each report 0 or a number from 2^-20 to 2^29", returned.are_weights),
         "server": (f"(a model {LIKE_W}, a {KEPT})", returned.is_model_and_kept),
         "prepare": ("a RoundStart", lambda made, *_: isinstance(made, RoundStart)),
     }
@@ -205,7 +205,7 @@ def _transform(config: Config, value: str) -> Transform:
     checks: dict[str, tuple[str, Callable[..., bool]]] = {
         "client": ("an Update for the same clients, each tensor (S, ...) of w_t's shape and dtype", returned.is_update),
         "server": (f"a model {LIKE_W}", lambda made, now, mean: returned.is_like(made, now.w)),
-        "finish": ("a Got", lambda made, *_: isinstance(made, Got)),
+        "finish": (f"a Got with a mean {LIKE_W}, and a {KEPT}", returned.is_got),
         "keeps": (f"a {KEPT}", lambda made, *_: returned.is_kept(made)),
         "record": (
             "a dict of what JSON can hold, without keys that every record has",

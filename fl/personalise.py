@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from fl.client import load_state
 from fl.client_eval import Models, accuracies_of, client_accuracies, spread, tested_clients
 from fl.cohort import Cohort
-from fl.config import Config
+from fl.config import DEFAULTS, Config
 from fl.engines.engine import Engine
 from fl.experiment import Experiment
 from fl.group import Group
@@ -77,7 +77,9 @@ def final_tests(x: Experiment, engine: Engine, group: Group, end: Round | None =
         tell = (lambda S: Told(start=layers_of(with_layers, S, x.personal))) if x.personal else tell_nothing
         accuracies["after"] = trained(now, tell)
     if c.local_only:
-        now = of_all(x, 1, first_model(x), local_epochs(c, t), clients)
+        # All that a client owns: with --data_drift round 1 has a part of it, and the rounds together have all.
+        still = replace(x, config=replace(c, data_drift=DEFAULTS["data_drift"]))
+        now = of_all(still, 1, first_model(x), local_epochs(c, t), clients)
         accuracies["local_only"] = trained(now, tell_nothing)
     return Outcome(clients, accuracies)
 

@@ -112,7 +112,7 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
         *described(config),
         *([secure_line(x)] if config.secure_aggregation else []),
         *_changing(config),
-        f"bytes a round {m * down:,} down, {m * up:,} up",
+        f"bytes a round {called(config) * down:,} down, {m * up:,} up",
         "client    n_k  examples of each label",
     ]
     for k in range(min(K, MOST_CLIENTS_LISTED)):

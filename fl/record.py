@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from fl import checkpoint
+from fl.client import first_names
 from fl.client_files import ClientFiles
 from fl.config import Config, identity
 from fl.config_file import read_config
@@ -207,7 +208,8 @@ class RunFolder:
             if self.last.t > self.saved_round:
                 self._save_checkpoint()
             buffer = io.BytesIO()
-            torch.save({name: tensor.cpu().contiguous() for name, tensor in self.last.w.items()}, buffer)
+            w = {name: tensor.cpu().contiguous() for name, tensor in self.last.w.items()}
+            torch.save({name: w[first] for name, first in first_names(self.x.model).items()}, buffer)
             write_atomic(self.path / "model.pt", buffer.getvalue())
             if outcome:
                 write_atomic(self.path / "client_accuracy.json", outcome.as_json())

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fl.aggregates.total import STILL_MASKED
 from fl.check import rates
 from fl.client_eval import client_accuracies, spread
 from fl.config import Config
@@ -128,6 +129,8 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
         line["client_accuracy"] = clients
     if done.got.rejected:
         line["rejected"] = done.got.rejected
+    if STILL_MASKED in done.got.rejected.values():
+        line["abandoned"] = True
     if group.rank == 0:  # the others write nothing
         for transform in x.transforms:
             line |= transform.record(now, done.got)
@@ -139,7 +142,9 @@ def check_finite(x: Experiment, done: Trained) -> None:
 
     Where attackers change updates, such a round is no error: it leaves the model as it was.
     """
-    nothing_left = done.got.rejected and not done.got.reports and attack(x.config) is None
+    rejected = done.got.rejected.values()
+    is_abandoned = STILL_MASKED in rejected  # too few were left for a secure sum
+    nothing_left = rejected and not done.got.reports and not is_abandoned and attack(x.config) is None
     whole = [v.sum(dtype=accumulator_dtype(v.device)) for v in done.w.values() if v.is_floating_point()]
     if nothing_left or not math.isfinite(sum(whole)):
         raise diverged(done.now.t, x.config)

@@ -114,10 +114,10 @@ def _baseline(kept: Kept, x: Experiment) -> Kept:
 
 
 def _federated(kept: Kept, x: Experiment) -> Kept:
-    like = _kept_after_a_round(x)
+    free = _keeps_what_it_likes(x.config)
+    like = Kept() if free else _kept_after_a_round(x)
     names = set(like.clients.get(0, {})) | ({"optimizer"} if x.config.keep_optimizer_state else set())
     template = _stepped(x) if x.config.keep_optimizer_state else {}
-    free = _keeps_what_it_likes(x.config)
     begun = kept.server or kept.clients.keys() - {k for k, one in kept.clients.items() if set(one) == {"optimizer"}}
     if free and not is_kept(kept):
         raise ValueError("server: expected tensors by two names")

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from fl.names import refuse, told
-from fl.records import FIELDS
-from fl.state import Correction, Kept, Report, RoundStart, State, Told, Update
+from fl.records import TAKEN
+from fl.state import Correction, Got, Kept, Report, RoundStart, State, Told, Update
 
 T = TypeVar("T")
+PLAIN = (Tensor, bool, int, float, str, type(None))  # what torch.load reads without executing anything
 
 
 def with_checks(flag: str, value: str, part: T, checks: Mapping[str, tuple[str, Callable[..., bool]]]) -> T:
@@ -72,7 +73,10 @@ def are_stacked(made: Any, w: State, S: int) -> bool:
 
 
 def are_weights(weights: Any, now: RoundStart, reports: Any) -> bool:
-    return len(weights) == len(reports) and all(float(weight) >= 0 for weight in weights)
+    """As many as reports, of sizes that the mean can add up exactly (fl/aggregates/mean.py); 0 leaves a client out."""
+    return len(weights) == len(reports) and all(
+        float(weight) == 0 or 2.0**-20 <= float(weight) <= 2.0**29 for weight in weights
+    )
 
 
 def are_transfers(made: Any) -> bool:
@@ -84,12 +88,16 @@ def is_model_and_kept(made: Any, now: RoundStart, got: Any) -> bool:
     return isinstance(made, tuple) and len(made) == 2 and is_like(made[0], now.w) and is_kept(made[1])
 
 
+def is_got(made: Any, now: RoundStart, got: Any) -> bool:
+    return isinstance(made, Got) and is_like(made.mean, now.w) and is_kept(made.kept)
+
+
 def is_update(made: Any, now: RoundStart, update: Update) -> bool:
     S = len(update.reports)
     like = {name: w.expand(S, *w.shape) for name, w in now.w.items()}
     if not isinstance(made, Update) or not all(isinstance(report, Report) for report in made.reports):
         return False
-    return len(made.reports) == S and is_like(made.w, like)
+    return len(made.reports) == S and is_like(made.w, like) and are_plain(made.kept)
 
 
 def is_like(made: Any, like: State) -> bool:
@@ -103,16 +111,31 @@ def is_like(made: Any, like: State) -> bool:
 
 
 def is_kept(made: Any) -> bool:
-    """Whether a checkpoint can hold it: the server's part must be {name: {name: tensor}}."""
-    return isinstance(made, Kept) and all(
-        isinstance(name, str) and isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())
-        for name, state in made.server.items()
+    """Whether a checkpoint can hold it: the server's part must be {name: {name: tensor}}, and a client's plain."""
+    return (
+        isinstance(made, Kept)
+        and all(isinstance(name, str) and isinstance(state, dict) for name, state in made.server.items())
+        and all(isinstance(v, Tensor) for state in made.server.values() for v in state.values())
+        and are_plain(made.clients)
+    )
+
+
+def are_plain(clients: Any) -> bool:
+    """What clients keep: by client a dict that is not empty, of tensors, numbers, words, dicts and lists."""
+
+    def is_plain(value: Any) -> bool:
+        if isinstance(value, dict):
+            return all(type(key) in (str, int) and is_plain(inner) for key, inner in value.items())
+        return all(map(is_plain, value)) if type(value) is list else type(value) in PLAIN
+
+    return isinstance(clients, dict) and all(
+        type(k) is int and type(state) is dict and state and is_plain(state) for k, state in clients.items()
     )
 
 
 def is_record(made: Any) -> bool:
     """Whether it can stand in a line of metrics.jsonl. Raises TypeError or ValueError for what JSON cannot hold."""
-    if not isinstance(made, dict) or not all(isinstance(key, str) and key not in FIELDS for key in made):
+    if not isinstance(made, dict) or not all(isinstance(key, str) and key not in TAKEN for key in made):
         return False
     json.dumps(made, allow_nan=False)
     return True

@@ -42,8 +42,8 @@ def follow(
 
     def warn_if_exploded(done: Round) -> Round:
         """The round with `exploded` in its record if its loss has; the first time, on the screen too."""
-        loss = largest_loss(done.record)
-        if not folder.records or loss <= EXPLODED * folder.records[0]["test_loss"]:
+        loss, first = largest_loss(done.record), folder.records[0]["test_loss"] if folder.records else None
+        if first is None or not loss > EXPLODED * first:
             return done
         if not any("exploded" in record for record in folder.records):
             warn(

@@ -84,7 +84,11 @@ class WeightedMean:
         sums, more = both[: self.sums.numel()], both[self.sums.numel() :].view_as(more)
         self.sums = sums.view(2, -1)
         for name in self.integers:
-            lowest = torch.full_like(self.like[name], torch.iinfo(self.like[name].dtype).min)
+            like = self.like[name]
+            if like.dtype == torch.bool:  # of which processes cannot take the maximum
+                self.maxima[name] = group.max(self.maxima.get(name, torch.zeros_like(like)).to(torch.uint8)).bool()
+                continue
+            lowest = torch.full_like(like, torch.iinfo(like.dtype).min)
             self.maxima[name] = group.max(self.maxima.get(name, lowest))
         return more
 

@@ -122,7 +122,7 @@ class Robust:
         """The rule's model; a rule divides by what it has chosen, whatever the denominator."""
         counted = (self.weights > 0).nonzero().flatten()
         models = {name: tensor[counted.to(tensor.device)] for name, tensor in self.models.stacked.items()}
-        parts = {name: tensor.flatten(1) for name, tensor in floating(models).items()}
+        parts = {name: tensor.reshape(len(tensor), -1) for name, tensor in floating(models).items()}
         flat = torch.cat(list(parts.values()), 1)  # (m, P)
         one = self.rule(flat, self.weights[counted].to(flat), self.now.config).split(
             [p.shape[1] for p in parts.values()]

@@ -118,7 +118,7 @@ def examine(update: Update, now: RoundStart) -> list[str | None]:
     """Why each of the S updates is turned away; None if it is not."""
     if {k: x.shape[1:] for k, x in update.w.items()} != {k: x.shape for k, x in now.w.items()}:
         return [WRONG_SHAPE for _ in update.reports]
-    whole = torch.stack([tensor.flatten(1).sum(1) for tensor in floating(update.w).values()]).sum(0)
+    whole = torch.stack([tensor.reshape(len(tensor), -1).sum(1) for tensor in floating(update.w).values()]).sum(0)
     return [
         NOT_FINITE if not math.isfinite(total) else ABSURD_WEIGHT if not 0 < report.n_k <= now.n else None
         for report, total in zip(update.reports, whole.tolist(), strict=True)

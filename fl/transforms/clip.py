@@ -39,7 +39,7 @@ def lengths(now: RoundStart, update: Update) -> Tensor:
     """(S,): the L2 norm of each w_k - w over all parameters together, added up in float64 where there is one."""
     kind = accumulator_dtype(next(iter(now.w.values())).device)
     parts = [
-        torch.linalg.vector_norm((update.w[name] - w).flatten(1), dim=1, dtype=kind)
+        torch.linalg.vector_norm((update.w[name] - w).reshape(len(update.reports), -1), dim=1, dtype=kind)
         for name, w in now.parameters.items()
     ]
     return torch.linalg.vector_norm(torch.stack(parts), dim=0)

@@ -29,8 +29,9 @@ def compress(config: Config) -> Transform | None:
     @torch.no_grad()
     def client(now: RoundStart, update: Update) -> Update:
         base, clients = floating(now.w), [report.client for report in update.reports]
+        S = len(clients)
         sizes = sizes_of(now.w)
-        delta = torch.cat([(update.w[name] - w).flatten(1) for name, w in base.items()], 1)  # (S, P)
+        delta = torch.cat([(update.w[name] - w).reshape(S, -1) for name, w in base.items()], 1)  # (S, P)
         kept = update.kept
         if compressor.feeds_back:
             for row, k in zip(delta, clients, strict=True):

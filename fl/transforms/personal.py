@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fl.algorithms.algorithm import Algorithm
 from fl.errors import FlagError
@@ -57,14 +57,13 @@ def keep_at_home(names: Sequence[str]) -> Transform:
 
     @torch.no_grad()
     def client(now: RoundStart, update: Update) -> Update:
-        finite = torch.stack([update.w[name].flatten(1).isfinite().all(1) for name in names]).all(0)  # (S,)
+        finite = are_finite([update.w[name] for name in names])
         kept = {
             report.client: update.kept.get(report.client, {})
             | {OWN: {name: update.w[name][i].to("cpu", copy=True) for name in names}}
             for i, report in enumerate(update.reports)
         }
-        sent = {name: torch.where(along(finite, update.w[name]), now.w[name], update.w[name]) for name in names}
-        return update._replace(w=update.w | sent, kept=kept)
+        return sent(now, update, names, finite)._replace(kept=kept)
 
     def server(now: RoundStart, mean: State) -> State:
         return mean | {name: now.w[name] for name in names}
@@ -73,6 +72,27 @@ def keep_at_home(names: Sequence[str]) -> Transform:
         return Kept(clients={0: {OWN: {name: w[name] for name in names}}})
 
     return Transform(client=client, server=server, keeps=keeps)
+
+
+def are_finite(stacks: Sequence[Tensor]) -> Tensor:
+    """(S,): whether all of a client's tensors are finite; stacks: (S, ...) each."""
+    return torch.stack([stack.reshape(len(stack), -1).isfinite().all(1) for stack in stacks]).all(0)
+
+
+def sent(now: RoundStart, update: Update, names: Sequence[str], finite: Tensor) -> Update:
+    """The update with the tensors of w_t under those names, but for clients whose own are not `finite` (S,)."""
+    w = {name: torch.where(along(finite, update.w[name]), now.w[name], update.w[name]) for name in names}
+    return update._replace(w=update.w | w)
+
+
+def stay_at_home(names: Sequence[str]) -> Transform:
+    """The last transform of all: whatever an attack or noise has put into those tensors does not leave the client."""
+
+    @torch.no_grad()
+    def client(now: RoundStart, update: Update) -> Update:
+        return sent(now, update, names, are_finite([update.w[name] for name in names]))
+
+    return Transform(client=client)
 
 
 def starting_at_home(names: Sequence[str], algorithm: Algorithm) -> Algorithm:

@@ -75,7 +75,8 @@ class Stacked:
         self.indices = partition.indices.to(self.device)
         self.classes = torch.arange(data.classes, device=self.device).unsqueeze(1)
         self.stack_size = stack_size or default_stack_size(model, data, config)
-        self.stacks: dict[tuple[int, int], Stack] = {}  # by S and B; those used last are the last
+        # By S, B and which parts a correction has; those used last are the last.
+        self.stacks: dict[tuple[int, int, bool, bool], Stack] = {}
 
     def train(self, clients: Sequence[int], now: RoundStart, tell: Tell = tell_nothing) -> Iterator[Update]:
         """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for k in S_t, a stack at a time.
@@ -162,10 +163,11 @@ class Stacked:
 
         At most 2 stack_size clients are kept: a full stack and what is left of a cohort.
         """
-        stack = self.stacks.pop((S, B), None)
+        key = S, B, correction.scale is None, correction.anchor is None
+        stack = self.stacks.pop(key, None)
         while self.stacks and S + sum(kept.S for kept in self.stacks.values()) > 2 * self.stack_size:
             del self.stacks[next(iter(self.stacks))]
-        self.stacks[S, B] = stack = stack or Stack(self.model, self.data.shape, S, self.config, correction, self.graphs)
+        self.stacks[key] = stack = stack or Stack(self.model, self.data.shape, S, self.config, correction, self.graphs)
         return stack
 
 

@@ -18,8 +18,8 @@ from fl.state import NO_CORRECTION, Correction, State
 class Stack:
     """S clients that advance together; kept from round to round, as are the addresses of its tensors.
 
-    shape: of an example. correction: of any round; whether it has a scale and an anchor must not change from round to
-    round. graphs: what wraps a network whose steps are to be replayed, or None.
+    shape: of an example. correction: of any round; another one has a scale and an anchor if this one has. graphs: what
+    wraps a network whose steps are to be replayed, or None.
     """
 
     def __init__(

@@ -44,7 +44,7 @@ class Weights:
         for name, p in self.parameters.items():
             p.copy_(w[name])
         self.eta = eta
-        towards = decay + correction.pull
+        towards = decay + (correction.pull if correction.centre else 0.0)
         self.share = eta * towards  # of the way to C that a step goes
         self.keep = 1 - self.share  # what a step leaves of a weight, or of its way to C
         self.C = in_place(self.C, correction.centre)
@@ -102,7 +102,7 @@ def in_place(kept: State, given: State | None) -> State:
     """A copy of `given`, in the tensors of `kept` if there are any, because a recorded graph reads those."""
     if not given:
         return {}
-    if not kept:
+    if not kept or any(kept[name].shape != tensor.shape for name, tensor in given.items()):
         return {name: tensor.clone() for name, tensor in given.items()}
     for name, tensor in given.items():
         kept[name].copy_(tensor)
