@@ -24,7 +24,7 @@ from deploy.processes import end_with_parent
 from deploy.screen import ended, shown
 from fl.check import with_clients
 from fl.command_line import parse
-from fl.config import Config
+from fl.config import DEFAULTS, Config
 from fl.device import choose_device, make_deterministic
 from fl.engines.networked import Networked, flags_of
 from fl.errors import FlagError, WorkerError
@@ -146,6 +146,11 @@ def with_own_data(config: Config, known: list[dict[str, Any]]) -> tuple[Deployed
     shapes = {(*one["shape"], one["classes"]) for one in known}
     if len(shapes) > 1:
         raise WorkerError(f"the clients' examples differ in shape or number of classes: {sorted(shapes)}")
+    for name in ("proxy_fraction", "feature_noise"):
+        if (value := getattr(config, name)) != DEFAULTS[name]:
+            raise FlagError(f"--{name} {value}: is not built for clients with data of their own; leave it out")
+    if config.partition not in (DEFAULTS["partition"], "natural"):
+        raise FlagError(f"--partition {config.partition}: the clients have data of their own; leave it out")
     config = with_clients(config, len(known))
     if config.num_clients != len(known):
         raise FlagError(f"--num_clients {config.num_clients}: there are {len(known)} nodes; leave the flag out")

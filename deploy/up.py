@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,8 +28,9 @@ from deploy import identity  # noqa: E402
 from deploy.limits import check_deployable  # noqa: E402
 from deploy.processes import Processes  # noqa: E402
 from deploy.screen import followed  # noqa: E402
-from fl.command_line import parse  # noqa: E402
+from fl.command_line import expanded, parse  # noqa: E402
 from fl.errors import FlagError, WorkerError  # noqa: E402
+from fl.flags import file_and_name  # noqa: E402
 from fl.guard import guarded, leave  # noqa: E402
 
 HOST = "127.0.0.1"
@@ -67,6 +69,7 @@ def federate(own: argparse.Namespace, argv: list[str], door: Callable[[int], int
     for path in own.node_data:
         if not Path(path).exists():
             raise FlagError(f"--node_data {path}: there is no such file or folder")
+    argv = portable(argv)
     given = {word.split("=")[0] for word in argv}
     if "--num_clients" not in given:
         argv = [*argv, "--num_clients", str(N)]
@@ -76,8 +79,12 @@ def federate(own: argparse.Namespace, argv: list[str], door: Callable[[int], int
     check_deployable(config)
     if config.num_clients != N:
         raise FlagError(f"--num_clients {config.num_clients}: there are {N} nodes; make them as many")
-    run_dir = Path(config.run_dir or Path(config.out_dir) / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-deploy")
-    flags = [*argv, "--run_dir", str(run_dir.absolute()), "--data_dir", str(Path(config.data_dir).absolute())]
+    stamp = "-".join(filter(None, (time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), "deploy", config.name)))
+    run_dir = Path(config.run_dir or Path(config.out_dir) / stamp)
+    flags = [*without(argv, "--out_dir", "--name"), "--run_dir", str(run_dir.absolute())]
+    for name in ("data_dir", "text"):
+        if path := getattr(config, name):
+            flags += [f"--{name}", str(Path(path).absolute())]
 
     with tempfile.TemporaryDirectory(prefix="federation-") as folder, Processes() as processes:
         home = Path(folder)
@@ -92,6 +99,29 @@ def federate(own: argparse.Namespace, argv: list[str], door: Callable[[int], int
             if (run_dir / "checkpoint.pt").exists():
                 raise WorkerError(f"{error}; the same command with --resume --run_dir {run_dir} goes on") from None
             raise
+
+
+def portable(argv: list[str]) -> list[str]:
+    """The flags for a program with another working directory: without presets, and with whole paths in FILE.py:NAME."""
+    words = []
+    for word in expanded(argv):
+        flag, equals, value = word.rpartition("=")
+        with suppress(ValueError):
+            file, name = file_and_name(value)
+            word = f"{flag}{equals}{Path(file).absolute()}:{name}"
+        words.append(word)
+    return words
+
+
+def without(words: list[str], *flags: str) -> list[str]:
+    """The words but for these flags and their values."""
+    left, those = [], iter(words)
+    for word in those:
+        if word in flags:
+            next(those, None)
+        elif word.split("=")[0] not in flags:
+            left.append(word)
+    return left
 
 
 def start(

@@ -53,8 +53,9 @@ def with_matched(given: dict[str, Any], script: str) -> dict[str, Any]:
         raise FlagError(f"--match {folder}: that is a {recorded['script']} run; expected a federated one")
     names = [*MATCHED, *entry_of("dataset", given.get("dataset", recorded["dataset"])).made_of]
     taken = {name: recorded[name] for name in names if name not in given}
-    if given.get("optimizer", recorded["optimizer"]) != recorded["optimizer"] or recorded["algorithm"] == "fsvrg":
-        taken.pop("init_lr", None)  # a rate is one optimizer's, and FSVRG's is divided by n_k
+    is_other = given.get("optimizer", recorded["optimizer"]) != recorded["optimizer"]
+    if is_other or entry_of("algorithm", recorded["algorithm"]).own_rate:
+        taken.pop("init_lr", None)  # a rate is that of one optimizer, or of one algorithm
     check_names(folder, taken, script)
     config = Config(**(taken | given))
     # Such as a momentum, where the baseline is given another optimizer.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fl.advice import advice
-from fl.check import check, readers_of, resolve
+from fl.check import LATEST, check, readers_of, resolve
 from fl.config import DEFAULTS, FLAGS, RESUMABLE, Config, check_value
 from fl.config_file import read_config
 from fl.errors import FlagError, RunFolderError, reason
@@ -58,6 +58,8 @@ def _resumed(given: dict[str, Any], script: str) -> Config:
     if recorded.pop("script") != script:
         raise RunFolderError(f"--run_dir {folder}: holds a run of the other script")
     check_names(folder, recorded, script)
+    if given.get("match") == LATEST and recorded["match"] is not None:
+        given = given | {"match": recorded["match"]}  # another run may be the latest by now
     for name, value in given.items():
         if name not in RESUMABLE and value != recorded[name]:
             raise FlagError(

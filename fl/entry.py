@@ -25,6 +25,7 @@ class Entry:
     needs_stacking: whether only models that can be stacked will do.
     tokens: of a model or a data set, whether its inputs are tokens, such as characters, and not numbers.
     of_the_user: of a data set, whether --data_dir says which data they are, and not only where they lie.
+    own_rate: of an algorithm, whether its --init_lr is another number than the step of plain SGD.
     leaks: why noise on the mean of the updates would not hide them; nothing where the mean is all that counts.
     sgd_lr: of a model, the --init_lr of --optimizer sgd if none is given.
     """
@@ -41,6 +42,7 @@ class Entry:
     needs_stacking: bool = False
     tokens: bool = False
     of_the_user: bool = False
+    own_rate: bool = False
     leaks: str = ""
     sgd_lr: float = 0.1
 

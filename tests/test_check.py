@@ -174,6 +174,21 @@ def test_a_baseline_matches_the_latest_federated_run(command, tmp_path, monkeypa
         resolve({"match": "latest", "out_dir": "nowhere"}, "baseline")
 
 
+def test_a_resumed_baseline_goes_on_matching_the_run_that_was_the_latest(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command("federated", folder="runs/a")
+    first = command("baseline", "--match latest", folder="runs/base")
+    assert first.code == 0, first.err
+    command("federated", "--seed 1", folder="runs/b")
+    again = command("baseline", "--match latest --resume", folder="runs/base")
+    assert (again.code, again.sha256) == (0, first.sha256)
+
+
+def test_the_rate_of_fsvrg_is_not_matched(command):
+    folder = command("federated", "--algorithm fsvrg --optimizer sgd --init_lr 3").folder
+    assert resolve({"match": str(folder)}, "baseline").init_lr != 3
+
+
 def test_a_rate_is_matched_with_its_optimizer_only(command):
     folder = command("federated", "--init_lr 0.3").folder
     assert resolve({"match": str(folder)}, "baseline").init_lr == 0.3

@@ -46,6 +46,12 @@ def test_with_everything_off_a_cohort_is_that_of_the_paper():
         assert S_t.record() == {}
 
 
+def test_a_tenth_more_than_a_hundred_is_a_hundred_and_ten():
+    for m, more, expected in ((100, 1.1, 110), (50, 1.1, 55), (10, 1.25, 13)):
+        (S_t,) = cohorts(flags(num_clients=500, num_select_clients=m, over_select=more), 1)
+        assert len(S_t.called) == expected
+
+
 def test_everyone_who_is_called_has_one_fate():
     for S_t in cohorts(flags(**PHONES)):
         parts = [S_t.reporting, S_t.declined, S_t.dropped, S_t.late]

@@ -64,6 +64,7 @@ ALGORITHMS: dict[str, str | Entry] = {
         # Its full gradient is that of one model, so no client can have layers of its own.
         needs={"optimizer": "sgd", "momentum": 0, "weight_decay": 0, "aggregate": "mean", "personal_layers": 0},
         needs_stacking=True,
+        own_rate=True,  # its steps are h / n_k
         leaks="has clients send their gradients as well",
     ),
 }
