@@ -24,9 +24,10 @@ from fl.algorithms.algorithm import Algorithm
 from fl.check import with_clients
 from fl.client import load_state, state_of, tensors_of
 from fl.cohort import NOBODY, Cohort, check_cohorts, cohort
-from fl.config import Config
+from fl.config import DEFAULTS, Config
 from fl.device import choose_device, keep_freed_memory, make_deterministic
 from fl.devices import has_clock
+from fl.errors import FlagError
 from fl.evaluate import evaluate
 from fl.group import Group
 from fl.load import load_data
@@ -196,10 +197,20 @@ def federated(config: Config, device: torch.device | None = None) -> Experiment:
     buffers = x.w.keys() - set(x.trained)
     check_buffers(config, buffers)
     check_no_buffers(config, buffers)
+    check_no_statistics(config, [name for name in buffers if x.w[name].is_floating_point()])
     if has_clock(config):
         check_cohorts(config, x.held(1), x.transfer_bytes)
     _ = x.algorithm, x.aggregate, x.transforms  # if one of the user's own fails, it does so before a run begins
     return x
+
+
+def check_no_statistics(config: Config, names: Sequence[str]) -> None:
+    """Raise FlagError if running statistics would be compressed: a variance might come out negative."""
+    if config.compress != DEFAULTS["compress"] and names:
+        raise FlagError(
+            f"--compress {config.compress}: would change running statistics of --model {config.model}, such as "
+            f"{min(names)}; choose a model without, such as one with GroupNorm in place of BatchNorm"
+        )
 
 
 def centralised(config: Config) -> Experiment:

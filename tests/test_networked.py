@@ -156,6 +156,11 @@ def test_a_client_that_is_missing_from_the_full_gradient_is_missing_from_its_den
     assert rounds[-1].record["clients"] == [0, 1, 2, 3]
 
 
+def test_if_nobody_sends_a_gradient_no_client_moves():
+    rounds = deployed(flags(algorithm="fsvrg"), lambda what, k, answer: None if what == "gradient" else answer)
+    assert all(torch.equal(w, rounds[0].w[name]) for name, w in rounds[-1].w.items())
+
+
 def test_a_stopped_run_goes_on_with_the_same_cohorts():
     c = flags(algorithm="scaffold", global_epoch=4)
     whole, begun = deployed(c), deployed(replace(c, global_epoch=2))

@@ -291,6 +291,16 @@ def test_what_an_algorithm_keeps_may_begin_in_a_later_round(own, command):
     assert rest.sha256 == command("federated", "--algorithm own.py:late --global_epoch 5").sha256
 
 
+def test_running_statistics_are_not_compressed(own, command):
+    own.write_text(OWN + "def bn(s, c): return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), "
+                   "nn.Linear(8, c))\n")  # fmt: skip
+    done = command("federated", "--model own.py:bn --batch_size 0 --compress random_mask")
+    assert done.code == 2
+    assert done.err.startswith(
+        "run_federated.py: --compress random_mask: would change running statistics of --model ow"
+    )
+
+
 def test_a_model_of_ours_that_does_not_fit_ones_own_data_is_one_line(own, command):
     own.write_text(OWN.replace("1, 8, 8", "1, 2, 2"))
     done = command("federated", "--model gn_cnn --dataset own.py:patterns")

@@ -41,8 +41,9 @@ def full_gradient(engine: Engine, now: RoundStart, mine: Sequence[int], group: G
     for k, g in engine.gradients(mine, now):
         sums.add({name: tensor.unsqueeze(0) for name, tensor in g.items()}, [1.0])
         n += now.sizes[k]
-    n_of_all = sums.gather(group, sums.sums.new_tensor([n]))
-    return replace(now, gradient=sums.result(float(n_of_all)))
+    n_of_all = float(sums.gather(group, sums.sums.new_tensor([n])))
+    # In a real network nobody may have answered. The sums are 0 then, and with a gradient of 0 no client moves.
+    return replace(now, gradient=sums.result(n_of_all or 1.0))
 
 
 fsvrg = Algorithm(tell=tell, prepare=full_gradient, transfers=(2, 2))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from fl.config import Config
 from fl.errors import WorkerError
 from fl.experiment import Experiment
+from fl.privacy import is_noisy
 from fl.returned import is_like
 from fl.state import Report, RoundStart, State, Tell, Told, Update, tell_nothing
 
@@ -94,7 +95,9 @@ class Networked:
         if asked.lost:
             self.outcome |= {"called": sorted({*asked.lost, *updates}), "dropped": sorted(asked.lost)}
             self.outcome["lost"] = {k: asked.lost[k] for k in sorted(asked.lost)}
-        if len(updates) < max(fewest, 1):
+        if len(updates) < max(fewest, 1) and not is_noisy(
+            self.config
+        ):  # with noise the server takes a step all the same
             self.outcome["abandoned"] = True
 
 
