@@ -10,7 +10,6 @@ import hashlib
 import os
 import random
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +17,15 @@ import torch
 from torch import Tensor
 
 from data.dataset import Dataset, Split
+from data.decode import decode
 from fl import checkpoint
 from fl.errors import DataError, RunFolderError, reason
 from fl.rng import derive
 from fl.streams import warn
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-VERSION = 1  # of the cache; another version is decoded anew
-PARTS, STATISTICS = ("train", "test"), ("mean", "std")
+VERSION = 2  # of the cache; another version is decoded anew
+STATISTICS = ("mean", "std")
 NAMED = 3  # unreadable images that a message names
 
 
@@ -39,26 +39,34 @@ class Image(NamedTuple):
 def folder(data_dir: Path, image_size: int, grey: bool, test_fraction: float, skip_bad: bool, seed: int) -> Dataset:
     """The images as bytes (n, C, S, S), C = 1 if grey and else 3, S = image_size; classes in alphabetical order.
 
-    The largest square in the middle of an image is scaled to S x S pixels. Mean and deviation are those of the
-    training images, per channel. The cache lies in `data_dir`, under a name that follows from the flags and from the
-    names, sizes and times of the files. Raises DataError (exit 3).
+    The largest square in the middle of an image is scaled to S x S pixels. Of 16 bits a channel the upper 8 count, and
+    what is transparent is white. Mean and deviation are those of the training images, per channel. The cache lies in
+    `data_dir`, under a name that follows from the flags and from the names, sizes and times of the files; it is the
+    same for every seed. Raises DataError (exit 3).
     """
     try:
         classes, train, test = found(data_dir)
-        if not test:
+        listed = [*train, *test]
+        content = decoded(data_dir, listed, len(train), image_size, grey, skip_bad)
+        row = {image: i for i, image in enumerate(listed)}
+        is_drawn = not test
+        if is_drawn:
             train, test = held_out(train, len(classes), test_fraction, seed)
-        content = decoded(data_dir, train, test, image_size, grey, skip_bad)
     except OSError as error:
         raise DataError(f"--data_dir {data_dir}: cannot be read ({error.filename}: {reason(error)})") from None
+    splits = []
+    for name, part in (("train", train), ("test", test)):
+        rows = torch.tensor([row[image] for image in part if content["good"][row[image]]], dtype=torch.int64)
+        if len(rows) == 0:
+            raise DataError(f"{data_dir}: none of the {name} images can be read")
+        whole = int(rows[-1]) - int(rows[0]) + 1 == len(rows)  # a view of them does without a copy
+        pixels = content["pixels"][int(rows[0]) : int(rows[-1]) + 1] if whole else content["pixels"][rows]
+        splits.append(Split(pixels, torch.tensor([listed[i].label for i in rows.tolist()])))
+    numbers = statistics(splits[0].examples) if is_drawn else content
     return Dataset(
-        "folder",
-        Split(content["train"], content["train_labels"]),
-        Split(content["test"], content["test_labels"]),
-        classes=len(classes),
-        mean=content["mean"],
-        std=content["std"],
+        "folder", splits[0], splits[1], classes=len(classes), mean=numbers["mean"], std=numbers["std"],
         source=f"images in {data_dir}",
-    )
+    )  # fmt: skip
 
 
 def found(data_dir: Path) -> tuple[list[str], list[Image], list[Image]]:
@@ -67,6 +75,8 @@ def found(data_dir: Path) -> tuple[list[str], list[Image], list[Image]]:
         raise DataError(f"--data_dir {data_dir}: no such folder; expected train/<class>/ with images in it")
     root = data_dir / "train" if (data_dir / "train").is_dir() else data_dir
     classes = subfolders(root)
+    if root == data_dir and "test" in classes:
+        raise DataError(f"{data_dir}: has test and no train; expected both, or neither and a folder for each class")
     if len(classes) < 2:
         held = f"holds {len(classes)} folder{'s' * (len(classes) != 1)}"
         raise DataError(f"{root}: {held}; expected one for each of two or more classes, with images in it")
@@ -95,13 +105,21 @@ def images(root: Path, names: Sequence[str], classes: Sequence[str] | None = Non
     """The images of these classes; other files are passed over. Raises DataError for a class without any."""
     number = {name: label for label, name in enumerate(classes or names)}
     listed: list[Image] = []
+    others: list[Path] = []
     for name in names:
-        visible = (path for path in (root / name).iterdir() if not path.name.startswith("."))
+        visible = [path for path in (root / name).iterdir() if not path.name.startswith(".")]
         files = sorted(path for path in visible if path.suffix.lower() in SUFFIXES)
+        others += sorted(set(visible) - set(files))
         if not files:
             raise DataError(f"{root / name}: holds no images; expected files that end in {', '.join(sorted(SUFFIXES))}")
         listed += [Image(path, number[name]) for path in files]
+    if others:
+        warn(f"{root}: {len(others)} files or folders are no images by their names, and are left out: {some(others)}")
     return listed
+
+
+def some(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths[:NAMED])) + (", ..." if len(paths) > NAMED else "")
 
 
 def held_out(listed: Sequence[Image], classes: int, fraction: float, seed: int) -> tuple[list[Image], list[Image]]:
@@ -121,101 +139,59 @@ def held_out(listed: Sequence[Image], classes: int, fraction: float, seed: int) 
     return train, test
 
 
-def decoded(
-    data_dir: Path, train: Sequence[Image], test: Sequence[Image], size: int, grey: bool, skip: bool
-) -> dict[str, Any]:
-    """Both parts as tensors with the mean and deviation of the first: from the cache, or decoded and put there."""
-    cache = data_dir / f".decoded-{key(data_dir, [*train, *test], len(train), size, grey, skip)}.pt"
+def decoded(data_dir: Path, listed: Sequence[Image], n: int, size: int, grey: bool, skip: bool) -> dict[str, Any]:
+    """pixels (all, C, S, S), good (all,), and mean and deviation of the first n: from the cache, or put there.
+
+    good: whether the image can be read; its pixels are 0 otherwise.
+    """
+    cache = data_dir / f".decoded-{key(data_dir, listed, n, size, grey)}.pt"
+    content: dict[str, Any] | None = None
     if cache.exists():
         try:
-            return checked(checkpoint.load(cache), size, grey)
+            content = checked(checkpoint.load(cache), len(listed), size, grey)
         except (RunFolderError, ValueError) as error:
             warn(f"{cache}: is not used, and written anew ({error})")
-    pixels, bad = decode([image.path for image in (*train, *test)], size, grey)
+    is_new = content is None
+    if content is None:
+        pixels, good = decode([image.path for image in listed], size, grey)
+        content = {"pixels": pixels, "good": good}
+    bad = [image.path for image, is_good in zip(listed, content["good"].tolist(), strict=True) if not is_good]
+    if bad and not skip:
+        raise DataError(f"{some(bad)}: cannot be read as an image ({len(bad)} in all); --skip_bad leaves such out")
     if bad:
-        which = ", ".join(str(path) for path in bad[:NAMED]) + (", ..." if len(bad) > NAMED else "")
-        if not skip:
-            raise DataError(f"{which}: cannot be read as an image ({len(bad)} in all); --skip_bad leaves such out")
-        warn(f"{len(bad)} files cannot be read as images and are left out: {which}")
-    left_out = set(bad)
-    good = torch.tensor([image.path not in left_out for image in (*train, *test)])
-    labels = torch.tensor([image.label for image in (*train, *test)])
-    n = len(train)
-    content: dict[str, Any] = {
-        "train": pixels[:n][good[:n]], "train_labels": labels[:n][good[:n]],
-        "test": pixels[n:][good[n:]], "test_labels": labels[n:][good[n:]],
-    }  # fmt: skip
-    for part in PARTS:
-        if len(content[part]) == 0:
-            raise DataError(f"{data_dir}: none of the {part} images can be read")
-    content |= statistics(content["train"])
-    try:
-        checkpoint.save(cache, content)
-    except OSError as error:
-        warn(f"{cache}: the decoded images cannot be kept ({reason(error)}), so the next run decodes them again")
+        warn(f"{len(bad)} files cannot be read as images and are left out: {some(bad)}")
+    if is_new and content["good"][:n].any():
+        content |= statistics(content["pixels"][:n][content["good"][:n]])
+        try:
+            checkpoint.save(cache, content)
+        except OSError as error:
+            warn(f"{cache}: the decoded images cannot be kept ({reason(error)}), so the next run decodes them again")
     return content
 
 
-def checked(content: Any, size: int, grey: bool) -> dict[str, Any]:
+def checked(content: Any, n: int, size: int, grey: bool) -> dict[str, Any]:
     """The content of a cache. Raises ValueError if it is not what `decoded` writes, because anyone may seal a file."""
     channels = 1 if grey else 3
-    if not isinstance(content, dict) or set(content) != {*PARTS, *(f"{part}_labels" for part in PARTS), *STATISTICS}:
+    if not isinstance(content, dict) or set(content) != {"pixels", "good", *STATISTICS}:
         raise ValueError("it holds something else")
-    for part in PARTS:
-        x, y = content[part], content[f"{part}_labels"]
-        good = isinstance(x, Tensor) and isinstance(y, Tensor) and x.dtype == torch.uint8 and y.dtype == torch.int64
-        if not good or x.shape[1:] != (channels, size, size) or y.shape != x.shape[:1]:
-            raise ValueError(f"its {part} images are of another kind")
+    for name, dtype, shape in (("pixels", torch.uint8, (n, channels, size, size)), ("good", torch.bool, (n,))):
+        tensor = content[name]
+        if not isinstance(tensor, Tensor) or (tensor.dtype, tuple(tensor.shape)) != (dtype, shape):
+            raise ValueError(f"its {name} are of another kind")
     for name in STATISTICS:
         if not isinstance(content[name], list) or [type(number) for number in content[name]] != [float] * channels:
             raise ValueError(f"its {name} is of another kind")
     return content
 
 
-def key(data_dir: Path, listed: Sequence[Image], n: int, size: int, grey: bool, skip: bool) -> str:
+def key(data_dir: Path, listed: Sequence[Image], n: int, size: int, grey: bool) -> str:
     """Names what has been decoded: the flags, and each file's name, size, time of change and label."""
-    digest = hashlib.sha256(repr((VERSION, n, size, grey, skip)).encode())
+    digest = hashlib.sha256(repr((VERSION, n, size, grey)).encode())
     for path, label in listed:
         status = path.stat()
         name = os.fsencode(path.relative_to(data_dir))
         digest.update(name + f" {status.st_size} {status.st_mtime_ns} {label}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def decode(paths: Sequence[Path], size: int, grey: bool) -> tuple[Tensor, list[Path]]:
-    """The images as bytes (n, C, size, size), and which of them cannot be read."""
-    from tqdm import tqdm
-
-    pixels = torch.zeros(len(paths), 1 if grey else 3, size, size, dtype=torch.uint8)
-
-    def one(i: int) -> bool:
-        try:
-            pixels[i] = square(paths[i], size, grey)
-        except Exception:  # whatever a decoder makes of a file that is none of its own
-            return False
-        return True
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without Python's lock
-        shown = tqdm(
-            pool.map(one, range(len(paths)), chunksize=64), total=len(paths), desc="decoding", unit="image",
-            leave=False, disable=None,
-        )  # fmt: skip
-        readable = list(shown)
-    return pixels, [path for path, good in zip(paths, readable, strict=True) if not good]
-
-
-def square(path: Path, size: int, grey: bool) -> Tensor:
-    """The middle of an image, upright, as bytes (C, size, size)."""
-    from PIL import Image as Pillow
-    from PIL import ImageOps
-
-    mode = "L" if grey else "RGB"
-    with Pillow.open(path) as file:
-        file.draft(mode, (size, size))  # lets JPEG decode a smaller image, if that is large enough
-        image = ImageOps.exif_transpose(file).convert(mode)
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Pillow.Resampling.BILINEAR)
-    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(size, size, len(mode)).permute(2, 0, 1)
 
 
 def statistics(pixels: Tensor) -> dict[str, list[float]]:

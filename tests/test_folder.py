@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -78,6 +79,43 @@ def test_any_size_shape_mode_and_turn_becomes_one_square(tmp_path):
     assert upright[:, 7].min() > 245
 
 
+def test_sixteen_bits_and_what_is_transparent(tmp_path):
+    ramp = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040
+    drawing = np.zeros((8, 8, 4), dtype=np.uint8)  # black on nothing
+    drawing[2:4, 2:4, 3] = 255
+    for name in ("a", "b"):
+        for part in ("train", "test"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Pillow.fromarray(ramp).save(tmp_path / part / name / "0.png")
+            Pillow.fromarray(ramp).save(tmp_path / part / name / "1.tif")
+            Pillow.fromarray(drawing).save(tmp_path / part / name / "2.png")
+    x = load(tmp_path, grey=True).test.examples[:3, 0]
+    assert torch.equal(x[0], torch.from_numpy((ramp >> 8).astype(np.uint8)))
+    assert torch.equal(x[1], x[0])
+    assert torch.equal(x[2] == 0, torch.from_numpy(drawing[..., 3] > 0))
+    assert set(x[2].unique().tolist()) == {0, 255}
+    Pillow.fromarray(ramp.astype(np.float32)).save(tmp_path / "train" / "a" / "3.tif")
+    with pytest.raises(DataError, match=r"3.tif: cannot be read as an image \(1 in all\)"):
+        load(tmp_path)
+
+
+def test_every_seed_has_the_same_cache_and_hears_of_the_same_files(place, monkeypatch, capsys):
+    shutil.rmtree(place / "test")
+    (place / "train" / "dark" / "9.png").write_bytes(b"no image")
+    (place / "train" / "dark" / "more").mkdir()
+    first = load(place, skip_bad=True)
+    told = capsys.readouterr().err
+    assert "9.png" in told
+    assert "train: 1 files or folders are no images by their names, and are left out: " in told
+    monkeypatch.setattr("data.folder.decode", None)
+    other = load(place, skip_bad=True, seed=1)
+    assert capsys.readouterr().err == told
+    assert other.sha256() != first.sha256()
+    assert len(list(place.glob(".decoded-*"))) == 1
+    pixels = other.train.examples.double() / 255
+    torch.testing.assert_close(torch.tensor(other.mean), pixels.mean((0, 2, 3)), check_dtype=False)
+
+
 def test_what_is_decoded_is_kept_until_a_file_or_a_flag_changes(place, monkeypatch, capsys):
     first = load(place)
     with monkeypatch.context() as patch:
@@ -150,6 +188,7 @@ def one_is_left(place):
         ),
         (lambda p: paint(p / "test/grey/0.png", (9, 9, 9)), "test/grey: a class that .*train has not; rename it or"),
         (lambda p: gone(p, "test/dark", "test/light"), "test: holds no images; take it away to have some of"),
+        (lambda p: gone(p, "train"), "has test and no train; expected both, or neither and a folder for each class"),
         (one_is_left, "dark: holds one image; expected two or more, one of them for the test"),
     ],
 )
