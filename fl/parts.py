@@ -32,7 +32,7 @@ from fl.transforms.attack import attack
 from fl.transforms.clip import clip
 from fl.transforms.compress import compress
 from fl.transforms.noise import noise
-from fl.transforms.transform import Transform
+from fl.transforms.transform import Transform, same_model, same_round
 
 MODEL = "a function (shape, classes) -> torch.nn.Module"
 PARTITION = "a function (labels, num_clients, seed, flags by their names) -> data.partition.Partition"
@@ -202,6 +202,8 @@ def _transform(config: Config, value: str) -> Transform:
         refuse(flag, value, f"returned {kind_of(transform)}; expected {TRANSFORM}")
     if not is_own(flag, value):
         return transform
+    if config.noise_multiplier and (transform.server is not same_model or transform.finish is not same_round):
+        refuse(flag, value, "may use more than the noisy mean on the server; leave it out with --noise_multiplier")
     checks: dict[str, tuple[str, Callable[..., bool]]] = {
         "client": ("an Update for the same clients, each tensor (S, ...) of w_t's shape and dtype", returned.is_update),
         "server": (f"a model {LIKE_W}", lambda made, now, mean: returned.is_like(made, now.w)),

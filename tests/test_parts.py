@@ -291,6 +291,18 @@ def test_what_an_algorithm_keeps_may_begin_in_a_later_round(own, command):
     assert rest.sha256 == command("federated", "--algorithm own.py:late --global_epoch 5").sha256
 
 
+@pytest.mark.parametrize("what", ["server=lambda now, mean: mean", "finish=lambda now, got: got"])
+def test_a_transform_on_the_server_would_see_more_than_the_noisy_mean(what, own, command):
+    pytest.importorskip("dp_accounting", reason="noise needs dp-accounting: sh requirements.sh dp")
+    own.write_text(OWN + f"f = Transform({what})\n")
+    noise = "--clip_norm 1 --noise_multiplier 1 --insecure_noise"
+    done = command("federated", f"--transform own.py:f {noise}")
+    assert done.code == 2
+    assert "--transform own.py:f: may use more than the noisy mean on the server; leave it out with" in done.err
+    own.write_text(OWN)
+    assert command("federated", f"--transform own.py:half --global_epoch 1 {noise}").code == 0
+
+
 def test_running_statistics_are_not_compressed(own, command):
     own.write_text(OWN + "def bn(s, c): return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), "
                    "nn.Linear(8, c))\n")  # fmt: skip

@@ -51,7 +51,8 @@ class FederatedAvgServer(torch.optim.Optimizer):
     """The server of federated averaging (McMahan et al. 2017, arXiv 1602.05629, Algorithm 1).
 
     params: the global model's, as for any optimizer; give model.named_parameters(), and model.named_buffers() as
-    `buffers`, for clients that send state_dicts.
+    `buffers`, for clients that send state_dicts. If layers share a tensor, or a buffer is not persistent, these lists
+    and a state_dict differ; then have clients send dicts of the same names.
     Raises ValueError for two tensors with one name, and for buffers beside parameters without names.
     """
 
