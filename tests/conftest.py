@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable
@@ -40,6 +41,17 @@ def tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TMPDIR", str(place))
     monkeypatch.setattr(tempfile, "tempdir", str(place))
     return place
+
+
+OWN_FILE = ROOT / "tests" / "own.py"
+OWN = OWN_FILE.read_text() + "\nfrom dataclasses import replace\n"
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of the user's own, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copy(OWN_FILE, tmp_path))
 
 
 def without_times(line: dict[str, Any]) -> dict[str, Any]:

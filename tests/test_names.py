@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +14,6 @@ from fl.config import Config
 from fl.errors import FlagError
 from fl.names import entry_of, is_own, named, own_files
 
-OWN = Path(__file__).with_name("own.py")
 ALL = (
     "--model own.py:net --dataset own.py:patterns --partition own.py:dealt --algorithm own.py:prox "
     "--aggregate own.py:middle --transform own.py:half"
@@ -26,13 +23,6 @@ TWINS = (
     "--attack scaled --attackers 1 --attack_scale 0.5"
 )
 SHORT = "--global_epoch 2 --num_select_clients 3 --quiet"
-
-
-@pytest.fixture
-def own(tmp_path, monkeypatch):
-    """The file, in the working directory."""
-    monkeypatch.chdir(tmp_path)
-    return Path(shutil.copy(OWN, tmp_path))
 
 
 @pytest.mark.parametrize("engine", ["--engine sequential", "--engine stacked", "--engine distributed --workers 2"])

@@ -1,0 +1,116 @@
+"""Models and algorithms of the user's own that are out of the ordinary, and train all the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.conftest import OWN
+
+ODD_TENSORS = """
+class Tied(nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.first, self.scale = nn.Linear(64, 64), nn.Parameter(torch.tensor(1.0))
+        self.again = nn.Linear(64, 64)
+        self.again.weight = self.first.weight
+        self.last = nn.Linear(64, classes)
+        self.register_buffer("mask", torch.arange(64) > 0)
+    def forward(self, x):
+        return self.last(self.again(self.first(x.flatten(1) * self.mask)).relu() * self.scale)
+"""
+
+
+@pytest.mark.parametrize("more", ["--algorithm fedadam", "--clip_norm 0.1", "--aggregate median", "--compress top_k"])
+def test_tensors_that_layers_share_scalars_and_masks(more, own, command):
+    own.write_text(OWN + ODD_TENSORS)
+    flags = f"--model own.py:Tied --optimizer sgd --init_lr 0.5 --global_epoch 1 {more}"
+    one = command("federated", flags)
+    assert one.code == 0, one.err
+    w, w_0 = (torch.load(run.folder / "model.pt") for run in (one, command("federated", f"{flags} --global_epoch 0")))
+    assert torch.equal(w["first.weight"], w["again.weight"])
+    parameters = [name for name in w if name not in ("again.weight", "mask")]
+    step = torch.cat([(w[name] - w_0[name]).flatten() for name in parameters])
+    assert not torch.equal(w["first.weight"], w_0["first.weight"])
+    if "fedadam" in more:
+        assert step.abs().max() <= 0.011  # the server's rate, not the clients'
+    if "clip" in more:
+        assert step.norm() <= 0.1 * (1 + 1e-6)
+    assert command("federated", f"{flags} --workers 2").sha256 == one.sha256
+    nbytes = sum(w[name].nbytes for name in [*parameters, "mask"])
+    assert one.records[1]["downlink_bytes"] == 2 * nbytes
+
+
+PREPARED = """
+def prepare(engine, now, mine, group):
+    return replace(now, gradient={name: torch.ones_like(w) for name, w in now.w.items()})
+def server(now, got):
+    return {name: w - 0.01 * now.gradient[name] for name, w in got.mean.items()}, got.kept
+prepared = Algorithm(prepare=prepare, server=server)
+"""
+
+
+def test_an_algorithm_is_not_asked_about_a_round_that_there_was_not(own, command):
+    own.write_text(OWN + PREPARED)
+    assert command("federated", "--algorithm own.py:prepared --global_epoch 1", folder="a").code == 0
+    rest = command("federated", "--resume --global_epoch 2", folder="a")
+    assert rest.code == 0, rest.err
+
+
+CHANGING = """
+def tell(now, clients):
+    w = {name: w.unsqueeze(0) for name, w in now.parameters.items()}
+    ones = {name: torch.ones_like(v) for name, v in w.items()}
+    S = len(clients)
+    return [
+        Told(Correction(pull=1.0)),
+        Told(Correction(scale=torch.full((S,), 0.5), drift=ones)),
+        Told(Correction(drift={name: v.expand(S, *v.shape[1:]) for name, v in ones.items()})),
+        Told(Correction(anchor=w, drift=ones, pull=0.1, centre=w)),
+        Told(),
+    ][(now.t - 1) % 5]
+changing = Algorithm(tell=tell)
+"""
+
+
+def test_what_clients_are_told_may_change_from_round_to_round(own, command):
+    own.write_text(OWN + CHANGING)
+    flags = "--algorithm own.py:changing --model 2nn --optimizer sgd --init_lr 0.05 --global_epoch 6"
+    one, other = (command("federated", f"{flags} --engine {engine}") for engine in ("sequential", "stacked"))
+    for a, b in zip(one.records, other.records, strict=True):
+        assert a["test_loss"] == pytest.approx(b["test_loss"], rel=1e-5)
+
+
+IDLE = """
+class Idle(Net):
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.idle = nn.Parameter(torch.ones(2))
+"""
+
+
+def test_parameters_that_a_model_does_not_use_stay_as_they_are(own, command):
+    own.write_text(OWN + IDLE)
+    done = command("federated", "--model own.py:Idle --algorithm fsvrg --optimizer sgd")
+    assert done.code == 0, done.err
+    assert torch.equal(torch.load(done.folder / "model.pt")["idle"], torch.ones(2))
+
+
+LATE = """
+def server(now, got):
+    kept = got.kept
+    if now.t > 2:
+        before = kept.server.get("mean", got.mean)
+        kept = kept.with_server(mean=got.mean).with_clients({0: {f"round {now.t}": got.mean}})
+        return {name: (w + before[name]) / 2 for name, w in got.mean.items()}, kept
+    return got.mean, kept
+late = Algorithm(server=server)
+"""
+
+
+def test_what_an_algorithm_keeps_may_begin_in_a_later_round(own, command):
+    own.write_text(OWN + LATE)
+    assert command("federated", "--algorithm own.py:late --global_epoch 3", folder="part").code == 0
+    rest = command("federated", "--resume --global_epoch 5", folder="part")
+    assert rest.code == 0, rest.err
+    assert rest.sha256 == command("federated", "--algorithm own.py:late --global_epoch 5").sha256
