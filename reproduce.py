@@ -93,8 +93,8 @@ def reproduce(argv: Sequence[str]) -> bool:
             print(f"{target.name}: {target.theirs} published", flush=True)
             done[target.name] = reproduction.reproduce(target, seeds, place, jobs, look)
     except reproduction.OutOfTimeError as error:
+        holds = "figure1" not in names or figure1.holds_so_far(place, argv[at + 1 :])
         complain(f"{error}; give the command again to go on")
-        holds = "figure1" not in names or figure1.holds_so_far(place)
     if not wanted:
         return holds
     lines = reproduction.lines_of(list(targets.values()), place)

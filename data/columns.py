@@ -140,7 +140,7 @@ def header(path: Path) -> tuple[str, list[str]]:
             rows[delimiter] = [name.strip() for name in next(reader, [])]
             fits[delimiter] = False
             with suppress(DataError):  # which is said when the row is read as one
-                fits[delimiter] = len(next(reader, [])) == len(rows[delimiter])
+                fits[delimiter] = len(next(reader, [])) == len(rows[delimiter]) > 1
         except DataError as error:  # quotes that stand beside another delimiter
             refused = error
     if not rows:

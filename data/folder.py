@@ -46,14 +46,13 @@ def folder(data_dir: Path, image_size: int, grey: bool, test_fraction: float, sk
     """
     try:
         classes, train, test = found(data_dir)
-        listed = [*train, *test]
-        content = decoded(data_dir, listed, len(train), image_size, grey, skip_bad)
-        row = {image: i for i, image in enumerate(listed)}
-        is_drawn = not test
+        listed, n, is_drawn = [*train, *test], len(train), not test
         if is_drawn:
             train, test = held_out(train, len(classes), test_fraction, seed)
+        content = decoded(data_dir, listed, n, image_size, grey, skip_bad)
     except OSError as error:
         raise DataError(f"--data_dir {data_dir}: cannot be read ({error.filename}: {reason(error)})") from None
+    row = {image: i for i, image in enumerate(listed)}
     splits = []
     for name, part in (("train", train), ("test", test)):
         rows = torch.tensor([row[image] for image in part if content["good"][row[image]]], dtype=torch.int64)

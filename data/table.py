@@ -10,6 +10,7 @@ import csv
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from data.schema import Schema, encoded, fit, in_order, learnt
 from fl.errors import DataError, FlagError, reason
 
 SHOWN = 12  # columns that a message names
-WITH_COMMAS = re.compile(r"[+-]?\d+(,\d+)+(\.\d+)?")  # numbers that a spreadsheet wrote for people
+WITH_COMMAS = re.compile(r"[+-]?\d+(,\d+)*(\.\d+)?")  # numbers as a spreadsheet writes them for people
 
 
 class Rows(NamedTuple):
@@ -108,9 +109,11 @@ def check_columns(path: Path, columns: Columns) -> None:
     if not any(column.parts for column in columns.values()):
         raise DataError(f"{path}: has a header and no rows; expected some")
     for name, column in columns.items():
-        if isinstance(column, Texts) and column.texts and all(map(WITH_COMMAS.fullmatch, column.texts)):
-            as_text = f"column {name} holds numbers with commas, such as {column.texts[0]!r}"
-            raise DataError(f"{path}: {as_text}; write a point before decimals, and nothing between thousands")
+        with_comma = next((text for text in column.texts if "," in text), None) if isinstance(column, Texts) else None
+        if with_comma and all(map(WITH_COMMAS.fullmatch, column.texts)):  # type: ignore[union-attr]
+            as_text = f"column {name} holds numbers with commas, such as {with_comma!r}"
+            what = "write a point before decimals and nothing between thousands, or --drop the column"
+            raise DataError(f"{path}: {as_text}; {what}")
     of_names = {name: column for name, column in columns.items() if isinstance(column, Texts) and column.is_name}
     if of_names:
         some = "; ".join(f"{name} (such as {column.texts[0]!r})" for name, column in list(of_names.items())[:SHOWN])
@@ -191,10 +194,13 @@ def numbered(path: Path, flag: str, name: str, columns: Columns) -> tuple[np.nda
         row = int(missing[0]) + 1 + HEADER
         raise DataError(f"{path}: row {row}: no value in column {name}, the --{flag} ({len(missing)} such rows)")
     ordered = in_order(texts)
-    sizes = parsed(ordered)
-    if np.isfinite(sizes).all() and len(twice := np.flatnonzero(np.diff(sizes) == 0)):
-        one, other = ordered[twice[0]], ordered[twice[0] + 1]
-        raise DataError(f"{path}: column {name} has {one!r} and {other!r}, which are one number; write them alike")
+    if np.isfinite(parsed(ordered)).all():
+        numbers: dict[Decimal, str] = {}  # exact, because long ones may be names
+        for text in ordered:
+            if (one := numbers.setdefault(Decimal(text), text)) != text:
+                raise DataError(
+                    f"{path}: column {name} has {one!r} and {text!r}, which are one number; write them alike"
+                )
     places = {text: number for number, text in enumerate(ordered)}
     return np.array([places[text] for text in texts], np.int64)[codes], ordered
 

@@ -105,7 +105,7 @@ def portable(argv: list[str]) -> list[str]:
     """The flags for a program with another working directory: without presets, and with whole paths in FILE.py:NAME."""
     words = []
     for word in expanded(argv):
-        flag, equals, value = word.rpartition("=")
+        flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
         with suppress(ValueError):
             file, name = file_and_name(value)
             word = f"{flag}{equals}{Path(file).absolute()}:{name}"

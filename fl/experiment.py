@@ -143,7 +143,7 @@ class Experiment:
         for transform in self.transforms:
             if transform.bytes:
                 model = transform.bytes(sent)
-        return down, max(up - whole, 0) + model
+        return down, up - whole + model if up else 0
 
     @cached_property
     def clocks(self) -> list[float]:
@@ -208,8 +208,8 @@ def check_no_statistics(config: Config, names: Sequence[str]) -> None:
     """Raise FlagError if running statistics would be compressed: a variance might come out negative."""
     if config.compress != DEFAULTS["compress"] and names:
         raise FlagError(
-            f"--compress {config.compress}: would change running statistics of --model {config.model}, such as "
-            f"{min(names)}; choose a model without, such as one with GroupNorm in place of BatchNorm"
+            f"--compress {config.compress}: would change buffers of --model {config.model}, such as {min(names)}; "
+            "choose a model with GroupNorm in place of BatchNorm, and register constants with persistent=False"
         )
 
 

@@ -27,7 +27,7 @@ from fl.files import write_atomic
 from fl.group import Group
 from fl.parts import build_model
 from fl.recorded import diverged
-from fl.records import NUMBER, read_told
+from fl.records import NUMBER
 from fl.rng import derive
 from fl.state import Kept, State, Told, floating
 from fl.strict_json import loads, read_regular
@@ -161,9 +161,9 @@ def claim_holds(found: Sequence[Mixed]) -> bool:
     )
 
 
-def holds_so_far(place: Path) -> bool:
-    """Whether figure1.json, if there is one, bears the claim out."""
-    return bool(read_told(place, "figure1.json").get("verdict", verdict(True)) == verdict(True))
+def holds_so_far(place: Path, flags: Sequence[str]) -> bool:
+    """Whether the claim holds for all seeds that were measured with these flags, if any."""
+    return claim_holds(measured(place / "figure1.json", parse([*FLAGS, *flags], "federated", "")))
 
 
 def verdict(holds: bool) -> str:

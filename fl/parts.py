@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, wraps
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -129,9 +130,9 @@ def _own_aggregate(value: str, make: Callable[[RoundStart], Any], now: RoundStar
     def good(made: Any, denominator: float) -> bool:
         return returned.is_like(made, now.w)
 
-    checked = returned.checked("aggregate", value, "result", aggregate.result, f"a model {LIKE_W}", good)
-    aggregate.result = checked  # type: ignore[method-assign]
-    return aggregate
+    result = returned.checked("aggregate", value, "result", aggregate.result, f"a model {LIKE_W}", good)
+    costs = getattr(aggregate, "costs", {})
+    return SimpleNamespace(add=aggregate.add, gather=aggregate.gather, result=result, costs=costs)
 
 
 def _rule_of(config: Config) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fl import checkpoint
-from fl.client import make_optimizer
+from fl.client import first_names, make_optimizer
 from fl.client_files import ClientFiles
 from fl.config import Config, identity
 from fl.errors import RunFolderError
@@ -68,6 +68,8 @@ def _checked(content: Any, path: Path, script: str, x: Experiment, files: Client
             f"{path.with_name('config.json')}: its flags are not those of {path.name}, which is from another run"
         )
     like = {name: tensor.cpu() for name, tensor in x.w.items()}
+    # Earlier versions kept what layers share under each of its names.
+    w = {name: tensor for name, tensor in w.items() if first_names(x.model).get(name, name) == name}
     try:
         _match(w, like, "w")
     except ValueError as error:

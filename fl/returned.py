@@ -121,12 +121,12 @@ def is_kept(made: Any) -> bool:
 
 
 def are_plain(clients: Any) -> bool:
-    """What clients keep: by client a dict that is not empty, of tensors, numbers, words, dicts and lists."""
+    """What clients keep: by client a dict that is not empty, of tensors, numbers, words, dicts, lists and tuples."""
 
     def is_plain(value: Any) -> bool:
         if isinstance(value, dict):
             return all(type(key) in (str, int) and is_plain(inner) for key, inner in value.items())
-        return all(map(is_plain, value)) if type(value) is list else type(value) in PLAIN
+        return all(map(is_plain, value)) if type(value) in (list, tuple) else type(value) in PLAIN
 
     return isinstance(clients, dict) and all(
         type(k) is int and type(state) is dict and state and is_plain(state) for k, state in clients.items()

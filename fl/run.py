@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
@@ -43,7 +44,7 @@ def follow(
     def warn_if_exploded(done: Round) -> Round:
         """The round with `exploded` in its record if its loss has; the first time, on the screen too."""
         loss, first = largest_loss(done.record), folder.records[0]["test_loss"] if folder.records else None
-        if first is None or not loss > EXPLODED * first:
+        if first is None or math.isnan(first) or loss <= EXPLODED * first:
             return done
         if not any("exploded" in record for record in folder.records):
             warn(

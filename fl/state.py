@@ -86,7 +86,8 @@ class Correction:
     pull w - pull centre would round at the size of w, which may be more than a whole step.
 
     Everything is elementwise, so that one line serves one client or a stack: drift has a leading dimension, S with
-    an entry for each client, or 1; anchor and centre are everyone's, with a leading 1.
+    an entry for each client, or 1; anchor and centre are everyone's, with a leading 1. Each of the three that is given
+    has all the parameters.
     """
 
     pull: float = 0.0

@@ -33,9 +33,13 @@ def plain(error: UnicodeError) -> tuple[str | bytes, int]:
     return codecs.backslashreplace_errors(error)
 
 
+heard = [True]  # whether warnings of this process are; a worker's would only repeat those of the first process
+
+
 def warn(text: object) -> None:
     """One line on stderr, which ends nothing."""
-    complain("warning: " + " ".join(str(text).split()))
+    if heard[0]:
+        complain("warning: " + " ".join(str(text).split()))
 
 
 def complain(line: str) -> None:

@@ -30,7 +30,7 @@ from fl.group import Group
 from fl.guard import complain_of_own, explain
 from fl.launch import torchrun
 from fl.signals import without_terminal
-from fl.streams import complain
+from fl.streams import complain, heard
 from fl.worker import PRELOAD, announce
 
 
@@ -167,6 +167,7 @@ def work_as(job: dict[str, Any]) -> int:
     config, rank, size = Config(**flags), job["rank"], job["size"]
     device = device_of(config, rank)
     _settle(device)
+    heard[0] = False
     try:
         announce()
         with Distributed(rank, size, device, config.timeout, lambda: dist.FileStore(job["path"], size)) as group:

@@ -15,10 +15,10 @@ from deploy.up import portable, without
 def test_flags_mean_the_same_in_another_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("some.txt").write_text("--num_clients 3 --model own.py:net")
-    words = portable(["@some.txt", "--transform=own.py:half", "--init_lr", "0.1", "--data_dir", "a=b"])
+    words = portable(["@some.txt", "--transform=own.py:half", "--init_lr", "0.1", "--data_dir", "a=b.py:c"])
     assert words == [
         "--num_clients", "3", "--model", f"{tmp_path}/own.py:net", f"--transform={tmp_path}/own.py:half",
-        "--init_lr", "0.1", "--data_dir", "a=b",
+        "--init_lr", "0.1", "--data_dir", f"{tmp_path}/a=b.py:c",
     ]  # fmt: skip
 
 

@@ -154,6 +154,15 @@ class Draws(nn.Linear):
         return super().forward(torch.nn.functional.dropout(x.flatten(1), training=self.training))
 
 
+class Remembers(nn.Linear):
+    last = None
+
+    def forward(self, x):
+        y = super().forward(x.flatten(1))
+        self.last = y.detach().mean()
+        return y
+
+
 def test_a_system_that_does_not_say_how_much_memory_is_free(monkeypatch):
     monkeypatch.delattr("os.sysconf")
     task = task_of(config(model="2nn"))
@@ -168,6 +177,9 @@ def test_what_cannot_be_stacked_says_why():
     assert "buffers" in (obstacle_to_stacking(nn.BatchNorm2d(3), data) or "")
     assert "Dropout" in (obstacle_to_stacking(nn.Dropout(), data) or "")
     assert "several targets" in (obstacle_to_stacking(nn.Linear(3, 3), next_tokens(Path())) or "")
+    remembers = Remembers(64, 3)
+    assert obstacle_to_stacking(remembers, data) is None
+    assert remembers.last is None
     for layer in (Draws(64, 3), nn.Sequential(nn.Flatten(), nn.RReLU(), nn.Linear(64, 3))):
         assert "torch.func cannot" in (obstacle_to_stacking(layer, data) or "")
         assert layer.training
@@ -230,6 +242,10 @@ def test_layers_that_expect_something_else_are_not_hand_made():
     norm = nn.GroupNorm(2, 4)
     norm.bias = None  # as its argument of this name has it in later versions of PyTorch
     assert not has_hand_made_layers(nn.Sequential(norm), (4, 5, 5))
+    again = nn.ReLU()
+    model = nn.Sequential(nn.Linear(4, 3), again, nn.Linear(3, 3), again, nn.Linear(3, 2))
+    copies = {name: p.detach().unsqueeze(0).clone() for name, p in model.named_parameters()}
+    assert [type(layer).__name__ for layer in HandMade(model, (4,), copies, True).layers].count("ReLU") == 2
     hooked = nn.Sequential(nn.Linear(4, 2))
     hooked[0].register_forward_hook(lambda module, x, y: 0 * y)
     assert not has_hand_made_layers(hooked, (4,))

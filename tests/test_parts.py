@@ -186,9 +186,7 @@ def test_running_statistics_are_not_compressed(own, command):
                    "nn.Linear(8, c))\n")  # fmt: skip
     done = command("federated", "--model own.py:bn --batch_size 0 --compress random_mask")
     assert done.code == 2
-    assert done.err.startswith(
-        "run_federated.py: --compress random_mask: would change running statistics of --model ow"
-    )
+    assert done.err.startswith("run_federated.py: --compress random_mask: would change buffers of --model own.py:bn, ")
 
 
 def test_a_model_of_ours_that_does_not_fit_ones_own_data_is_one_line(own, command):

@@ -77,6 +77,14 @@ def test_an_interrupted_run_is_not_cut_short_at_a_round_without_evaluation(comma
     assert done.records[-1]["test_accuracy"] is not None
 
 
+def test_adams_state_is_kept_beside_a_part_of_ones_own(own, command):
+    flags = "--keep_optimizer_state --transform own.py:half"
+    assert command("federated", f"{flags} --global_epoch 2", folder="a").code == 0
+    rest = command("federated", "--resume --global_epoch 3", folder="a")
+    assert rest.code == 0, rest.err
+    assert rest.sha256 == command("federated", f"{flags} --global_epoch 3").sha256
+
+
 def test_a_run_killed_as_it_is_extended_does_not_look_finished(command, monkeypatch):
     first = command("federated", "--global_epoch 2", folder="a")
     assert is_finished(first.folder, first.records)

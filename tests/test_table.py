@@ -149,6 +149,13 @@ def test_a_comma_in_the_names_of_a_file_with_semicolons(load):
     assert data.shape == (3,)
 
 
+def test_long_numbers_may_be_names_of_clients(load):
+    lines = ["x,who,ill", *(f"{i},{10**18 + i % 3},{i % 2}" for i in range(24))]
+    assert sorted(set(load(lines, client="who").clients.tolist())) == [0, 1, 2]
+    with pytest.raises(DataError, match="row 2: has 4 values; the header has 3 columns"):
+        load(["a,b,ill", "1,2,3,0"])
+
+
 def test_a_column_with_one_value_is_no_scale(load):
     lines = ["dose,x,ill", *(f"0.1,{i},{i % 2}" for i in range(100))]
     assert both(load(lines))[:, 0].abs().max() == 0
@@ -187,6 +194,7 @@ def test_files_that_are_read_in_parts(load, monkeypatch):
         ({"lines": [HEADER, *rows(), '9,"f"m,a,no']}, "line 14: ',' expected after '\"'; expected comma-separated"),
         ({"lines": [HEADER, *rows(), '9,"f,a,no']}, "unexpected end of data; expected comma-separated values"),
         ({"text": b"age,ill\n1,no\n2,\xe9\n"}, "is not UTF-8 (byte 0xe9"),
+        ({"lines": ["x;ill", *(f"{[7, '1,200', 9][i % 3]};{i % 2}" for i in range(9))]}, "such as '1,200'; write a"),
         ({"lines": ["x;ill", *(f"36,{i % 3};{i % 2}" for i in range(9))]}, "column x holds numbers with commas"),
         ({"lines": ["x,ill", *(f"{i},{['1', '0', '01'][i % 3]}" for i in range(9))]}, "column ill has '01' and '1'"),
         ({"lines": ["ill,site", *(f"{i % 2},a" for i in range(9))], "client": "site"}, "no column is left"),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fl.algorithms.algorithm import Algorithm
+from fl.client import tensors_of
 from fl.errors import FlagError
 from fl.state import Correction, Kept, RoundStart, State, Told, Update, along
 from fl.transforms.transform import Transform
@@ -45,7 +46,7 @@ def personal_names(model: nn.Module, layers: int) -> list[str]:
                 f"--personal_layers {layers}: the layer {prefix or 'of the whole model'} shares a parameter "
                 "with them; choose another number"
             )
-    return [name for name in model.state_dict() if name.rpartition(".")[0] in last]
+    return [name for name in tensors_of(model) if name.rpartition(".")[0] in last]
 
 
 def keep_at_home(names: Sequence[str]) -> Transform:

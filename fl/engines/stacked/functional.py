@@ -5,6 +5,7 @@ The general path, for models with a layer that fl/engines/stacked/layers.py has 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,20 +22,21 @@ from fl.state import NO_CORRECTION, Correction, State
 
 
 def is_vectorised(model: nn.Module, data: Dataset) -> bool:
-    """Whether torch.func can form the gradient of the model, which has no buffers, for clients at once: by a trial."""
+    """Whether torch.func can form the gradient of the model, which has no buffers, for clients at once: by a trial.
+
+    A copy is tried, because a model may remember what it saw.
+    """
     x, y = data.batch(data.train, slice(0, 1))  # (1, ...), (1,)
     parameters = {name: p.detach().unsqueeze(0) for name, p in model.named_parameters()}
     target = F.one_hot(y, data.classes).to(x.dtype if x.is_floating_point() else torch.float32)
-    was_training = model.training
-    model.train()
     try:
-        Functional(model, parameters, folded=False).grad_of(parameters, x.unsqueeze(0), target.unsqueeze(0))
+        Functional(copy.deepcopy(model).train(), parameters, folded=False).grad_of(
+            parameters, x.unsqueeze(0), target.unsqueeze(0)
+        )
     except Exception as error:
         if out_of_memory(error):
             raise
         return False
-    finally:
-        model.train(was_training)
     return True
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,14 +46,14 @@ class Graphed:
 
     A graph holds addresses, so every step's inputs are copied to one place, and the network's parameters stay where
     they are from round to round. It holds numbers, too: another eta, decay, pull or number of active clients is another
-    graph. What an optimizer does after the step is not part of it.
+    graph, and so is a correction with other tensors. What an optimizer does after the step is not part of it.
     """
 
     def __init__(self, network: Network, record: Recorder | None = None):
         self.network, self.record = network, record or cuda_graphs()
         self.replays: dict[int, Replay] = {}  # by active clients
         self.taken: Counter[int] = Counter()  # steps as they are, by active clients
-        self.numbers: tuple[float, float, float, bool] | None = None
+        self.numbers: tuple[Any, ...] | None = None
         self.place: list[Tensor] = []  # one step's x (S, 1, B, ...), target, weight and logits
         self.parameters = network.parameters
 
@@ -64,7 +65,8 @@ class Graphed:
         self, w: State, eta: float = 0.0, decay: float = 0.0, correction: Correction = NO_CORRECTION
     ) -> None:
         self.network.start_round(w, eta, decay, correction)
-        numbers = eta, decay, correction.pull, correction.drift is None
+        tensors = (correction.drift, correction.centre)
+        numbers = eta, decay, correction.pull, *([v.shape for v in (state or {}).values()] for state in tensors)
         if numbers != self.numbers:
             self.numbers, self.replays, self.taken = numbers, {}, Counter()
 

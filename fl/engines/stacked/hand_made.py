@@ -76,7 +76,7 @@ class HandMade:
         self.weights: list[Weights] = []
         self.names: list[str] = []  # of the modules they belong to
         self.first: Delayed | None = None
-        modules: list[tuple[str, Any]] = list(model.named_children())
+        modules: list[tuple[str, Any]] = list(model._modules.items())  # named_children passes over what comes again
         flattened = isinstance(modules[0][1], nn.Flatten)
         self.vectors = flattened or len(shape) == 1
         # max(relu(x)) is relu(max(x)), on a quarter of the values: rectify after pooling.
