@@ -24,7 +24,6 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from deploy import identity  # noqa: E402
 from deploy.limits import check_deployable  # noqa: E402
 from deploy.processes import Processes  # noqa: E402
 from deploy.screen import followed  # noqa: E402
@@ -128,6 +127,8 @@ def start(
     home: Path, node_data: list[str], N: int, data_dir: str, processes: Processes, door: Callable[[int], int]
 ) -> list[str]:
     """The server with its certificate, and N clients with their keys. Returns the public keys in the clients' order."""
+    from deploy import identity  # here, because it needs a package that may be missing
+
     identity.server(home / "server", [HOST, "localhost"])
     keys = [identity.node(home / f"node{k}") for k in range(N)]
     link, *ports = free_ports(N + 1)

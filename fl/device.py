@@ -14,10 +14,13 @@ from fl.errors import FlagError
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of --device; auto is CUDA, then Apple's MPS, then the CPU. Raises FlagError if it is not here."""
+    """The device of --device; auto is CUDA, or else the CPU. Raises FlagError if it is not here.
+
+    Apple's MPS is used only if it is asked for, because nothing here was ever run on it.
+    """
     here = ["cpu"]
     if torch.backends.mps.is_available():
-        here.insert(0, "mps")
+        here.append("mps")
     if torch.cuda.is_available():
         here = ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *here]
     if name == "auto":

@@ -124,7 +124,9 @@ class Distributed(Group):
                 time.sleep(0.01)  # a dead worker's connection closes before its exit code is known
             self.look_after(self.fail)
             late = time.monotonic() - began >= self.timeout
-            reason = f"no answer within --timeout {self.timeout:g}" if late else "a worker has gone"
+            said = str(error).strip().partition("\n")[0]
+            gone = f"a worker has gone ({said})" if said else "a worker has gone"
+            reason = f"no answer within --timeout {self.timeout:g}" if late else gone
             raise WorkerError(f"rank {self.rank} of {self.size}, {what}: {reason}") from error
 
     def wait(self, what: str, begin: Callable[[], Any]) -> None:

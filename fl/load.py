@@ -11,8 +11,9 @@ import torch
 from data.arrays import SHAPES, from_arrays
 from data.augment import normalised
 from data.dataset import IGNORED, Dataset, Split
-from fl.config import Config
-from fl.names import is_own, named, refuse, told
+from fl.config import DEFAULTS, Config
+from fl.errors import FlagError
+from fl.names import entry_of, is_own, named, refuse, told
 from fl.parts import callable_of, flags_of
 from fl.returned import are_owners, kind_of
 
@@ -25,6 +26,8 @@ def load_data(config: Config) -> Dataset:
     Arguments of its function after the first are flags.
     """
     flag, value = "dataset", config.dataset
+    if entry_of(flag, value).of_the_user and config.data_dir == DEFAULTS["data_dir"]:
+        raise FlagError(f"--dataset {value}: needs --data_dir, which says where your data are")
     make = callable_of(flag, value, DATASET)
     with told(flag, value, DATASET):
         made: Any = make(Path(config.data_dir), **flags_of(make, config, after=1))

@@ -67,7 +67,7 @@ def named(flag: str, value: str) -> Any:
 @cache
 def load(path: str, content: bytes) -> ModuleType:
     """The module of a file with that content, under a name that no other module has."""
-    module = ModuleType(f"own_{Path(path).stem}_{hashlib.sha256(path.encode() + content).hexdigest()[:12]}")
+    module = ModuleType(f"own_{Path(path).stem}_{hashlib.sha256(os.fsencode(path) + content).hexdigest()[:12]}")
     module.__file__ = path
     folder = os.path.dirname(path)
     if folder not in sys.path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ class Progress:
         self.shown = now
         for job in running:
             self.rounds[job.folder] = recorded(job)
-        print(f"\r{self.line():<79}", end="", file=sys.stderr, flush=True)
+        print(f"\r{filled(self.line())}", end="", file=sys.stderr, flush=True)
 
     def over(self, job: Job, word: str) -> None:
         """A run has ended; it may have had fewer rounds than it was allowed."""
@@ -57,7 +58,13 @@ class Progress:
     def close(self) -> None:
         """Leave the terminal's line to what is printed next."""
         if self.on_terminal and self.shown:
-            print(f"\r{self.line():<79}", file=sys.stderr, flush=True)
+            print(f"\r{filled(self.line())}", file=sys.stderr, flush=True)
+
+
+def filled(line: str) -> str:
+    """The line as long as the terminal is wide, less one column, so that it covers an earlier one and does not wrap."""
+    width = max(shutil.get_terminal_size().columns - 1, 1)
+    return f"{line[:width]:<{width}}"
 
 
 def recorded(job: Job) -> int:

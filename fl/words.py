@@ -14,7 +14,9 @@ class Words(argparse.ArgumentParser):
     """argparse whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise FlagError(message.removeprefix("argument "))
+        hint = "; flags of run_federated.py go after --" if "run_federated.py" in (self.usage or "") else ""
+        unknown = message.startswith("unrecognized arguments")
+        raise FlagError(message.removeprefix("argument ") + hint * unknown)
 
 
 def count(flag: str, text: str, most: int = 10_000) -> int:

@@ -36,7 +36,9 @@ from fl.worker import PRELOAD, announce
 
 def device_of(config: Config, rank: int) -> torch.device:
     """The device of a rank of several on this machine: its own GPU."""
-    kind = config.device.split(":")[0]
+    if ":" in config.device:  # one GPU, for a run of one process
+        return torch.device(config.device)
+    kind = config.device
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(f"cuda:{rank % max(torch.cuda.device_count(), 1)}" if kind == "cuda" else kind)
@@ -122,11 +124,11 @@ def meeting_place() -> Iterator[tuple[str, list[int]]]:
     No one else can open it: on Linux it has no name in any folder, so that even kill -9 leaves nothing behind;
     elsewhere it lies in a private folder.
     """
-    if hasattr(os, "memfd_create"):
+    descriptor = os.memfd_create("ranks") if hasattr(os, "memfd_create") else -1
+    if descriptor >= 0 and os.path.exists(f"/proc/self/fd/{descriptor}"):
         # It stays open until this process ends. A store goes by its path, and may outlive its start: one that failed
         # may still wait in its thread, and a store writes once more when it is let go. If the descriptor were closed,
         # its number could come to stand for any other file.
-        descriptor = os.memfd_create("ranks")
         yield f"/proc/self/fd/{descriptor}", [descriptor]
         return
     folder = tempfile.mkdtemp()

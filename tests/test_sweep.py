@@ -145,6 +145,14 @@ def wait_for(path):
     assert path.exists()
 
 
+def test_flags_of_the_runs_go_after_the_dashes(quick, capsys):
+    code, _, err = quick("--grid init_lr=0.1 --local_epoch 1")
+    assert (code, err) == (
+        2,
+        "sweep.py: unrecognized arguments: --local_epoch 1; flags of run_federated.py go after --\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("seconds", "together", "expected"),
     [([1, 1, 1], 2, 2), ([3, 1, 1, 1], 2, 3), ([1, 1, 3], 2, 4), ([2], 1, 2), ([], 1, 0)],

@@ -124,9 +124,12 @@ class Robust:
         models = {name: tensor[counted.to(tensor.device)] for name, tensor in self.models.stacked.items()}
         parts = {name: tensor.reshape(len(tensor), -1) for name, tensor in floating(models).items()}
         flat = torch.cat(list(parts.values()), 1)  # (m, P)
+        if flat.device.type == "mps":
+            flat = flat.cpu()  # Apple's GPUs have no float64
         one = self.rule(flat, self.weights[counted].to(flat), self.now.config).split(
             [p.shape[1] for p in parts.values()]
         )
         w = {name: tensor.amax(0) for name, tensor in models.items() if name not in parts}
-        w |= {name: part.view(self.now.w[name].shape) for name, part in zip(parts, one, strict=True)}
+        like = self.now.w
+        w |= {name: part.view(like[name].shape).to(like[name]) for name, part in zip(parts, one, strict=True)}
         return {name: w[name] for name in self.now.w}

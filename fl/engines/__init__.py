@@ -53,8 +53,11 @@ def choose(x: Experiment) -> tuple[str, int]:
     inner = "sequential" if obstacle or config.keep_optimizer_state else "stacked"
     if config.engine == "stacked":
         return inner, 1
+    is_one = ":" in config.device or x.device.type == "mps"
+    if is_one and config.workers > 1:
+        raise FlagError(f"--workers {config.workers}: --device {config.device} is one device; leave one of the two out")
     if x.device.type == "cuda":
-        most, worth_starting = torch.cuda.device_count(), WORTH_STARTING_ON_GPUS
+        most, worth_starting = 1 if is_one else torch.cuda.device_count(), WORTH_STARTING_ON_GPUS
     else:  # Apple's GPU is one device for all processes
         most, worth_starting = torch.get_num_threads() if x.device.type == "cpu" else 1, WORTH_STARTING
     workers = config.workers or max(1, min(most, config.num_select_clients))
