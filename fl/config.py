@@ -126,7 +126,7 @@ class Config(Workload, Changing, Conditions, Privacy, Security, Compression, Per
         "X@N: end the run at round N or later if its best test accuracy so far is below X", resume=FREE)
 
     seed: int = flag(0, "Run", integer(0), "every random choice follows from it, except privacy noise and the masks of secure aggregation", matched=True, experiment=False)
-    device: str = flag("auto", "Run", DEVICE, "auto, cpu, cuda[:i] or mps", resume=FREE, experiment=False)
+    device: str = flag("auto", "Run", DEVICE, "auto, cpu, cuda[:i] or mps; auto is CUDA, or else the CPU", resume=FREE, experiment=False)
     name: str | None = flag(None, "Run", WORD,
         "a word for the run folder's name", experiment=False,
         needs=[Need("says nothing beside --run_dir, which names the folder", lambda c: c.run_dir is None)])

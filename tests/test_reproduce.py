@@ -155,8 +155,10 @@ def test_the_best_rate_is_found_and_run_with_every_seed(toy, tmp_path):
     assert starts(tmp_path) == before  # nothing was run twice
 
 
-def test_fewer_seeds_than_before_leave_the_result_as_it_is(toy, tmp_path):
+def test_fewer_seeds_leave_the_result_as_it_is_and_a_run_without_a_summary_is_finished(toy, tmp_path):
     toy("--seeds 2")
+    summary = tmp_path / "runs/reproduce/mcmahan2017/toy/cell/lr0.1/seed0/summary.json"
+    summary.unlink()  # as if the run had been killed before it wrote it
     result = tmp_path / "runs/reproduce/mcmahan2017/toy/cell/result.json"
     before = result.read_bytes()
     _, out, _ = toy("--seeds 1")
@@ -164,13 +166,6 @@ def test_fewer_seeds_than_before_leave_the_result_as_it_is(toy, tmp_path):
     assert row.split() == ["toy/cell", "3.5", "3.7", "1", "0.1", "1.07", "within"]
     assert "result.json keeps the result of an earlier call, which had more rounds or more seeds" in out
     assert result.read_bytes() == before
-
-
-def test_a_run_that_was_killed_before_its_summary_is_finished(toy, tmp_path):
-    toy()
-    summary = tmp_path / "runs/reproduce/mcmahan2017/toy/cell/lr0.1/seed1/summary.json"
-    summary.unlink()
-    toy()
     assert summary.exists()
 
 
