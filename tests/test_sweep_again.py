@@ -153,7 +153,7 @@ def test_other_data_are_refused_also_for_a_run_that_is_over(tmp_path, capsys):
     assert run("one.csv")[0] == 0
     assert "0 done" in run("moved.csv")[1]  # it has to look
     assert "1 done" in run("moved.csv")[1]
-    assert run(None)[0] == 3  # where --data_dir is the default, it does not stay what it was
+    assert run(None)[0] == 2  # where --data_dir is the default, it does not stay what it was
     code, _, err = run("two.csv")
     assert code == 4
     assert "the run had data_sha256" in err

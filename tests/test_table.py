@@ -243,6 +243,15 @@ def test_names_and_numbers_of_patients_are_refused_with_what_to_drop(count, load
     assert load(lines, drop='who,"address, or so"').shape == (1,)
 
 
+@pytest.mark.parametrize("kind", ["csv --label ill", "folder"])
+def test_where_ones_own_data_are_must_be_said(kind, command):
+    done = command("federated", f"--dataset {kind}")
+    assert done.code == 2
+    assert (
+        done.err == f"run_federated.py: --dataset {kind.split()[0]}: needs --data_dir, which says where your data are\n"
+    )
+
+
 def test_no_file_and_a_folder(tmp_path):
     for path, message in ((tmp_path, "is a folder"), (tmp_path / "x.csv", "cannot be read (No such file")):
         with pytest.raises(DataError, match="--data_dir") as error:
