@@ -99,14 +99,14 @@ def reproduce(argv: Sequence[str]) -> bool:
         return holds
     lines = reproduction.lines_of(list(targets.values()), place)
     reproduction.publish(lines, place)
-    chosen_ones = [line for line in lines if line.target.name in names]
-    shown = [done.get(line.target.name, line) for line in chosen_ones]
+    kept = [line for line in lines if line.target.name in names]
+    shown = [done.get(line.target.name, line) for line in kept]
     print(reproduction.on_screen(shown))
     print(f"table.md and table.json in {place}")
     if words.write_presets:
         folder = Path("configs") / words.paper
         folder.mkdir(parents=True, exist_ok=True)
-        for line in chosen_ones:
+        for line in kept:
             if preset := reproduction.preset(line, words.paper):
                 path = folder / f"{line.target.name.replace('/', '-')}.txt"
                 write_atomic(path, preset.encode())

@@ -22,14 +22,15 @@ from fl.state import NO_CORRECTION, Correction, State
 def first_names(model: nn.Module) -> dict[str, str]:
     """For each name of the state_dict the first one that its tensor has there, because layers may share a tensor."""
     first: dict[int, str] = {}
-    tensors = model.state_dict(keep_vars=True)  # the very objects, which others than these may equal
-    return {name: first.setdefault(id(tensor), name) for name, tensor in tensors.items()}
+    # With keep_vars the very objects of the model, and not others that share their memory.
+    return {name: first.setdefault(id(v), name) for name, v in model.state_dict(keep_vars=True).items()}
 
 
 def tensors_of(model: nn.Module) -> State:
     """The tensors of the model's state_dict, detached, each under its first name alone."""
-    tensors = model.state_dict()
-    return {name: tensors[name] for name, first in first_names(model).items() if name == first}
+    tensors = model.state_dict(keep_vars=True)
+    first = {id(v): name for name, v in reversed(tensors.items())}
+    return {name: v.detach() for name, v in tensors.items() if first[id(v)] == name}
 
 
 def state_of(model: nn.Module) -> State:

@@ -126,7 +126,7 @@ class Experiment:
         """How much the clients differ, in a few numbers."""
         return heterogeneity(self.label_counts)
 
-    @property
+    @cached_property
     def facts(self) -> dict[str, Any]:
         """What the run trains on, as hashes."""
         return {"data_sha256": self.clean.sha256(), "partition_sha256": self.partition.sha256()}

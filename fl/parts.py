@@ -11,7 +11,6 @@ import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial, wraps
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -119,20 +118,26 @@ def aggregate_of(config: Config) -> Callable[[RoundStart], Aggregate]:
     named = _rule_of(config)
     if not isinstance(named, type):
         return partial(Robust, named)
-    return partial(_own_aggregate, config.aggregate, named) if is_own("aggregate", config.aggregate) else named
+    return partial(_OwnAggregate, config.aggregate, named) if is_own("aggregate", config.aggregate) else named
 
 
-def _own_aggregate(value: str, make: Callable[[RoundStart], Any], now: RoundStart) -> Aggregate:
-    """One of the user's own class, whose result is refused if it is no model."""
-    with told("aggregate", value, AGGREGATE):
-        aggregate: Aggregate = make(now)
+class _OwnAggregate:
+    """An aggregate of the user's own class, whose result is refused if it is no model."""
 
-    def good(made: Any, denominator: float) -> bool:
-        return returned.is_like(made, now.w)
+    def __init__(self, value: str, make: Callable[[RoundStart], Any], now: RoundStart):
+        with told("aggregate", value, AGGREGATE):
+            self.aggregate = make(now)
 
-    result = returned.checked("aggregate", value, "result", aggregate.result, f"a model {LIKE_W}", good)
-    costs = getattr(aggregate, "costs", {})
-    return SimpleNamespace(add=aggregate.add, gather=aggregate.gather, result=result, costs=costs)
+        def good(made: Any, denominator: float) -> bool:
+            return returned.is_like(made, now.w)
+
+        self.add, self.gather = self.aggregate.add, self.aggregate.gather
+        self.result = returned.checked("aggregate", value, "result", self.aggregate.result, f"a model {LIKE_W}", good)
+
+    @property
+    def costs(self) -> dict[str, Any]:
+        """Looked at when the result is there, which may be what sets them."""
+        return getattr(self.aggregate, "costs", {})
 
 
 def _rule_of(config: Config) -> Callable[..., Any]:

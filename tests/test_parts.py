@@ -222,26 +222,23 @@ def test_what_fails_in_a_worker_alone_is_said_by_the_worker(own, capfd):
     assert "worker 1 ended with code 6" in last
 
 
-def test_data_that_each_process_draws_for_itself_are_refused(own, command):
-    own.write_text(OWN + "import os\ndef d(data_dir):\n    data = patterns(data_dir)\n"
-                   "    return replace(data, train=Split((data.train.examples + os.getpid() % 251).to(torch.uint8), "
-                   "data.train.targets))\n")  # fmt: skip
-    assert command("federated", "--dataset own.py:d").code == 0
-    done = command("federated", "--dataset own.py:d --workers 2")
+@pytest.mark.parametrize(
+    ("words", "source", "what"),
+    [
+        ("--dataset own.py:d", "def d(data_dir):\n    data = patterns(data_dir)\n"
+         "    return replace(data, train=Split((data.train.examples + os.getpid() % 251).to(torch.uint8), "
+         "data.train.targets))\n", "data"),
+        ("--partition own.py:p", "def p(labels, K, seed):\n    g = torch.Generator().manual_seed(os.getpid())\n"
+         "    return Partition.from_owners(torch.randperm(len(labels), generator=g) % K, K)\n", "a partition"),
+    ],
+)  # fmt: skip
+def test_what_each_process_draws_for_itself_is_refused(words, source, what, own, command):
+    own.write_text(OWN + "import os\n" + source)
+    assert command("federated", words).code == 0
+    done = command("federated", f"{words} --workers 2")
     assert (done.code, done.err) == (
-        2, "run_federated.py: --dataset own.py:d: gave each process data of its own; the result must follow from the "
+        2, f"run_federated.py: {words}: gave each process {what} of its own; the result must follow from the "
         "arguments alone, of which the seed may be one\n",
-    )  # fmt: skip
-
-
-def test_a_partition_that_each_process_draws_for_itself_is_refused(own, command):
-    own.write_text(OWN + "import os\ndef p(labels, K, seed):\n    g = torch.Generator().manual_seed(os.getpid())\n"
-                   "    return Partition.from_owners(torch.randperm(len(labels), generator=g) % K, K)\n")  # fmt: skip
-    assert command("federated", "--partition own.py:p").code == 0
-    done = command("federated", "--partition own.py:p --workers 2")
-    assert (done.code, done.err) == (
-        2, "run_federated.py: --partition own.py:p: gave each process a partition of its own; the result must follow "
-        "from the arguments alone, of which the seed may be one\n",
     )  # fmt: skip
 
 

@@ -41,6 +41,20 @@ def test_tensors_that_layers_share_scalars_and_masks(more, own, command):
     assert one.records[1]["downlink_bytes"] == 2 * nbytes
 
 
+COSTS = """
+class Counted(Mean):
+    def result(self, denominator):
+        self.costs = {"weight": denominator}
+        return super().result(denominator)
+"""
+
+
+def test_what_an_aggregate_costs_may_be_known_only_with_its_result(own, command):
+    own.write_text(OWN + COSTS)
+    done = command("federated", "--aggregate own.py:Counted --global_epoch 1 --local_epoch 1")
+    assert done.records[1]["weight"] == done.records[1]["examples"]
+
+
 PREPARED = """
 def prepare(engine, now, mine, group):
     return replace(now, gradient={name: torch.ones_like(w) for name, w in now.w.items()})

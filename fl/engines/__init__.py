@@ -38,11 +38,13 @@ def choose(x: Experiment) -> tuple[str, int]:
     from fl.engines.cost import multiply_adds
     from fl.engines.stacked import has_hand_made_layers, obstacle_to_stacking
 
-    config = x.config
-    obstacle = obstacle_to_stacking(x.model, x.data)
+    config, algorithm = x.config, entry_of("algorithm", x.config.algorithm)
+    # Looked for only where it matters, because it may take a trial of the model.
+    matters = config.engine != "sequential" or algorithm.needs_stacking
+    obstacle = obstacle_to_stacking(x.model, x.data) if matters else None
     if config.precision == "bf16" and not has_hand_made_layers(x.model, x.data.shape):
         obstacle = "has layers that are not hand-made, and only those run in bf16"
-    if entry_of("algorithm", config.algorithm).needs_stacking and obstacle:
+    if algorithm.needs_stacking and obstacle:
         raise FlagError(f"--algorithm {config.algorithm}: {config.model} {obstacle}; choose another --model")
     if config.engine == "stacked" and obstacle:
         raise FlagError(f"--engine stacked: {config.model} {obstacle}; use --engine sequential or distributed")
