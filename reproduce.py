@@ -15,7 +15,7 @@ from fl.guard import guarded, leave
 from fl.published import PAPERS, targets_of
 from fl.published.cells import check_extra, with_flags
 from fl.streams import complain
-from fl.words import Words, cores, count, destination
+from fl.words import Words, count, destination
 
 FIGURES = {"mcmahan2017": {"figure1": "the average of two models against both"}}  # cells that are not of a table
 
@@ -34,7 +34,8 @@ def parser() -> Words:
     made.add_argument("--seeds", default="3", metavar="N", help="seeds with the best setting (default: %(default)s)")
     made.add_argument(
         "--jobs", metavar="N",
-        help="processes at a time: one per run, or several if there are fewer runs (default: the machine's cores)",
+        help="processes at a time: one per run, or several if there are fewer runs "
+             "(default: one per core; on a GPU one)",
     )  # fmt: skip
     made.add_argument("--budget", metavar="MINUTES", help="stop after so long; the next call goes on from there")
     made.add_argument(
@@ -72,7 +73,7 @@ def reproduce(argv: Sequence[str]) -> bool:
     targets, figures = targets_of(words.paper), FIGURES.get(words.paper, {})
     names = chosen([*figures, *targets], words.cell)
     wanted = [with_flags(targets[name], argv[at + 1 :]) for name in names if name in targets]
-    seeds, jobs = count("--seeds", words.seeds), count("--jobs", words.jobs or str(cores()))
+    seeds, jobs = count("--seeds", words.seeds), count("--jobs", words.jobs) if words.jobs else None
     budget = minutes(words.budget)
     if "figure1" in names:
         check_extra(argv[at + 1 :])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fl.grid import cells_of
 from fl.guard import guarded, leave
 from fl.labels import said_seeds
-from fl.words import Words, cores, count, destination, several
+from fl.words import Words, count, destination, several
 
 
 def parser() -> Words:
@@ -25,7 +25,9 @@ def parser() -> Words:
     )  # fmt: skip
     made.add_argument("--out", required=True, metavar="DIR", help="where the runs, the tables and the picture go")
     made.add_argument("--seeds", default="1", metavar="N", help="seeds of each cell, from 0 on (default: %(default)s)")
-    made.add_argument("--jobs", metavar="N", help="runs at a time, each on one thread (default: the machine's cores)")
+    made.add_argument(
+        "--jobs", metavar="N", help="runs at a time, each on one thread (default: one per core; on a GPU one)"
+    )
     made.add_argument("--dry_run", action="store_true", help="print the plan and how long it will take; run nothing")
     return made
 
@@ -33,12 +35,13 @@ def parser() -> Words:
 def sweep(argv: Sequence[str]) -> None:
     at = list(argv).index("--") if "--" in argv else len(argv)
     words = parser().parse_args(argv[:at])
-    seeds, jobs = range(count("--seeds", words.seeds)), count("--jobs", words.jobs or str(cores()))
+    seeds, jobs = range(count("--seeds", words.seeds)), count("--jobs", words.jobs) if words.jobs else None
     out = destination("--out", words.out)
     cells = cells_of(words.grid, argv[at + 1 :])
 
-    from fl.sweep import carry_out, planned, publish
+    from fl.sweep import at_once, carry_out, planned, publish
 
+    jobs = jobs or at_once(cell.config for cell in cells)
     runs = planned(cells, seeds, out)
     left = [run for run in runs if not run.is_over]
     rounds = sum(run.job.rounds - run.rounds for run in left)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from fl.cores import cores
 
 BACKGROUND = "white"  # of what is transparent
 
@@ -28,7 +29,7 @@ def decode(paths: Sequence[Path], size: int, grey: bool) -> tuple[Tensor, Tensor
             return False
         return True
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without Python's lock
+    with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes without Python's lock
         shown = tqdm(
             pool.map(one, range(len(paths)), chunksize=64), total=len(paths), desc="decoding", unit="image",
             leave=False, disable=None,

@@ -130,7 +130,10 @@ def classes_of(path: Path, label: str, columns: Columns, is_part: bool) -> tuple
     if len(alone):
         row = int(np.flatnonzero(y == alone[0])[0]) + 1 + HEADER
         which = f"row {row} alone has {values[alone[0]]!r} in column {label}"
-        raise DataError(f"{path}: {which} ({len(alone)} such values); expected two rows or more of each class")
+        expected = "expected two rows or more of each class"
+        if 2 * len(alone) > len(values) > 2:
+            expected += "; to predict a number, make ranges of it first, because only classes can be learnt"
+        raise DataError(f"{path}: {which} ({len(alone)} such values); {expected}")
     return torch.from_numpy(y), values
 
 

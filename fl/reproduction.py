@@ -54,7 +54,7 @@ def within(budget_minutes: float | None) -> Callable[[], None]:
     return look
 
 
-def reproduce(target: PublishedCell, seeds: int, place: Path, jobs: int, look: Callable[[], None]) -> Line:
+def reproduce(target: PublishedCell, seeds: int, place: Path, jobs: int | None, look: Callable[[], None]) -> Line:
     """Run the cell, and write its result into its folder, unless an earlier call had more rounds or more seeds."""
     kind, path = KINDS[type(target)], place / target.name / RESULT
     result = kind.search(target, seeds, bench(target.name, place, jobs, look))

@@ -6,7 +6,7 @@ A run is an ordinary run folder, OUT/<cell>/seed<k>, to which every command of r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from fl.children import Job, ended, last_words
 from fl.compared import Experiment, check_code, experiment, read
 from fl.config import DEFAULTS, FLAGS, RESUMABLE, Config
 from fl.config_file import read_config
+from fl.cores import cores
 from fl.differences import differences, differences_on_screen, is_telling
 from fl.errors import DivergedError, FlagError, RunFolderError
 from fl.files import write_atomic
@@ -134,6 +135,20 @@ def check_stop(folder: Path, records: Sequence[dict[str, Any]], config: Config) 
                 f"{flag}: the run in {folder} would have stopped in round {t}, and has {records[-1]['round']} rounds; "
                 "ask for what it had, or choose another folder"
             )
+
+
+def at_once(configs: Iterable[Config]) -> int:
+    """How many of these runs go on side by side if --jobs does not say: on CPUs one per core.
+
+    On a GPU it is one, because each further one takes some of its memory; who knows that it is enough gives --jobs.
+    """
+    return cores() if on_cpu(configs) else 1
+
+
+def on_cpu(configs: Iterable[Config]) -> bool:
+    from fl.device import choose_device  # here, because torch takes seconds to load
+
+    return all(choose_device(device).type == "cpu" for device in {config.device for config in configs})
 
 
 def carry_out(runs: Sequence[Planned], jobs: int, look: Callable[[], None] = lambda: None) -> None:

@@ -11,7 +11,7 @@ from fl.config import Config
 from fl.errors import RunFolderError
 from fl.grid import Cell
 from fl.records import has_diverged, is_finished, read_metrics, rounds_to_target
-from fl.sweep import Planned, carry_out, plan_of
+from fl.sweep import Planned, at_once, carry_out, on_cpu, plan_of
 
 
 class Trial(NamedTuple):
@@ -41,10 +41,11 @@ class Outcome(NamedTuple):
 Bench = Callable[[Sequence[Trial]], list[Outcome]]  # runs trials of a cell
 
 
-def bench(cell: str, place: Path, jobs: int, look: Callable[[], None]) -> Bench:
-    """A function that runs trials of the cell in PLACE/<cell>, at most `jobs` at once, and starts none that has ended.
+def bench(cell: str, place: Path, jobs: int | None, look: Callable[[], None]) -> Bench:
+    """A function that runs trials of the cell in PLACE/<cell> and starts none that has ended.
 
-    look: called all the while; what it raises ends the runs.
+    jobs: how many runs there are at once at most; None is as many as their device suggests. look: called all the
+    while; what it raises ends the runs.
     """
 
     def plan(trial: Trial, workers: int) -> Planned:
@@ -61,10 +62,11 @@ def bench(cell: str, place: Path, jobs: int, look: Callable[[], None]) -> Bench:
     def run(trials: Sequence[Trial]) -> list[Outcome]:
         plans = [plan(trial, 1) for trial in trials]
         left = [i for i, one in enumerate(plans) if not one.is_over]
-        several = {i: n for i, n in zip(left, processes(len(left), jobs), strict=True) if n > 1}
-        if not (several and on_cpu(plans[left[0]].cell.config)):
+        most = jobs or at_once(one.cell.config for one in plans)
+        several = {i: n for i, n in zip(left, processes(len(left), most), strict=True) if n > 1}
+        if several and not on_cpu(plans[i].cell.config for i in several):
             several = {}
-        carry_out([one for i, one in enumerate(plans) if i not in several], jobs, look)
+        carry_out([one for i, one in enumerate(plans) if i not in several], most, look)
         for i, n in several.items():
             plans[i] = plan(trials[i], min(n, plans[i].cell.config.num_select_clients))
         carry_out([plans[i] for i in several], len(several), look)
@@ -82,12 +84,6 @@ def processes(runs: int, jobs: int) -> list[int]:
     """
     last = runs % jobs
     return [1] * (runs - last) + [jobs // last] * last if last else [1] * runs
-
-
-def on_cpu(config: Config) -> bool:
-    from fl.device import choose_device  # here, because torch takes seconds to load
-
-    return choose_device(config.device).type == "cpu"
 
 
 def outcome(folder: Path, rounds: int) -> Outcome:

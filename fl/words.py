@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,8 +40,3 @@ def destination(flag: str, text: str) -> Path:
 def several(n: int, thing: str) -> str:
     """ "1 run", "1,200 rounds"."""
     return f"{n:,} {thing}" + ("" if n == 1 else "s")
-
-
-def cores() -> int:
-    """Those of this machine that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -45,9 +45,18 @@ def device_of(config: Config, rank: int) -> torch.device:
 
 
 def torchrun_device(config: Config) -> torch.device | None:
-    """The device of this process if torchrun started it."""
+    """The device of this process if torchrun started it. Raises FlagError if there is no GPU left for it."""
     launch = torchrun()
-    return device_of(config, launch.local_rank) if launch else None
+    if launch is None:
+        return None
+    device = device_of(config, launch.local_rank)
+    gpus = 1 if ":" in config.device else torch.cuda.device_count()
+    if device.type == "cuda" and launch.local_rank >= gpus:  # NCCL refuses two processes on one GPU
+        raise FlagError(
+            f"--device {config.device}: process {launch.local_rank + 1} of this machine has no GPU of its own, because "
+            f"each takes one of {gpus}; give torchrun --nproc_per_node {max(gpus, 1)}, or use --device cpu"
+        )
+    return device
 
 
 def group_of(config: Config, workers: int, work: Callable[[Config, Group], None]) -> Group:

@@ -11,8 +11,10 @@ from data.dataset import Dataset, Split
 from data.partition import Partition
 from fl.check import resolve
 from fl.engines import choose
+from fl.errors import FlagError
 from fl.experiment import Experiment
 from fl.names import named
+from fl.workers import torchrun_device
 
 PAPER = {"num_clients": 100, "num_select_clients": 10, "local_epoch": 1, "batch_size": 10, "optimizer": "sgd"}
 
@@ -63,6 +65,28 @@ def test_a_gpu_each(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert chosen("cuda", global_epoch=50) == ("stacked", 3)
     assert chosen("cuda", global_epoch=1) == ("stacked", 1)
+    assert chosen("cuda", workers=3) == ("stacked", 3)
+    with pytest.raises(FlagError, match="--workers 4: each takes a GPU, and there are 3"):
+        chosen("cuda", workers=4)
+
+
+def test_torchrun_starts_no_more_processes_than_there_are_gpus(monkeypatch):
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    for local, device, expected in (("2", "cuda", "cuda:2"), ("3", "cpu", "cpu"), ("0", "cuda:1", "cuda:1")):
+        monkeypatch.setenv("LOCAL_RANK", local)
+        assert torchrun_device(resolve({"device": device})) == torch.device(expected)
+    for local, device, gpus in (("3", "cuda", 3), ("1", "cuda:1", 1)):
+        monkeypatch.setenv("LOCAL_RANK", local)
+        with pytest.raises(FlagError, match=f"process {int(local) + 1} .* each takes one of {gpus};"):
+            torchrun_device(resolve({"device": device}))
+
+
+@pytest.mark.usefixtures("_two_threads")
+def test_no_more_processes_than_a_containers_quota_is_worth(monkeypatch):
+    monkeypatch.setattr("fl.engines.cores", lambda: 1)
+    assert chosen(engine="distributed") == ("stacked", 1)
 
 
 @pytest.mark.usefixtures("_two_threads")

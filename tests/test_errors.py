@@ -177,3 +177,16 @@ def test_out_of_memory_is_one_line(command, monkeypatch):
     assert done.code == 2
     assert "--batch_size" in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def test_an_old_python_is_one_line(tmp_path):
+    code = "import sys; sys.version_info = (3, 9, 1); import fl"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "Python 3.10 or newer is needed, and this is 3.9\n")
+    old = tmp_path / "python3"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.1\nexit 1\n')
+    old.chmod(0o755)
+    own = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "requirements.sh"], cwd=ROOT, env=own, capture_output=True, text=True, check=False)
+    assert done.stderr == "requirements.sh: Python 3.10 or newer is needed, and python3 is Python 3.9.1\n"
+    assert done.returncode == 1

@@ -16,9 +16,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import compare
+from fl.check import resolve
 from fl.children import Job, last_words
+from fl.sweep import at_once
 from fl.sweep_time import time_of
 from tests.conftest import EITHER, ROOT
 from tests.folders import starts_in
@@ -30,6 +33,13 @@ TINY = (f"{EITHER} --num_clients 4 --num_select_clients 2 --global_epoch 3 --loc
 
 def starts(tmp_path):
     return starts_in(tmp_path / "out")
+
+
+def test_runs_side_by_side_are_as_many_as_cores_and_on_a_gpu_take_turns(monkeypatch):
+    monkeypatch.setattr("fl.sweep.cores", lambda: 7)
+    monkeypatch.setattr("fl.device.choose_device", lambda name: torch.device("cuda" if name == "auto" else name))
+    assert at_once([resolve({"device": "cpu"})] * 2) == 7
+    assert at_once([resolve({"device": device}) for device in ("cpu", "auto")]) == 1
 
 
 def test_every_combination_runs_once_and_is_tabled(quick, tmp_path):

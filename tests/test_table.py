@@ -187,6 +187,7 @@ def test_files_that_are_read_in_parts(load, monkeypatch):
         ({"text": bytes(100)}, "a column is called '" + r"\x00" * 40 + "'; expected words"),
         ({"lines": ["x,ill", "1,no", "2,no"]}, "column ill holds 'no' alone; expected two classes or more"),
         ({"lines": [HEADER, *rows(), "9,f,a,maybe"]}, "row 14 alone has 'maybe' in column ill"),
+        ({"lines": ["x,ill", "1,0.5", "2,0.7", "3,0.9", "4,0.9"]}, "to predict a number, make ranges of it first"),
         ({"lines": [HEADER, *rows(), "9,f,a,?"]}, "row 14: no value in column ill, the --label (1 such rows)"),
         ({"lines": [HEADER, *rows(), "9,f,,no"], "client": "site"}, "row 14: no value in column site, the --client"),
         ({"lines": [HEADER, *rows(), "old,f,a,no"]}, "row 14: 'old' in column age, which otherwise holds numbers"),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fl.config import Config
+from fl.cores import cores
 from fl.errors import FlagError
 from fl.names import entry_of
 
@@ -60,8 +61,11 @@ def choose(x: Experiment) -> tuple[str, int]:
         raise FlagError(f"--workers {config.workers}: --device {config.device} is one device; leave one of the two out")
     if x.device.type == "cuda":
         most, worth_starting = 1 if is_one else torch.cuda.device_count(), WORTH_STARTING_ON_GPUS
+        if config.workers > most:  # NCCL refuses two processes on one GPU, in words of its own
+            raise FlagError(f"--workers {config.workers}: each takes a GPU, and there are {most}; ask for no more")
     else:  # Apple's GPU is one device for all processes
-        most, worth_starting = torch.get_num_threads() if x.device.type == "cpu" else 1, WORTH_STARTING
+        here = min(torch.get_num_threads(), cores())
+        most, worth_starting = here if x.device.type == "cpu" else 1, WORTH_STARTING
     workers = config.workers or max(1, min(most, config.num_select_clients))
     if config.engine == "auto" and not config.workers and workers > 1:
         examples = config.num_select_clients * config.local_epoch * len(x.data.train) // len(x.partition)

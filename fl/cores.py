@@ -1,0 +1,41 @@
+"""How many processor cores this process may use. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+
+def cores(root: Path = Path("/")) -> int:
+    """Those that its affinity names, and no more than a container's quota of time is worth, rounded up.
+
+    root: of the file system, for tests. Torch sees affinities and no quotas: in a container that may use two of 64
+    cores it would start 64 threads, and we 64 processes.
+    """
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min([here, *quotas(root)])))
+
+
+def quotas(root: Path) -> Iterator[float]:
+    """The cores' worth of time that this process's control group and those above it allow, where they set a limit.
+
+    In a container the path on record may be that of the host, of which only the top can be seen there.
+    """
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:  # version 2
+                top, names = root / "sys/fs/cgroup", ["cpu.max"]
+            elif "cpu" in controllers.split(","):  # version 1
+                top, names = root / "sys/fs/cgroup/cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+            else:
+                continue
+            own = top / path.lstrip("/")
+            for folder in (own, *own.parents[: len(own.parts) - len(top.parts)]):
+                with suppress(OSError, ValueError, ZeroDivisionError):  # "max" and -1 stand for no limit
+                    quota, period = map(int, " ".join((folder / name).read_text() for name in names).split())
+                    if quota > 0:
+                        yield quota / period
