@@ -86,5 +86,5 @@ def rough(seconds: float) -> str:
     """In words, for nobody knows it better than by a quarter."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
-            return f"about {seconds / size:.2g} {unit}"
+            return f"about {float(f'{seconds / size:.2g}'):,.10g} {unit}"  # 110 minutes, not 1.1e+02
     return f"about {seconds:.2g} seconds" if seconds >= 1.5 else "about 1 second"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import tempfile
@@ -26,6 +27,12 @@ def _heed_signals() -> None:
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, usual)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_proxy() -> None:
+    """Mirrors on this machine are reached directly."""
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -154,6 +161,12 @@ def _plain_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
                  (fl.client_picture, "save_personalised")]  # fmt: skip
         for module, name in drawn:
             monkeypatch.setattr(module, name, lambda path, *_: fl.plot.write_atomic(path, b"a picture"))
+
+
+@pytest.fixture(autouse=True)
+def _one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a run and its resumption have one commit, whatever is committed meanwhile; it also spares git's start."""
+    monkeypatch.setattr("fl.environment.git_commit", lambda: "one commit")
 
 
 @pytest.fixture

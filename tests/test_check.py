@@ -166,9 +166,12 @@ def test_a_baseline_matches_the_latest_federated_run(command, tmp_path, monkeypa
     command("baseline", folder="runs/c")
     (tmp_path / "runs" / "d").mkdir()
     (tmp_path / "runs" / "d" / "metrics.jsonl").write_text("")  # of no run
+    earlier = (second.folder / "metrics.jsonl").stat().st_mtime - 10  # on some file systems times are whole seconds
+    os.utime(first.folder / "metrics.jsonl", (earlier, earlier))
     monkeypatch.chdir(tmp_path)
     assert resolve({"match": "latest"}, "baseline").match == str(second.folder.relative_to(tmp_path))
-    os.utime(first.folder / "metrics.jsonl")
+    newest = (second.folder / "metrics.jsonl").stat().st_mtime + 10
+    os.utime(first.folder / "metrics.jsonl", (newest, newest))
     assert resolve({"match": "latest", "out_dir": str(tmp_path / "runs")}, "baseline").match == str(first.folder)
     with pytest.raises(FlagError, match=r"--match latest: there is no federated run in nowhere; name a run's folder"):
         resolve({"match": "latest", "out_dir": "nowhere"}, "baseline")

@@ -20,7 +20,8 @@ PAPER = {"num_clients": 100, "num_select_clients": 10, "local_epoch": 1, "batch_
 
 
 @pytest.fixture
-def _two_threads():
+def _two_threads(monkeypatch):
+    monkeypatch.setattr("fl.engines.cores", lambda: 2)
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)

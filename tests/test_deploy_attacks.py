@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import random
 import shutil
 import socket
 import ssl
@@ -255,7 +256,7 @@ def test_forty_megabytes_are_refused_before_they_are_read(door):
     assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("body", [b"\xff" * 1000, b"{}", os.urandom(5000), b""])
+@pytest.mark.parametrize("body", [b"\xff" * 1000, b"{}", random.Random(0).randbytes(5000), b""], ids=range(4))
 def test_malformed_requests(door, body):
     _, headers = signed(door.folder / "node0" / "node.key")
     for path in ("/v1/fleet/activate-node", "/v1/fleet/push-messages", "/v1/fleet/push-object"):
@@ -264,8 +265,8 @@ def test_malformed_requests(door, body):
 
 
 def test_the_server_itself_listens_on_loopback_alone(door):
-    listening = subprocess.run(["ss", "-ltn"], capture_output=True, text=True)
-    if listening.returncode:
+    if not shutil.which("ss"):
         pytest.skip("ss is not here to list the ports")
+    listening = subprocess.run(["ss", "-ltn"], capture_output=True, text=True, check=True)
     lines = [line.split()[3] for line in listening.stdout.splitlines() if line.split()[3].endswith(f":{door.inner}")]
     assert lines == [f"127.0.0.1:{door.inner}"]

@@ -195,7 +195,7 @@ def started(folder: Path, *flags: object, lines: int = 5) -> subprocess.Popen:
 @needs_proc
 @pytest.mark.parametrize("sign", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGSTOP])
 def test_a_lost_worker_ends_the_run_and_resume_continues_it(sign, tmp_path):
-    timeout = 4
+    timeout = 10
     process = started(tmp_path / "a", "--timeout", timeout)
     began = time.monotonic()
     os.kill(worker_of(process), sign)

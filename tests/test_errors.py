@@ -73,6 +73,7 @@ def test_a_full_disk_is_exit_4(command, monkeypatch):
 
 
 LIMITED = "import resource as r, sys, tests, run_federated as s; n = int(sys.argv.pop(1)); " \
+          "sys.dont_write_bytecode = True; " \
           "r.setrlimit(r.RLIMIT_FSIZE, (n, n)); sys.exit(s.run(sys.argv[1:]))"  # fmt: skip
 
 

@@ -26,7 +26,10 @@ def test_a_dry_run_of_the_baseline_says_how_long(command):
     assert re.search(r"^time +about [\d.]+ seconds?: ", done.out, re.MULTILINE)
 
 
-def test_more_rounds_take_longer(command):
+def test_more_rounds_take_longer(command, monkeypatch):
+    monkeypatch.setattr("fl.plan.seconds_a_step", lambda *_: 1e-3)
+    monkeypatch.setattr("fl.plan.seconds_an_evaluation", lambda *_: 1e-3)
+
     def seconds(T):
         out = command("federated", f"--dry_run --global_epoch {T} --eval_every 1000000").out
         number, unit = re.search(r"^time +about ([\d.]+) (\w+)", out, re.MULTILINE).groups()
@@ -42,6 +45,7 @@ def test_cut_leaves_the_first_examples_of_the_clients_that_are_timed():
 
 
 def test_rough():
-    assert [rough(s) for s in (0.2, 59, 130, 7300, 200_000)] == [
-        "about 1 second", "about 59 seconds", "about 2.2 minutes", "about 2 hours", "about 2.3 days",
+    assert [rough(s) for s in (0.2, 59, 130, 6400, 7300, 200_000, 1e8)] == [
+        "about 1 second", "about 59 seconds", "about 2.2 minutes", "about 110 minutes", "about 2 hours",
+        "about 2.3 days", "about 1,200 days",
     ]  # fmt: skip

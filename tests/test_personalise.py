@@ -29,7 +29,8 @@ FLAGS = "--client_test_fraction 0.2 --client_eval_every 2 --personalise_epochs 2
 
 def of_sizes(*sizes) -> Partition:
     owners = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    return Partition.from_owners(owners[torch.randperm(len(owners))], len(sizes))
+    order = torch.randperm(len(owners), generator=torch.Generator().manual_seed(0))
+    return Partition.from_owners(owners[order], len(sizes))
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.2, 0.5, 0.99])
