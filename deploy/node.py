@@ -113,7 +113,7 @@ def round_start(x: Experiment, k: int, content: Any) -> RoundStart:
     kept = Kept(server={name: moved(state, x.device) for name, state in content["kept"].items()})
     return RoundStart(
         x.config, int(content["t"]), w, kept, x.trained, int(content["n"]), {k: len(x.partition[k])},
-        noise_key=key_of(x.config, Group()),
+        noise_key=key_of(x.config, Group()), frozen=x.frozen,
     )  # fmt: skip
 
 

@@ -22,16 +22,19 @@ from deploy.flower import FlowerChannel
 from deploy.limits import check_deployable
 from deploy.processes import end_with_parent
 from deploy.screen import ended, shown
+from fl.accountant import check_buffers
 from fl.check import with_clients
 from fl.command_line import parse
 from fl.config import DEFAULTS, Config
 from fl.device import choose_device, make_deterministic
+from fl.engines import choose
 from fl.engines.networked import Networked, flags_of
 from fl.errors import FlagError, WorkerError
 from fl.experiment import Experiment, federated
 from fl.group import Group
 from fl.guard import explain
 from fl.labels import run_title
+from fl.names import entry_of
 from fl.parts import build_model, transforms_of
 from fl.record import RunFolder
 from fl.recorded import Round, federated_rounds
@@ -91,6 +94,7 @@ def train(grid: Any, argv: list[str], keys: list[str]) -> None:
     agreed = agreement(everyones(channel, "learn", config, keys))
     known = everyones(channel, "facts", config, keys, common=agreed)
     x, notes = with_shares(config, known) if agreed is None else with_own_data(config, known)
+    check_trainable(x)
     channel.most_bytes = 2 * x.model_bytes + ROOM
     engine = Networked(x, channel, {"common": agreed})
     if agreed:
@@ -100,6 +104,12 @@ def train(grid: Any, argv: list[str], keys: list[str]) -> None:
     with RunFolder("federated", x, notes.pop("facts"), notes, config.global_epoch) as folder:
         rounds = explained(federated_rounds(x, engine, Group(), folder.start), engine)
         follow(config, folder, rounds, run_title(config, "federated"))
+
+
+def check_trainable(x: Experiment) -> None:
+    """Raise FlagError for a model that the algorithm cannot train, as a simulation does."""
+    if entry_of("algorithm", x.config.algorithm).needs_stacking:
+        choose(x)
 
 
 def explained(rounds: Generator[Round], engine: Networked) -> Generator[Round]:
@@ -162,7 +172,9 @@ def with_own_data(config: Config, known: list[dict[str, Any]]) -> tuple[Deployed
     partition = sized([one["n_k"] for one in known])
     facts = {"data_sha256": digest(known), "partition_sha256": partition.sha256()}
     notes = {"engine": "networked", "workers": 1, "nodes": known, "facts": facts}
-    return Deployed(config, data, data, build_model(config, data).to(device), device, partition), notes
+    x = Deployed(config, data, data, build_model(config, data).to(device), device, partition)
+    check_buffers(config, dict(x.model.named_buffers()))
+    return x, notes
 
 
 def sized(counts: list[int]) -> Partition:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fl.config import DEFAULTS, FLAGS, Config
 from fl.flags import listed
-from fl.names import entry_of
+from fl.names import entry_of, is_own
 from fl.privacy import has_noise
 
 LARGE_FOR_ADAM = 0.02  # its usual rates are 1e-4 to 1e-3
@@ -15,7 +15,7 @@ SMALL_FOR_SGD = 1 / 500  # of the rate that suits the model
 
 def advice(config: Config, given: dict[str, Any], script: str) -> list[str]:
     """One line for each thing to know of the flags that were `given`."""
-    return [*unread(given, script), *unusual_rate(config, given), *large_delta(config)]
+    return [*unread(given, script), *unusual_rate(config, given), *large_delta(config), *learnt_scales(config)]
 
 
 def unread(given: dict[str, Any], script: str) -> list[str]:
@@ -55,4 +55,15 @@ def large_delta(config: Config) -> list[str]:
     return [
         f"--delta {config.delta:g}: is not less than 1 / K = {1 / config.num_clients:g}, and so would allow "
         "publishing the data of one client drawn at random"
+    ]
+
+
+def learnt_scales(config: Config) -> list[str]:
+    """Inputs that are scaled by what the examples of all clients say, which no noise hides."""
+    own = is_own("dataset", config.dataset) or entry_of("dataset", config.dataset).of_the_user
+    if not (has_noise(config) and own and config.normalise == DEFAULTS["normalise"]):
+        return []
+    return [
+        f"--dataset {config.dataset}: inputs may be scaled by means and deviations of all clients' examples, and "
+        "epsilon does not count that (docs/privacy.md)"
     ]

@@ -75,6 +75,11 @@ class Experiment:
         return [name for name, _ in self.model.named_parameters()]
 
     @cached_property
+    def frozen(self) -> list[str]:
+        """Those of them that no step moves."""
+        return [name for name, p in self.model.named_parameters() if not p.requires_grad]
+
+    @cached_property
     def parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
 
@@ -171,7 +176,7 @@ class Experiment:
         sizes = dict(zip(S_t.reporting, held.sizes_of(S_t.reporting), strict=True))
         now = RoundStart(self.config, t, w, kept, self.trained, len(held.indices), sizes, cohort=S_t)
         changed = None if held is self.partition else held
-        return replace(now, noise_key=self.noise_key, mask_key=self.mask_key, partition=changed)
+        return replace(now, noise_key=self.noise_key, mask_key=self.mask_key, partition=changed, frozen=self.frozen)
 
 
 def federated(config: Config, device: torch.device | None = None) -> Experiment:

@@ -151,7 +151,7 @@ class RoundStart:
     examples at w_t, by parameter, if the algorithm asks for it. cohort: these clients, and the others that were called.
     noise_key: what the noise of the run is drawn from (fl/noise.py). mask_key: the same for what clients keep secret
     (fl/aggregates/secure/). partition: what the clients hold in this round if --data_drift changes that; None if it is
-    the same in every round.
+    the same in every round. frozen: parameters that no step moves, because the model wants no gradient of them.
     """
 
     config: Config
@@ -166,6 +166,7 @@ class RoundStart:
     noise_key: bytes = b""
     mask_key: bytes = b""
     partition: Partition | None = None
+    frozen: Sequence[str] = ()
 
     def epochs_of(self, k: int) -> int:
         """E of client k, which may be stopped before it has done all of --local_epoch."""
@@ -175,6 +176,11 @@ class RoundStart:
     def parameters(self) -> State:
         """What is trained of w_t."""
         return {name: self.w[name] for name in self.trained}
+
+    @property
+    def moving(self) -> State:
+        """The parameters without those that are frozen."""
+        return {name: w for name, w in self.parameters.items() if name not in self.frozen}
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,7 @@ def test_a_client_whose_update_is_turned_away_keeps_what_it_kept():
 
 
 @pytest.mark.parametrize(
-    "flags", ["sign", "top_k --compress_density 0.05 --algorithm scaffold", "quantise --compress_bits 3", "random_mask"]
+    "flags", ["sign", "top_k --compress_density 0.05 --algorithm fsvrg", "quantise --compress_bits 3", "random_mask"]
 )
 def test_stopped_and_resumed_or_in_two_processes_gives_the_same_bits(flags, same_anyhow):
     flags = f"--compress {flags} --dropout_rate 0.2 --over_select 2 --min_reports 2 --global_epoch 5"
@@ -186,9 +186,9 @@ def test_the_record_counts_the_bytes(command):
     assert record["compressed_bytes"] == record["uplink_bytes"] == 2 * one
     assert record["downlink_bytes"] == 2 * x.model_bytes
     assert done.summary["compressed_bytes"] == 2 * one
-    both_vectors = command("federated", "--compress sign --algorithm scaffold --global_epoch 1").records[1]
+    both_vectors = command("federated", "--compress sign --algorithm fsvrg --global_epoch 1").records[1]
     assert both_vectors["compressed_bytes"] == 2 * one
-    assert both_vectors["uplink_bytes"] == 2 * (one + x.model_bytes)  # c_k goes as it is
+    assert both_vectors["uplink_bytes"] == 2 * (one + x.model_bytes)  # the gradient goes as it is
     assert "compressed_bytes" not in command("federated", "--global_epoch 1").records[1]
 
 
@@ -207,6 +207,7 @@ def test_fewer_bytes_take_less_time(command):
     [
         ("--compress zip", "--compress zip: expected one of none, quantise, top_k, random_mask, sign"),
         ("--compress_bits 4", "--compress_bits 4: needs --compress quantise"),
+        ("--compress sign --algorithm scaffold", "--compress sign: needs another --algorithm"),
         ("--compress sign --compress_density 0.5", "--compress_density 0.5: needs --compress top_k or random_mask"),
         ("--compress quantise --compress_bits 17", "--compress_bits 17: expected an integer from 1 to 16"),
         ("--compress top_k --compress_density 0", "--compress_density 0: expected a number in (0, 1]"),

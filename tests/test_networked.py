@@ -112,6 +112,8 @@ SPOILT = {
     "words for numbers": lambda made: made | {"loss": "nan"},
     "more work than asked": lambda made: made | {"examples": made["examples"] * 10},
     "negative steps": lambda made: made | {"steps": -1},
+    "fewer steps than were taken": lambda made: made | {"steps": made["steps"] - 1},
+    "a loss that no record could hold": lambda made: made | {"loss": 1e200},
 }
 
 
@@ -154,6 +156,15 @@ def test_a_client_that_is_missing_from_the_full_gradient_is_missing_from_its_den
     rounds = deployed(flags(algorithm="fsvrg", num_select_clients=4), only_of(0, "gradient")(lambda made: None))
     assert torch.isfinite(torch.cat([v.flatten() for v in rounds[-1].w.values()])).all()
     assert rounds[-1].record["clients"] == [0, 1, 2, 3]
+
+
+def test_a_gradient_that_is_not_finite_is_as_good_as_none():
+    def spoil(made):
+        return {"gradient": {name: v / 0 for name, v in made["gradient"].items()}}
+
+    c = flags(algorithm="fsvrg")
+    spoilt, none = (deployed(c, only_of(1, "gradient")(change)) for change in (spoil, lambda made: {}))
+    assert model_sha256(spoilt[-1].w) == model_sha256(none[-1].w) != model_sha256(deployed(c)[-1].w)
 
 
 def test_if_nobody_sends_a_gradient_no_client_moves():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fl.rng import shuffles
+from fl.rng import select_clients, shuffles
 from tests.test_algorithms import FLAGS, flags, run
 from tests.test_golden import config, ragged, task_of
 
@@ -42,17 +42,27 @@ class Toy:
             w, steps = w - self.c.init_lr * direction(self.gradient(w, b), w, b), steps + 1
         return w, steps
 
-    def mean(self, values):
-        return sum(n * v for n, v in zip(self.n, values, strict=True)) / self.n.sum()
+    def of(self, t):
+        """The clients of round t: two of the three, or all."""
+        return select_clients(self.c.seed, t, 3, self.c.num_select_clients)
+
+    def mean(self, S, values):
+        n = self.n[S]
+        return sum(n_k * v for n_k, v in zip(n, values, strict=True)) / n.sum()
 
 
 def plain(toy, t, w, memory):
-    return toy.mean([toy.local(k, t, w, lambda g, *_: g)[0] for k in range(3)])
+    S = toy.of(t)
+    return toy.mean(S, [toy.local(k, t, w, lambda g, *_: g)[0] for k in S])
+
+
+def fedsgd(toy, t, w, memory):
+    return w - toy.c.init_lr * toy.gradient(w, np.concatenate([toy.partition[k] for k in toy.of(t)]))
 
 
 def fedprox(toy, t, w, memory):
-    mu = toy.c.proximal_mu
-    return toy.mean([toy.local(k, t, w, lambda g, v, b: g + mu * (v - w))[0] for k in range(3)])
+    S, mu = toy.of(t), toy.c.proximal_mu
+    return toy.mean(S, [toy.local(k, t, w, lambda g, v, b: g + mu * (v - w))[0] for k in S])
 
 
 def fedavgm(toy, t, w, memory):
@@ -73,34 +83,36 @@ def adaptive(rule):
 
 
 def scaffold(toy, t, w, memory):
-    c = memory.setdefault("c", np.zeros_like(w))
+    """c is the mean of the variates of all three clients, whoever trains."""
     c_k = memory.setdefault("c_k", [np.zeros_like(w) for _ in range(3)])
-    models, new = [], []
-    for k in range(3):
+    S, c, new = toy.of(t), toy.mean([0, 1, 2], c_k), list(c_k)
+    models = []
+    for k in S:
         w_k, steps = toy.local(k, t, w, lambda g, *_, k=k: g - c_k[k] + c)
         models.append(w_k)
-        new.append(c_k[k] - c + (w - w_k) / (steps * toy.c.init_lr))
-    memory["c"] = c + toy.mean([after - before for after, before in zip(new, c_k, strict=True)])
+        new[k] = c_k[k] - c + (w - w_k) / (steps * toy.c.init_lr)
     memory["c_k"] = new
-    return toy.mean(models)
+    return toy.mean(S, models)
 
 
 def fednova(toy, t, w, memory):
-    done = [toy.local(k, t, w, lambda g, *_: g) for k in range(3)]
-    tau_eff = toy.mean([steps for _, steps in done])
-    return w - tau_eff * toy.mean([(w - w_k) / steps for w_k, steps in done])
+    S = toy.of(t)
+    done = [toy.local(k, t, w, lambda g, *_: g) for k in S]
+    tau_eff = toy.mean(S, [steps for _, steps in done])
+    return w - tau_eff * toy.mean(S, [(w - w_k) / steps for w_k, steps in done])
 
 
 def fsvrg(toy, t, w, memory):
-    full = toy.mean([toy.gradient(w, toy.partition[k].numpy()) for k in range(3)])
-    return toy.mean([
-        toy.local(k, t, w, lambda g, v, b, k=k: (g - toy.gradient(w, b) + full) / toy.n[k])[0] for k in range(3)
+    S = toy.of(t)
+    full = toy.mean(S, [toy.gradient(w, toy.partition[k].numpy()) for k in S])
+    return toy.mean(S, [
+        toy.local(k, t, w, lambda g, v, b, k=k: (g - toy.gradient(w, b) + full) / toy.n[k])[0] for k in S
     ])  # fmt: skip
 
 
 PAPERS = {
     "fedavg": plain,
-    "fedsgd": lambda toy, t, w, memory: w - toy.c.init_lr * toy.gradient(w, np.concatenate([*toy.partition])),
+    "fedsgd": fedsgd,
     "fedprox": fedprox,
     "fedavgm": fedavgm,
     "fedadagrad": adaptive(lambda v, d, beta2: v + d),
@@ -112,9 +124,10 @@ PAPERS = {
 }
 
 
+@pytest.mark.parametrize("m", [3, 2])
 @pytest.mark.parametrize("name", list(FLAGS))
-def test_equals_its_paper_in_numpy(name):
-    c = config(model="logistic", **flags(name))
+def test_equals_its_paper_in_numpy(name, m):
+    c = config(model="logistic", num_select_clients=m, **flags(name))
     toy, memory = Toy(c), {}
     w = toy.w
     for t in range(1, c.global_epoch + 1):
@@ -123,6 +136,5 @@ def test_equals_its_paper_in_numpy(name):
     np.testing.assert_allclose(ours["1.weight"].numpy(), w[:, :-1], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(ours["1.bias"].numpy(), w[:, -1], rtol=1e-9, atol=1e-12)
     if name != "fedavg":  # and it is not FedAvg under another name
-        assert not np.allclose(
-            ours["1.weight"].numpy(), run(config(model="logistic", **flags("fedavg")))[-1].w["1.weight"]
-        )
+        fedavg = run(config(model="logistic", num_select_clients=m, **flags("fedavg")))[-1].w
+        assert not np.allclose(ours["1.weight"].numpy(), fedavg["1.weight"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -101,6 +103,16 @@ class Idle(Net):
         super().__init__(shape, classes)
         self.idle = nn.Parameter(torch.ones(2))
 """
+
+
+def test_parameters_that_a_model_does_not_use_do_not_decay(own, command):
+    """A stack would move them, so the sequential engine trains."""
+    own.write_text(OWN + IDLE)
+    flags = "--model own.py:Idle --weight_decay 0.1 --global_epoch 1"
+    done = command("federated", flags)
+    assert json.loads((done.folder / "environment.json").read_text())["engine"] == "sequential"
+    assert done.sha256 == command("federated", f"{flags} --engine sequential").sha256
+    assert "has parameters that it does not use" in command("federated", f"{flags} --engine stacked").err
 
 
 def test_parameters_that_a_model_does_not_use_stay_as_they_are(own, command):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from data.partition import iid
-from fl.accountant import epsilon, noise_on_updates, spent
+from fl.accountant import epsilon, local_epsilon, noise_on_updates, spent
 from fl.check import resolve
 from fl.cohort import cohort
 from fl.command_line import parse
@@ -23,9 +23,10 @@ from fl.experiment import federated
 from fl.group import Group
 from fl.noise import key_of, normals
 from fl.parts import algorithm_of
-from fl.state import Got, Kept, Report
-from fl.transforms.clip import follow_the_quantile, lengths, norm_at, shorten
-from fl.transforms.noise import hide
+from fl.state import Got, Kept, Report, Update
+from fl.transforms.clip import RATE, follow_the_quantile, lengths, norm_at, shorten
+from fl.transforms.noise import add_own_noise, hide
+from tests.conftest import OWN
 from tests.test_engines import both
 from tests.test_golden import begin, config, ragged
 
@@ -109,6 +110,49 @@ def test_the_noise_on_the_sum_has_the_deviation_that_is_accounted(quantile, repo
     assert abs(float(total.sum())) < 4.9 * math.sqrt(P)
 
 
+def test_the_noise_of_a_client_has_the_deviation_of_the_flag():
+    P, C, X = 200_000, 0.7, 1.3
+    c = noisy(clip_norm=C, local_noise=X)
+    now = replace(begin(c, {"a": torch.zeros(P, dtype=torch.float64)}), noise_key=os.urandom(32))
+    sent = add_own_noise(now, Update([Report(k, 1, 0.0, 1, 1) for k in (0, 2)], {"a": torch.zeros(2, P).double()}))
+    for drawn in sent.w["a"] / (C * X):
+        assert abs(float(drawn.square().sum()) - P) < 4.9 * math.sqrt(2 * P)
+
+
+def test_the_noise_on_the_count_has_the_deviation_that_is_accounted():
+    """From C and the next round's C the noisy share follows, and from that its noise, whose deviation is m / 20."""
+    m, gamma = 20, 0.5
+    c = noisy(config(num_clients=m, num_select_clients=m), clip_quantile=gamma, noise_multiplier=0.1)
+    reports = [Report(k, 1, 0.0, 1, 1, float(k < 5)) for k in range(m)]
+    noise = []
+    for _ in range(2000):
+        now = replace(begin(c, {"a": torch.zeros(1)}), noise_key=os.urandom(32))
+        C = norm_at(replace(now, kept=follow_the_quantile(now, Got(now.w, reports, {}, now.kept)).kept))
+        noise.append((gamma - math.log(C / 0.05) / RATE - 0.75) * m)
+    deviation = math.sqrt(math.fsum(one**2 for one in noise) / len(noise))
+    assert deviation == pytest.approx(m / 20, rel=4.9 / math.sqrt(2 * len(noise)))
+    assert abs(math.fsum(noise) / len(noise)) < 4.9 * m / 20 / math.sqrt(len(noise))
+
+
+def test_frozen_parameters_have_no_noise(own, command):
+    own.write_text(OWN + FROZEN)
+    flags = "--model own.py:frozen --algorithm fedadam --clip_norm 0.5 --insecure_noise --global_epoch 2"
+    first = torch.load(command("federated", f"{flags} --noise_multiplier 1 --global_epoch 0").folder / "model.pt")
+    for noise in ("--noise_multiplier 1", "--local_noise 1", "--noise_multiplier 1 --workers 2"):
+        done = command("federated", f"{flags} {noise}")
+        assert done.code == 0, done.err
+        last = torch.load(done.folder / "model.pt")
+        assert [torch.equal(first[name], last[name]) for name in first] == [True, True, False, False, False, False]
+
+
+FROZEN = """
+def frozen(shape, classes):
+    model = Net(shape, classes)
+    model[1].requires_grad_(False)
+    return model
+"""
+
+
 def test_the_noise_is_normal_and_no_two_streams_are_alike():
     n = 100_000
     x = normals(b"key", "sum", 1, n=n).sort().values
@@ -190,6 +234,12 @@ def theorem_27(q, z, T, delta):
 
 
 @accounted
+def test_epsilon_of_an_update_with_local_noise_is_that_of_one_gaussian_mechanism():
+    """One update against any other: they differ by 2 C, and the noise is X C."""
+    c = noisy(local_noise=4.0, delta=1e-5)
+    assert local_epsilon(c) == pytest.approx(closed_form(4.0 / 2, 1, 1e-5), rel=0.02)
+
+
 def test_epsilon_without_replacement_is_for_a_sum_that_changes_by_twice_the_norm():
     assert spent("uniform", 50, 50, 6.0, 10, 1e-5) == pytest.approx(closed_form(3.0, 10, 1e-5), rel=1e-2)
     bound = theorem_27(0.01, 2.0, 200, 1e-5)
@@ -277,6 +327,17 @@ def test_a_delta_that_lets_a_client_be_published_is_warned_of(capsys):
     for delta, warned in (("0.01", 1), ("0.009", 0)):
         parse(f"--num_clients 100 --clip_norm 1 --local_noise 1 --delta {delta}".split(), "federated", "")
         assert capsys.readouterr().err.count("--delta 0.01: is not less than 1 / K = 0.01") == warned
+
+
+@accounted
+@pytest.mark.parametrize(
+    ("flags", "warned"),
+    [("--dataset csv --label a --data_dir a.csv", 1), ("--dataset own.py:patterns", 1), ("", 0),
+     ("--dataset folder --data_dir a --normalise unit", 0)],
+)  # fmt: skip
+def test_scales_that_are_learnt_of_all_clients_are_warned_of(flags, warned, own, capsys):
+    parse(f"{flags} --num_clients 100 --clip_norm 1 --local_noise 1 --delta 0.001".split(), "federated", "")
+    assert capsys.readouterr().err.count("epsilon does not count that") == warned
 
 
 @accounted

@@ -85,6 +85,20 @@ def test_krum_and_multi_krum(f):
     np.testing.assert_allclose(apply("multi_krum", byzantine=f), expected)
 
 
+@pytest.mark.parametrize(
+    ("flags", "needed"), [("krum --byzantine 1", 5), ("multi_krum --byzantine 1", 5), ("trimmed_mean --trim 0.3", 4)]
+)
+def test_a_rule_gets_the_reports_that_it_needs(flags, needed, command):
+    flags = f"--num_clients 6 --num_select_clients 6 --dropout_rate 0.2 --global_epoch 1 --aggregate {flags}"
+    done = command("federated", flags)
+    assert done.code == 2
+    assert (
+        f"--dropout_rate 0.2: with it fewer than --num_select_clients may report, and {flags.split()[-3]}" in done.err
+    )
+    assert f"give --min_reports {needed}, so that" in done.err
+    assert command("federated", f"{flags} --min_reports {needed}").code == 0
+
+
 def test_geometric_median_has_the_least_sum_of_distances():
     point = apply("geometric_median")
 

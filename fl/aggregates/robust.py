@@ -70,7 +70,7 @@ def multi_krum(models: Tensor, weights: Tensor, config: Config) -> Tensor:
 
 def _krum_scores(models: Tensor, config: Config) -> Tensor:
     m, f = len(models), config.byzantine
-    near = max(m - f - 2, 1)  # fewer than f + 3 models are left only if others were rejected
+    near = max(m - f - 2, 1)  # fl/aggregates/__init__.py asks for enough reports; some may have been rejected since
     distances = torch.stack([(models - one).double().square().sum(1) for one in models])  # (m, m)
     return distances.sort(1).values[:, 1 : 1 + near].sum(1)
 

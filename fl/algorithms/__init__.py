@@ -50,7 +50,9 @@ ALGORITHMS: dict[str, str | Entry] = {
     # the models, or rescale the mean, so they need --aggregate mean.
     "scaffold": Entry(
         "fl.algorithms.scaffold:scaffold",
-        needs={"optimizer": "sgd", "momentum": 0, "aggregate": "mean"},
+        # It makes a client's control variate out of the model that arrives, so this must be the one that was trained:
+        # out of a random tenth of a change it would make a variate with ten times the noise.
+        needs={"optimizer": "sgd", "momentum": 0, "aggregate": "mean", "compress": "none"},
         leaks="makes its control variates out of each client's own update",
     ),
     "fednova": Entry(

@@ -37,7 +37,7 @@ def choose(x: Experiment) -> tuple[str, int]:
     import torch
 
     from fl.engines.cost import multiply_adds
-    from fl.engines.stacked import has_hand_made_layers, obstacle_to_stacking
+    from fl.engines.stacked import has_hand_made_layers, has_unused, obstacle_to_stacking
 
     config, algorithm = x.config, entry_of("algorithm", x.config.algorithm)
     # Looked for only where it matters, because it may take a trial of the model.
@@ -45,6 +45,8 @@ def choose(x: Experiment) -> tuple[str, int]:
     obstacle = obstacle_to_stacking(x.model, x.data) if matters else None
     if config.precision == "bf16" and not has_hand_made_layers(x.model, x.data.shape):
         obstacle = "has layers that are not hand-made, and only those run in bf16"
+    if config.weight_decay and matters and not obstacle and has_unused(x.model, x.data):
+        obstacle = "has parameters that it does not use, which --weight_decay would move in a stack"
     if algorithm.needs_stacking and obstacle:
         raise FlagError(f"--algorithm {config.algorithm}: {config.model} {obstacle}; choose another --model")
     if config.engine == "stacked" and obstacle:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from fl.client import steps_of
 from fl.config import Config
 from fl.errors import WorkerError
 from fl.experiment import Experiment
@@ -72,8 +73,9 @@ class Networked:
     def gradients(self, clients: Sequence[int], now: RoundStart) -> Iterator[tuple[int, State]]:
         asked = self.ask("gradient", {k: task(now, k) for k in clients})
         for k, answer in sorted(asked.answers.items()):
-            if isinstance(answer, dict) and is_like(answer.get("gradient"), now.parameters):
-                yield k, {name: tensor.to(self.device) for name, tensor in answer["gradient"].items()}
+            found: Any = answer.get("gradient") if isinstance(answer, dict) else None
+            if is_like(found, now.parameters) and all(tensor.isfinite().all() for tensor in found.values()):
+                yield k, {name: tensor.to(self.device) for name, tensor in found.items()}
 
     def evaluate(self, w: State) -> tuple[float, float]:
         """Accuracy and loss over the test examples of all clients that answer. Raises WorkerError if none does."""
@@ -95,9 +97,8 @@ class Networked:
         if asked.lost:
             self.outcome |= {"called": sorted({*asked.lost, *updates}), "dropped": sorted(asked.lost)}
             self.outcome["lost"] = {k: asked.lost[k] for k in sorted(asked.lost)}
-        if len(updates) < max(fewest, 1) and not is_noisy(
-            self.config
-        ):  # with noise the server takes a step all the same
+        too_few = len(updates) < max(fewest, 1)
+        if too_few and not is_noisy(self.config):  # with noise the server takes a step all the same
             self.outcome["abandoned"] = True
 
 
@@ -129,7 +130,8 @@ def checked(answer: Any, k: int, now: RoundStart) -> Update | str:
     n_k, examples, steps, loss, clipped = numbers
     if n_k != now.sizes[k]:
         return WRONG_COUNT.format(n_k, now.sizes[k])
-    if examples != now.epochs_of(k) * n_k or not 0 < steps <= examples:
+    E = now.epochs_of(k)
+    if examples != E * n_k or steps != steps_of(now.config, n_k, E) or 1e100 < abs(loss) < math.inf:
         return MALFORMED
     report = Report(k, n_k, loss, examples, steps, float(bool(clipped)))
     return Update([report], {name: tensor.unsqueeze(0) for name, tensor in answer["w"].items()})

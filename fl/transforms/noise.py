@@ -6,7 +6,8 @@ algorithm 1 with the estimator f_f and weights w_k = 1:
     w_{t+1} = w_t + (sum over those who reported of (w_k - w_t) + z C N(0, I)) / m
 
 Everyone counts alike, and the sum is divided by the m of the flag whoever reported, because the number of reports tells
-who was there. For the same reason a round to which nobody reports has its noise like any other.
+who was there. For the same reason a round to which nobody reports has its noise like any other. Frozen parameters have
+none, because no client changes them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def add_own_noise(now: RoundStart, update: Update) -> Update:
     """What each client does before it sends."""
     deviation = now.config.local_noise * norm_at(now)
     for i, report in enumerate(update.reports):
-        noise = noise_like(now.parameters, deviation, now.noise_key, "local", now.t, report.client)
+        noise = noise_like(now.moving, deviation, now.noise_key, "local", now.t, report.client)
         for name, tensor in noise.items():
             update.w[name][i] += tensor
     return update
@@ -40,8 +41,8 @@ def hide(now: RoundStart, got: Got) -> Got:
     c = now.config
     share = len(got.reports) / c.num_select_clients
     deviation = noise_on_updates(c) * norm_at(now) / c.num_select_clients
-    noise = noise_like(now.parameters, deviation, now.noise_key, "sum", now.t)
-    mean = {name: w + share * (got.mean[name] - w) + noise[name] for name, w in now.parameters.items()}
+    noise = noise_like(now.moving, deviation, now.noise_key, "sum", now.t)
+    mean = {name: w + share * (got.mean[name] - w) + noise[name] for name, w in now.moving.items()}
     return replace(got, mean=got.mean | mean, is_noised=True)
 
 

@@ -11,6 +11,7 @@ layers.py  narrow.py  delayed.py  weights.py  products.py     what the hand-made
 """
 
 from fl.engines.stacked.engine import Stacked, obstacle_to_stacking
+from fl.engines.stacked.functional import has_unused
 from fl.engines.stacked.hand_made import has_hand_made_layers
 
-__all__ = ["Stacked", "has_hand_made_layers", "obstacle_to_stacking"]
+__all__ = ["Stacked", "has_hand_made_layers", "has_unused", "obstacle_to_stacking"]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from data.dataset import Dataset
+from fl.engines.stacked.hand_made import has_hand_made_layers
 from fl.engines.stacked.network import by_client, first_clients
 from fl.engines.stacked.weights import Weights
 from fl.errors import out_of_memory
@@ -38,6 +39,16 @@ def is_vectorised(model: nn.Module, data: Dataset) -> bool:
             raise
         return False
     return True
+
+
+def has_unused(model: nn.Module, data: Dataset) -> bool:
+    """Whether the model has parameters that no logit depends on: by a trial with a copy, as `is_vectorised` does it."""
+    if has_hand_made_layers(model, data.shape):  # a chain of layers, each of which is used
+        return False
+    x, _ = data.batch(data.train, slice(0, 1))
+    tried = copy.deepcopy(model).train()
+    gradients = torch.autograd.grad(tried(x).sum(), list(tried.parameters()), allow_unused=True)
+    return any(g is None for g in gradients)
 
 
 class Functional:
