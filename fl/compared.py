@@ -146,17 +146,38 @@ def experiment(run: Run) -> tuple[tuple[str, Any], ...]:
 
     What it trained may be code that is gone; names are enough.
     """
-    flags, records, finished = run.flags, run.records, run.finished
-    config = Config(**{name: flags[name] for name in FLAGS})
-    key: list[tuple[str, Any]] = [("script", flags["script"])]
-    key += [(name, flags[name]) for name in FLAGS if counts(name, flags) and is_read(name, config, flags["script"])]
-    key = [(name, os.path.normpath(value) if name == "data_dir" else value) for name, value in key]
-    key += [("finished", finished), ("diverged", run.diverged)]
-    if not finished and not run.diverged:
-        key.append(("round", records[-1]["round"]))
+    flags = run.flags
+    key = [*telling(flags), ("finished", run.finished), ("diverged", run.diverged)]
+    if not run.finished and not run.diverged:
+        key.append(("round", run.records[-1]["round"]))
     if flags["match"] is not None:
-        key.append(("matched", tuple(record["examples"] for record in records)))
+        key.append(("matched", matched(run)))
     return tuple(key)
+
+
+def telling(flags: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The script, and the flags with their values that do anything in a run of it."""
+    config = Config(**{name: flags[name] for name in FLAGS})
+    key = [("script", flags["script"])]
+    key += [(name, flags[name]) for name in FLAGS if counts(name, flags) and is_read(name, config, flags["script"])]
+    return [(name, os.path.normpath(value) if name == "data_dir" else value) for name, value in key]
+
+
+def matched(run: Run) -> tuple[Any, ...]:
+    """What a baseline with --match repeats: the flags of the run that it matches, or its own examples of each round.
+
+    With some partitions the number of examples follows from the seed, so seeds of one experiment differ in it. The
+    folder that the baseline names may be gone, or hold another run since; then there is nothing but the examples.
+    """
+    folder = Path(run.flags["match"])
+    try:
+        flags, records = read_config(folder), read_metrics(folder).records
+    except RunFolderError:
+        records = []
+    there = [record["examples"] for record in records[1:]]
+    if there == read_told(run.folder, "environment.json").get("matched_examples"):
+        return tuple(telling(flags))
+    return tuple(record["examples"] for record in run.records)
 
 
 def counts(name: str, flags: dict[str, Any]) -> bool:

@@ -45,6 +45,15 @@ def test_different_experiments_are_not_averaged(runs, command, capsys):
     command("baseline", f"--match {runs}/fed0 --seed 7", folder="match1")
     command("federated", "--global_epoch 5 --local_epoch 1", folder="other")
     command("baseline", f"--match {runs}/other", folder="match-other")
+    examples = []
+    for seed in (0, 1):
+        done = command("federated", f"--partition dirichlet --alpha 0.3 --seed {seed}", folder=f"skewed{seed}")
+        examples.append([record["examples"] for record in done.records])
+        command("baseline", f"--match {runs}/skewed{seed}", folder=f"match-skewed{seed}")
+    assert examples[0] != examples[1]
+    assert len(rows(runs, capsys, "match-skewed*")) == 1
+    command("federated", "--partition dirichlet --seed 1 --overwrite", folder="skewed1")
+    assert len(rows(runs, capsys, "match-skewed*")) == 2
     assert len(rows(runs, capsys, "match0", "match1")) == 1
     assert len(rows(runs, capsys, "match0", "match-other")) == 2
     for target in ("0.4", "0.95"):
