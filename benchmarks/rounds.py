@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,18 +25,9 @@ from benchmarks.contenders import ALGORITHMS, CONTENDERS, ON_GPU, WORKLOADS
 
 TURNS = {"cnn": 5, "2nn": 5, "logistic": 5, "default": 2, "gn_cnn": 2, "lenet": 5, "cifar_cnn": 3,
          "char_lstm": 3, "blazefl": 1, "flute": 5}  # fmt: skip
-BURST = {
-    "cnn": 1,
-    "2nn": 10,
-    "logistic": 50,
-    "default": 1,
-    "gn_cnn": 1,
-    "lenet": 5,
-    "cifar_cnn": 1,
-    "char_lstm": 1,
-    "blazefl": 1,
-    "flute": 20,
-}  # rounds a turn; fmt: skip
+# Rounds a turn.
+BURST = {"cnn": 1, "2nn": 10, "logistic": 50, "default": 1, "gn_cnn": 1, "lenet": 5, "cifar_cnn": 1,
+         "char_lstm": 1, "blazefl": 1, "flute": 20}  # fmt: skip
 OURS = ("sequential", "stacked", "distributed")
 # Of networks that convolutions make up: examples a round, and floating-point operations an example, forward and
 # backward; and the channels, side and padding of the second convolution, which does most of the work.
@@ -172,6 +164,13 @@ def table(result: dict[str, Any], against: Path | None = None) -> str:
     return "\n".join(lines)
 
 
+def installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workload", action="append", choices=list(WORKLOADS), help="default: cnn, 2nn and logistic")
@@ -193,6 +192,7 @@ def main() -> None:
     for workload in words.workload or ["logistic", "2nn", "cnn"]:
         result = measure(workload, words.turns or TURNS[workload], names, against)
         result |= {"torch": torch.__version__, "device": device_name(device), "threads": torch.get_num_threads()}
+        result["peers"] = {name: version for name in ("pfl", "flwr") if (version := installed(name))}
         folder = Path(words.out)
         folder.mkdir(parents=True, exist_ok=True)
         kind = "algorithms" if words.algorithms else "against" if against else "rounds"

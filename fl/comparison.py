@@ -65,7 +65,8 @@ def _figure(runs: Mapping[str, Sequence[Sequence[Record]]], sheet: Sheet, size: 
         seen.update(curve.label for curve in drawn)
         draw(place, drawn, [styles[curve.label] for curve in drawn], axis, metric, view, targets)
         notes += [TARGET] if targets and TARGET not in notes else []
-        notes += [note for note in out_of_view(drawn, view, metric in PER_CENT) if note not in notes]
+        unseen = out_of_view(drawn, view, metric in PER_CENT, place.get_xscale() == "log")
+        notes += [note for note in unseen if note not in notes]
         notes += [CUT] if any(curve.cut for curve in drawn) and CUT not in notes else []
     for place in list(grid.flat)[len(panels) :]:
         place.set_visible(False)

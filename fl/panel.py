@@ -97,17 +97,20 @@ def _mark_out_of_view(axes: Axes, curve: Curve, look: Style, view: View, factor:
             )  # fmt: skip
 
 
-def out_of_view(curves: Sequence[Curve], view: View, per_cent: bool) -> list[str]:
-    """A line for what is above and one for what is below the view, with how far it goes."""
+def out_of_view(curves: Sequence[Curve], view: View, per_cent: bool, log: bool = False) -> list[str]:
+    """A line for what is above and one for what is below the view, with how far it goes.
+
+    log: whether the other axis is logarithmic; round 0, which sends nothing, is not on it.
+    """
     above, below = [], []
-    begun = [c.y[0] for c in curves if c.rounds[0] == 0 and len(c.y) > 1 and c.y[0] < view.low]
+    begun = [c.y[0] for c in curves if c.rounds[0] == 0 and len(c.y) > 1 and c.y[0] < view.low and not log]
     if begun:
         below.append(f"round 0 (untrained): {interval(begun, per_cent)}")
     for curve in curves:
         under = [y for t, y in zip(curve.rounds, curve.y, strict=True) if t > 0 and y < view.low]
         if under:
             below.append(f"{curve.label}: {interval(under, per_cent)}")
-        top = max(curve.y)
+        top = max(y for x, y in zip(curve.x, curve.y, strict=True) if x > 0 or not log)
         if top > view.high:
             above.append(f"{curve.label}: up to {interval([top], per_cent)}")
     lines = [f"▲ above the view: {'; '.join(above)}"] if above else []

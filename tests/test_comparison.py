@@ -157,6 +157,18 @@ def test_what_is_out_of_view_is_marked_and_said(draw):
     assert list(lines(accuracy)[0].get_xdata()) == [1, 2]
 
 
+def test_what_a_logarithmic_axis_cannot_have_is_not_said_either(draw):
+    large, small = (
+        run(0.1, 0.98, 0.99),
+        [one | {"uplink_bytes": one["uplink_bytes"] / 100} for one in run(0.1, 0.97, 0.98)],
+    )
+    runs = {"large": [large], "small": [small]}
+    assert "round 0" in said(draw(runs, axes=("rounds",), metrics=("test_accuracy",)))
+    figure = draw(runs, axes=("uplink",), metrics=("test_accuracy",))
+    assert shown(figure)[0].get_xscale() == "log"
+    assert said(figure) == ""
+
+
 def test_round_0_that_fits_is_drawn(draw):
     figure = draw({"a": [run(0.1, 0.4, 0.7)]}, metrics=("test_accuracy",))
     assert list(lines(shown(figure)[0])[0].get_xdata()) == [0, 1, 2]

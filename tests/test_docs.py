@@ -39,6 +39,7 @@ FOREIGN = {
     "--dist",
     "--conditioning",
     "--forget",
+    "--flower_rounds",
 }  # of torchrun, pytest and the benchmarks
 
 
