@@ -2,7 +2,8 @@
 # Everything that a machine with a GPU should be asked, in one command of under eight minutes and without a network:
 #   benchmarks/gpu.sh [--cpu] [FOLDER]     # FOLDER: of the JSON, $OUT or benchmarks/results by default
 # The CUDA tests; the default run in fp32 (twice, to compare the bits), tf32 and bf16; the memory of a stacked client;
-# seconds a round of the workloads, apart from char_lstm, with every engine and the bare loop. gpu.json sums up, gpu.log has all that was said.
+# seconds a round of the workloads but char_lstm with every engine and the bare loop. gpu.json sums up, gpu.log has all
+# that was said.
 # --cpu goes through the same motions in a minute, on less work, so that this script can be tested without a GPU.
 # Exit code: 0 done, 1 if a step failed or ran out of time, 2 without a GPU, 3 without the data.
 set -uo pipefail
