@@ -35,7 +35,7 @@ for word in "$@"; do
     esac
 done
 if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
-    echo "requirements.sh: Python 3.10 or newer is needed, and python3 is $(python3 --version)" >&2
+    echo "requirements.sh: Python 3.10 or newer is needed, and python3 is $(python3 --version 2>&1 || true)" >&2
     exit 1
 fi
 # shellcheck disable=SC2086  # the lists are meant to be split into words

@@ -41,9 +41,9 @@ def sweep(argv: Sequence[str]) -> None:
 
     from fl.sweep import at_once, carry_out, planned, publish
 
-    jobs = jobs or at_once(cell.config for cell in cells)
     runs = planned(cells, seeds, out)
     left = [run for run in runs if not run.is_over]
+    jobs = jobs or at_once(run.cell.config for run in left)
     rounds = sum(run.job.rounds - run.rounds for run in left)
     print(
         f"{several(len(runs), 'run')}: {several(len(cells), 'cell')}, {said_seeds(seeds)}; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fl.config import DEFAULTS, Config
 from fl.errors import FlagError
+from fl.names import entry_of
 
 SIMULATED = "simulates what a real network does by itself"
 HERE = "says how one machine executes the clients"
@@ -26,3 +27,9 @@ def check_deployable(config: Config) -> None:
     for name, why in REFUSED.items():
         if (value := getattr(config, name)) != DEFAULTS[name]:
             raise FlagError(f"--{name} {value}: {why}; leave it out")
+    reports = entry_of("aggregate", config.aggregate).reports
+    if reports and config.min_reports < (needed := reports(config)):
+        raise FlagError(
+            f"--aggregate {config.aggregate}: needs {needed} answers to withstand anything, and on a network some may "
+            f"be lost; give --min_reports {needed}, so that rounds with fewer are abandoned"
+        )

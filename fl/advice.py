@@ -6,7 +6,7 @@ from typing import Any
 
 from fl.config import DEFAULTS, FLAGS, Config
 from fl.flags import listed
-from fl.names import entry_of, is_own
+from fl.names import entry_of
 from fl.privacy import has_noise
 
 LARGE_FOR_ADAM = 0.02  # its usual rates are 1e-4 to 1e-3
@@ -60,10 +60,10 @@ def large_delta(config: Config) -> list[str]:
 
 def learnt_scales(config: Config) -> list[str]:
     """Inputs that are scaled by what the examples of all clients say, which no noise hides."""
-    own = is_own("dataset", config.dataset) or entry_of("dataset", config.dataset).of_the_user
+    own = entry_of("dataset", config.dataset).of_the_user
     if not (has_noise(config) and own and config.normalise == DEFAULTS["normalise"]):
         return []
     return [
-        f"--dataset {config.dataset}: inputs may be scaled by means and deviations of all clients' examples, and "
-        "epsilon does not count that (docs/privacy.md)"
+        f"--dataset {config.dataset}: inputs are scaled by means and deviations of all clients' examples, and epsilon "
+        "does not count that (docs/privacy.md)"
     ]

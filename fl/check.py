@@ -21,6 +21,8 @@ from fl.names import check_names, entry_of, is_own
 from fl.records import newest_runs
 
 LATEST = "latest"  # for --match, the newest federated run
+# Flags with which fewer than m clients may report.
+THINNING = ("sampling", "charging", "unmetered", "idle", "decline_rate", "dropout_rate", "round_deadline")
 
 
 def resolve(given: dict[str, Any], script: str = "federated") -> Config:
@@ -117,8 +119,11 @@ def with_rate(given: dict[str, Any]) -> dict[str, Any]:
     return given | {"init_lr": entry_of("model", given.get("model", DEFAULTS["model"])).sgd_lr}
 
 
-def check(config: Config, given: dict[str, Any]) -> None:
-    """Refuse flags in `given` that nothing would read: they are mistakes the user should hear of."""
+def check(config: Config, given: dict[str, Any], is_begun: bool = False) -> None:
+    """Refuse flags in `given` that nothing would read: they are mistakes the user should hear of.
+
+    is_begun: the flags are those of a run that goes on, and fitted each other when it began.
+    """
     for name in FLAGS:
         if name in given and given[name] is not False:
             said = f"--{name}" if given[name] is True else f"--{name} {given[name]}"
@@ -130,7 +135,7 @@ def check(config: Config, given: dict[str, Any]) -> None:
                 raise FlagError(f"{said}: needs {', or '.join(needed)}")
     for name in NAMES:
         for value in names_in(getattr(config, name)):
-            check_entry(config, given, name, value)
+            check_entry(config, given, name, value, is_begun)
     check_inputs(config)
     if {"noise_multiplier", "target_epsilon"} <= given.keys():
         raise FlagError(f"--noise_multiplier {config.noise_multiplier:g}: says what --target_epsilon says; give one")
@@ -138,7 +143,7 @@ def check(config: Config, given: dict[str, Any]) -> None:
     check_secure(config)
 
 
-def check_entry(config: Config, given: dict[str, Any], name: str, chosen: str) -> None:
+def check_entry(config: Config, given: dict[str, Any], name: str, chosen: str, is_begun: bool) -> None:
     """Refuse what the entry of `chosen`, a value of --name, does not allow other flags to be.
 
     If the needed value is the other flag's default, the error is about the other flag, which was given; otherwise it is
@@ -153,8 +158,23 @@ def check_entry(config: Config, given: dict[str, Any], name: str, chosen: str) -
             raise FlagError(f"--{other} {value}: needs another --{name}")
         if needed != DEFAULTS[other] and name in given:
             raise FlagError(f"--{name} {chosen}: needs --{other} {needed}")
-    if entry.check and config.num_clients:
+    if is_begun or not config.num_clients:
+        return
+    if entry.check:
         entry.check(config)
+    if entry.reports:
+        check_reports(config, f"--{name} {chosen}", entry.reports(config))
+
+
+def check_reports(config: Config, said: str, needed: int) -> None:
+    """Raise FlagError if rounds may count to which fewer than `needed` clients report."""
+    for name in THINNING:
+        value = getattr(config, name)
+        if value != DEFAULTS[name] and config.min_reports < needed:
+            raise FlagError(
+                f"--{name} {value}: with it fewer than --num_select_clients may report, and {said} needs {needed} to "
+                f"withstand anything; give --min_reports {needed}, so that rounds with fewer are abandoned"
+            )
 
 
 def check_inputs(config: Config) -> None:

@@ -68,7 +68,7 @@ def _resumed(given: dict[str, Any], script: str) -> Config:
             )
     anew = {name: given.get(name, DEFAULTS[name]) for name in FLAGS if FLAGS[name].metadata["resume"] == ANEW}
     config = Config(**(recorded | given | anew))
-    check(config, given)
+    check(config, given, is_begun=True)
     return config
 
 

@@ -6,7 +6,7 @@ import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from fl.check import is_read
 from fl.config import FLAGS, Config
@@ -16,6 +16,8 @@ from fl.flags import listed
 from fl.names import entry_of, is_own
 from fl.records import client_tests, has_diverged, is_finished, newest_runs, read_metrics, read_told
 from fl.streams import warn
+
+Key: TypeAlias = tuple[tuple[str, Any], ...]
 
 
 class Run(NamedTuple):
@@ -107,10 +109,13 @@ def distinct(runs: Sequence[Run]) -> list[Experiment]:
 
     A warning names the others.
     """
-    experiments: dict[tuple[tuple[str, Any], ...], dict[int, Run]] = {}
+    experiments: dict[Key, dict[int, Run]] = {}
+    alike: dict[tuple[Key, Key], Key] = {}  # baselines that match runs of one experiment
     for run in runs:
-        seed = run.flags["seed"]
-        first = experiments.setdefault(experiment(run), {}).setdefault(seed, run)
+        seed, key = run.flags["seed"], experiment(run)
+        if (others := matched(run)) is not None:
+            key = alike.setdefault((tuple(pair for pair in key if pair[0] != "matched"), others), key)
+        first = experiments.setdefault(key, {}).setdefault(seed, run)
         if first is not run:
             results = "the same" if curve(first) == curve(run) else "other"
             warn(
@@ -141,17 +146,16 @@ def curve(run: Run) -> list[tuple[float | None, float | None]]:
     return [(record["test_accuracy"], record["test_loss"]) for record in run.records]
 
 
-def experiment(run: Run) -> tuple[tuple[str, Any], ...]:
+def experiment(run: Run) -> Key:
     """What makes a run the experiment that it is: the flags that do anything in it, and how far it got.
 
     What it trained may be code that is gone; names are enough.
     """
-    flags = run.flags
-    key = [*telling(flags), ("finished", run.finished), ("diverged", run.diverged)]
+    key = [*telling(run.flags), ("finished", run.finished), ("diverged", run.diverged)]
     if not run.finished and not run.diverged:
         key.append(("round", run.records[-1]["round"]))
-    if flags["match"] is not None:
-        key.append(("matched", matched(run)))
+    if run.flags["match"] is not None:
+        key.append(("matched", tuple(record["examples"] for record in run.records)))
     return tuple(key)
 
 
@@ -163,21 +167,21 @@ def telling(flags: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(name, os.path.normpath(value) if name == "data_dir" else value) for name, value in key]
 
 
-def matched(run: Run) -> tuple[Any, ...]:
-    """What a baseline with --match repeats: the flags of the run that it matches, or its own examples of each round.
+def matched(run: Run) -> Key | None:
+    """The flags of the run that a baseline matches; None without one, or if its folder is gone or holds another run.
 
-    With some partitions the number of examples follows from the seed, so seeds of one experiment differ in it. The
-    folder that the baseline names may be gone, or hold another run since; then there is nothing but the examples.
+    With some partitions the number of examples follows from the seed. Baselines that differ in it repeat one
+    experiment all the same if the runs that they match do.
     """
+    if run.flags["match"] is None:
+        return None
     folder = Path(run.flags["match"])
     try:
         flags, records = read_config(folder), read_metrics(folder).records
     except RunFolderError:
-        records = []
+        return None
     there = [record["examples"] for record in records[1:]]
-    if there == read_told(run.folder, "environment.json").get("matched_examples"):
-        return tuple(telling(flags))
-    return tuple(record["examples"] for record in run.records)
+    return tuple(telling(flags)) if there == read_told(run.folder, "environment.json").get("matched_examples") else None
 
 
 def counts(name: str, flags: dict[str, Any]) -> bool:

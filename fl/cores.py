@@ -24,7 +24,7 @@ def quotas(root: Path) -> Iterator[float]:
 
     In a container the path on record may be that of the host, of which only the top can be seen there.
     """
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # ValueError: a line that is no control group
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if not controllers:  # version 2

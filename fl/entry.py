@@ -27,6 +27,7 @@ class Entry:
     of_the_user: of a data set, whether --data_dir says which data they are, and not only where they lie.
     own_rate: of an algorithm, whether its --init_lr is another number than the step of plain SGD.
     leaks: why noise on the mean of the updates would not hide them; nothing where the mean is all that counts.
+    reports: of a rule, how many clients must report in a round for it to withstand anything.
     sgd_lr: of a model, the --init_lr of --optimizer sgd if none is given.
     """
 
@@ -44,6 +45,7 @@ class Entry:
     of_the_user: bool = False
     own_rate: bool = False
     leaks: str = ""
+    reports: Callable[[Flags], int] | None = None
     sgd_lr: float = 0.1
 
 

@@ -146,9 +146,12 @@ def at_once(configs: Iterable[Config]) -> int:
 
 
 def on_cpu(configs: Iterable[Config]) -> bool:
+    devices = {config.device for config in configs} - {"cpu"}
+    if not devices:
+        return True
     from fl.device import choose_device  # here, because torch takes seconds to load
 
-    return all(choose_device(device).type == "cpu" for device in {config.device for config in configs})
+    return all(choose_device(device).type == "cpu" for device in devices)
 
 
 def carry_out(runs: Sequence[Planned], jobs: int, look: Callable[[], None] = lambda: None) -> None:

@@ -62,7 +62,7 @@ def bench(cell: str, place: Path, jobs: int | None, look: Callable[[], None]) ->
     def run(trials: Sequence[Trial]) -> list[Outcome]:
         plans = [plan(trial, 1) for trial in trials]
         left = [i for i, one in enumerate(plans) if not one.is_over]
-        most = jobs or at_once(one.cell.config for one in plans)
+        most = jobs or at_once(plans[i].cell.config for i in left)
         several = {i: n for i, n in zip(left, processes(len(left), most), strict=True) if n > 1}
         if several and not on_cpu(plans[i].cell.config for i in several):
             several = {}

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import socket
 import stat
 
@@ -52,7 +53,9 @@ def test_different_experiments_are_not_averaged(runs, command, capsys):
         command("baseline", f"--match {runs}/skewed{seed}", folder=f"match-skewed{seed}")
     assert examples[0] != examples[1]
     assert len(rows(runs, capsys, "match-skewed*")) == 1
-    command("federated", "--partition dirichlet --seed 1 --overwrite", folder="skewed1")
+    shutil.move(runs / "skewed1", runs / "gone")
+    assert len(rows(runs, capsys, "match-skewed*")) == 2
+    command("federated", "--partition dirichlet --seed 1", folder="skewed1")
     assert len(rows(runs, capsys, "match-skewed*")) == 2
     assert len(rows(runs, capsys, "match0", "match1")) == 1
     assert len(rows(runs, capsys, "match0", "match-other")) == 2

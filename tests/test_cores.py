@@ -28,6 +28,7 @@ def many(monkeypatch):
         ("4:cpu,cpuacct:/x\n", {"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
         ("4:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 64),
         ("4:cpuset:/\n0::/\n", {}, 64),
+        ("\nnonsense\n", {}, 64),
         (None, {}, 64),
     ],
 )  # fmt: skip

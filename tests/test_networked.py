@@ -185,6 +185,13 @@ def test_a_node_answers_for_its_own_share_alone():
         answer("train", {"flags": {"num_clients": 4}, "k": 0}, {"partition": 1})
 
 
+def test_a_rule_gets_the_answers_that_it_needs():
+    c = resolve({"aggregate": "krum", "byzantine": 1, "num_clients": 6, "num_select_clients": 6})
+    with pytest.raises(FlagError, match="--aggregate krum: needs 5 answers to withstand anything"):
+        check_deployable(c)
+    check_deployable(replace(c, min_reports=5))
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_a_network_cannot_have_is_refused(name):
     values = {"charging": "0.5,0.5", "unmetered": "0.5,0.5", "idle": "0.5,0.5", "attack": "sign_flip",

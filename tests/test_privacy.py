@@ -134,6 +134,7 @@ def test_the_noise_on_the_count_has_the_deviation_that_is_accounted():
     assert abs(math.fsum(noise) / len(noise)) < 4.9 * m / 20 / math.sqrt(len(noise))
 
 
+@accounted
 def test_frozen_parameters_have_no_noise(own, command):
     own.write_text(OWN + FROZEN)
     flags = "--model own.py:frozen --algorithm fedadam --clip_norm 0.5 --insecure_noise --global_epoch 2"
@@ -240,6 +241,7 @@ def test_epsilon_of_an_update_with_local_noise_is_that_of_one_gaussian_mechanism
     assert local_epsilon(c) == pytest.approx(closed_form(4.0 / 2, 1, 1e-5), rel=0.02)
 
 
+@accounted
 def test_epsilon_without_replacement_is_for_a_sum_that_changes_by_twice_the_norm():
     assert spent("uniform", 50, 50, 6.0, 10, 1e-5) == pytest.approx(closed_form(3.0, 10, 1e-5), rel=1e-2)
     bound = theorem_27(0.01, 2.0, 200, 1e-5)
@@ -332,7 +334,7 @@ def test_a_delta_that_lets_a_client_be_published_is_warned_of(capsys):
 @accounted
 @pytest.mark.parametrize(
     ("flags", "warned"),
-    [("--dataset csv --label a --data_dir a.csv", 1), ("--dataset own.py:patterns", 1), ("", 0),
+    [("--dataset csv --label a --data_dir a.csv", 1), ("--dataset own.py:patterns", 0), ("", 0),
      ("--dataset folder --data_dir a --normalise unit", 0)],
 )  # fmt: skip
 def test_scales_that_are_learnt_of_all_clients_are_warned_of(flags, warned, own, capsys):

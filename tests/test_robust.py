@@ -92,11 +92,19 @@ def test_a_rule_gets_the_reports_that_it_needs(flags, needed, command):
     flags = f"--num_clients 6 --num_select_clients 6 --dropout_rate 0.2 --global_epoch 1 --aggregate {flags}"
     done = command("federated", flags)
     assert done.code == 2
-    assert (
-        f"--dropout_rate 0.2: with it fewer than --num_select_clients may report, and {flags.split()[-3]}" in done.err
-    )
+    rule = f"--aggregate {flags.split()[-3]} needs {needed} to withstand anything"
+    assert f"--dropout_rate 0.2: with it fewer than --num_select_clients may report, and {rule}" in done.err
     assert f"give --min_reports {needed}, so that" in done.err
     assert command("federated", f"{flags} --min_reports {needed}").code == 0
+
+
+def test_a_run_that_began_without_those_reports_goes_on(command, monkeypatch):
+    """An earlier version let it begin."""
+    flags = "--num_clients 6 --num_select_clients 6 --aggregate krum --byzantine 1 --dropout_rate 0.2 --global_epoch 1"
+    with monkeypatch.context() as earlier:
+        earlier.setattr("fl.check.THINNING", ())
+        assert command("federated", flags, folder="run").code == 0
+    assert command("federated", "--resume --global_epoch 2", folder="run").code == 0
 
 
 def test_geometric_median_has_the_least_sum_of_distances():

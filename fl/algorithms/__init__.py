@@ -50,8 +50,8 @@ ALGORITHMS: dict[str, str | Entry] = {
     # the models, or rescale the mean, so they need --aggregate mean.
     "scaffold": Entry(
         "fl.algorithms.scaffold:scaffold",
-        # It makes a client's control variate out of the model that arrives, so this must be the one that was trained:
-        # out of a random tenth of a change it would make a variate with ten times the noise.
+        # It makes a client's control variate out of the change that arrives, divided by steps and rate, and with it out
+        # of what compression has added to the change.
         needs={"optimizer": "sgd", "momentum": 0, "aggregate": "mean", "compress": "none"},
         leaks="makes its control variates out of each client's own update",
     ),
