@@ -5,13 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.heterogeneity import heterogeneity, in_words
 from fl.curves import Record, averaged, view_of
 from fl.files import write_atomic
 from fl.panel import TARGET, draw, out_of_view
-from fl.style import COLOURS, Axes, Figure, MaxNLocator, as_shipped, encoded, matplotlib, style
+from fl.style import COLOURS, LABEL_COLOURS, Axes, Figure, MaxNLocator, as_shipped, encoded, matplotlib, style
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,11 +102,12 @@ def _bars(figure: Figure, counts: Tensor) -> None:
 def _stacked(axes: Axes, counts: Tensor) -> None:
     """A bar for each client, and in it a piece for each label, in colours that say no more than which label it is."""
     K, classes = counts.shape
-    colours = matplotlib.colormaps["tab10" if classes <= 10 else "tab20"]
+    more: Any = matplotlib.colormaps["tab20"]
+    colours = LABEL_COLOURS if classes <= len(LABEL_COLOURS) else more.colors
     bottom = counts.new_zeros(K)
     for label in range(classes):
         axes.bar(range(K), counts[:, label].tolist(), bottom=bottom.tolist(), width=0.85,
-                 color=colours(label), edgecolor="white", linewidth=0.3, label=str(label))  # fmt: skip
+                 color=colours[label], edgecolor="white", linewidth=0.3, label=str(label))  # fmt: skip
         bottom = bottom + counts[:, label]
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

@@ -36,14 +36,18 @@ as_shipped = matplotlib.rc_context(SHIPPED | {"pdf.fonttype": 42, "svg.hashsalt"
 
 # Okabe and Ito (2008): told apart under every common colour blindness; markers and dashes do it without colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# For labels, of which there are often ten. Petroff 2021, arXiv 2107.02270: told apart under colour blindness, too.
+LABEL_COLOURS = ("#3F90DA", "#FFA90E", "#BD1F01", "#94A4A2", "#832DB6", "#A96B59", "#E76300", "#B9AC70", "#717581",
+                 "#92DADD")  # fmt: skip
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "*")
 MOST_MARKERS = 12  # on a line; more would hide it
 
 
 __all__ = [  # the others have matplotlib from here, because it must be imported as above
-    "COLOURS", "MARKERS", "MOST_MARKERS", "SIZES", "Axes", "Figure", "FuncFormatter", "Line2D", "LogLocator",
-    "MaxNLocator", "NullFormatter", "Patch", "Size", "Style", "as_shipped", "encoded", "matplotlib", "style",
+    "COLOURS", "LABEL_COLOURS", "MARKERS", "MOST_MARKERS", "SIZES", "Axes", "Figure", "FuncFormatter", "Line2D",
+    "LogLocator", "MaxNLocator", "NullFormatter", "Patch", "Size", "Style", "as_shipped", "encoded", "matplotlib",
+    "style",
 ]  # fmt: skip
 
 
