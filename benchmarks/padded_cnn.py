@@ -1,6 +1,7 @@
-r"""The CNN of McMahan et al. 2017 with larger maps: does E = 5, B = 50 need fewer rounds with it?
+r"""The CNN of McMahan et al. 2017 with larger maps: do E = 5, B = 50 and E = 20, B = 10 need fewer rounds with it?
 
     python3 run_federated.py @configs/mcmahan2017/table2-cnn-iid-E5B50.txt --model benchmarks/padded_cnn.py:padded
+    python3 run_federated.py @configs/mcmahan2017/table2-cnn-iid-E20B10.txt --model benchmarks/padded_cnn.py:padded
 
 The paper gives 1,663,370 parameters and no paddings. The CNN of the package has padding 1 on convolutions and pools.
 This one has the paddings of TensorFlow's example for MNIST of 2015, which make as many parameters, larger maps and 29 %
