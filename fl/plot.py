@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data.heterogeneity import heterogeneity, in_words
 from fl.curves import Record, averaged, view_of
@@ -102,8 +102,7 @@ def _bars(figure: Figure, counts: Tensor) -> None:
 def _stacked(axes: Axes, counts: Tensor) -> None:
     """A bar for each client, and in it a piece for each label, in colours that say no more than which label it is."""
     K, classes = counts.shape
-    more: Any = matplotlib.colormaps["tab20"]
-    colours = LABEL_COLOURS if classes <= len(LABEL_COLOURS) else more.colors
+    colours = LABEL_COLOURS if classes <= len(LABEL_COLOURS) else matplotlib.color_sequences["tab20"]
     bottom = counts.new_zeros(K)
     for label in range(classes):
         axes.bar(range(K), counts[:, label].tolist(), bottom=bottom.tolist(), width=0.85,

@@ -16,6 +16,7 @@ from fl.config import Config
 from fl.errors import WorkerError
 from fl.experiment import Experiment
 from fl.privacy import is_noisy
+from fl.records import NUMBER
 from fl.returned import is_like
 from fl.state import Report, RoundStart, State, Tell, Told, Update, tell_nothing
 
@@ -130,8 +131,8 @@ def checked(answer: Any, k: int, now: RoundStart) -> Update | str:
     n_k, examples, steps, loss, clipped = numbers
     if n_k != now.sizes[k]:
         return WRONG_COUNT.format(n_k, now.sizes[k])
-    E = now.epochs_of(k)
-    if examples != E * n_k or steps != steps_of(now.config, n_k, E) or 1e100 < abs(loss) < math.inf:
+    E, absurd = now.epochs_of(k), math.isfinite(loss) and not NUMBER.holds(loss)  # no record can hold it
+    if examples != E * n_k or steps != steps_of(now.config, n_k, E) or absurd:
         return MALFORMED
     report = Report(k, n_k, loss, examples, steps, float(bool(clipped)))
     return Update([report], {name: tensor.unsqueeze(0) for name, tensor in answer["w"].items()})
