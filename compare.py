@@ -8,18 +8,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from fl.compared import Experiment, distinct, find, newest, read
+from fl.comparing.compared import Experiment, distinct, find, newest, read
+from fl.comparing.differences import differences, differences_on_screen, is_telling
+from fl.comparing.labels import labelled, shared_title
+from fl.comparing.report import json_report, markdown_report
+from fl.comparing.tables import as_csv, as_latex, measured, on_screen
 from fl.config import DEFAULTS, check_value
-from fl.curves import AXES, BANDS, METRICS, Record, telling, value
-from fl.differences import differences, differences_on_screen, is_telling
 from fl.errors import FlagError, reason
-from fl.files import write_atomic
 from fl.guard import guarded, leave
-from fl.labels import labelled, shared_title
-from fl.records import OURS
-from fl.report import json_report, markdown_report
-from fl.tables import as_csv, as_latex, measured, on_screen
-from fl.words import Words
+from fl.pictures.curves import AXES, BANDS, METRICS, Record, telling, value
+from fl.records.files import write_atomic
+from fl.records.reading import OURS
+from fl.sweeps.words import Words
 
 ENDINGS = {
     "--out": (".pdf", ".png", ".svg"), "--csv": (".csv",), "--latex": (".tex",), "--markdown": (".md",),
@@ -145,7 +145,7 @@ def compare(argv: Sequence[str] | None) -> None:
                 write_atomic(outs[flag], written(rows).encode())
             print(f"table in {outs[flag]}")
 
-    from fl.comparison import Sheet, save_comparison
+    from fl.pictures.comparison import Sheet, save_comparison
 
     sheet = Sheet(
         axes=axes,

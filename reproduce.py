@@ -10,12 +10,12 @@ from pathlib import Path
 
 from fl.config import DEFAULTS
 from fl.errors import FlagError
-from fl.files import write_atomic
 from fl.guard import guarded, leave
 from fl.published import PAPERS, targets_of
 from fl.published.cells import check_extra, with_flags
+from fl.records.files import write_atomic
 from fl.streams import complain
-from fl.words import Words, count, destination
+from fl.sweeps.words import Words, count, destination
 
 FIGURES = {"mcmahan2017": {"figure1": "the average of two models against both"}}  # cells that are not of a table
 
@@ -82,7 +82,7 @@ def reproduce(argv: Sequence[str]) -> bool:
         print("\n".join(f"{name}  {told[name]}" for name in names))
         return True
 
-    from fl import figure1, reproduction
+    from fl.published import figure1, reproduction
 
     place, look, holds = destination("--out", words.out) / words.paper, reproduction.within(budget), True
     done: dict[str, reproduction.Line] = {}

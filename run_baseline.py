@@ -17,10 +17,10 @@ def train(config: Config) -> None:
     # Imported only now: --help and wrong flags answer without waiting for torch.
     from fl.bar import Bar
     from fl.baseline import centralised_rounds
+    from fl.comparing.labels import run_title
     from fl.experiment import centralised
-    from fl.labels import run_title
     from fl.plan import baseline_plan, boundaries, matched_examples, stream_steps
-    from fl.record import RunFolder
+    from fl.records.record import RunFolder
     from fl.run import describe, follow
 
     x = centralised(config)

@@ -17,17 +17,17 @@ def train(config: Config) -> None:
     # Imported only now: --help and wrong flags answer without waiting for torch.
     from data.heterogeneity import in_words
     from fl.bar import Bar
-    from fl.changing import has_drift
+    from fl.comparing.labels import partition_title, run_title
     from fl.engines import assist, choose, make_engine
     from fl.experiment import federated
-    from fl.labels import partition_title, run_title
+    from fl.flags.changing import has_drift
     from fl.personalise import final_tests, take_part
+    from fl.pictures.plot import save_drift, save_partition
     from fl.plan import engine_line, federated_plan, round_steps
-    from fl.plot import save_drift, save_partition
-    from fl.record import RunFolder
+    from fl.processes.workers import group_of, torchrun_device
     from fl.recorded import federated_rounds
+    from fl.records.record import RunFolder
     from fl.run import describe, follow
-    from fl.workers import group_of, torchrun_device
 
     x = federated(config, torchrun_device(config))
     config = x.config  # with the number of clients, if the data set had to say it

@@ -6,10 +6,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from fl.grid import cells_of
+from fl.comparing.labels import said_seeds
 from fl.guard import guarded, leave
-from fl.labels import said_seeds
-from fl.words import Words, count, destination, several
+from fl.sweeps.grid import cells_of
+from fl.sweeps.words import Words, count, destination, several
 
 
 def parser() -> Words:
@@ -39,7 +39,7 @@ def sweep(argv: Sequence[str]) -> None:
     out = destination("--out", words.out)
     cells = cells_of(words.grid, argv[at + 1 :])
 
-    from fl.sweep import at_once, carry_out, planned, publish
+    from fl.sweeps.sweep import at_once, carry_out, planned, publish
 
     runs = planned(cells, seeds, out)
     left = [run for run in runs if not run.is_over]
@@ -51,7 +51,7 @@ def sweep(argv: Sequence[str]) -> None:
         flush=True,
     )
     if words.dry_run:
-        from fl.sweep_time import expected
+        from fl.sweeps.sweep_time import expected
 
         for line in expected(left, jobs):  # each is measured only now
             print(line, flush=True)

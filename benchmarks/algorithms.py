@@ -19,7 +19,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import run_federated
-from fl.records import read_records, rounds_to_target
+from fl.records.reading import read_records, rounds_to_target
 
 SETTING = "--model 2nn --partition shards --num_clients 100 --client_fraction 0.1 --batch_size 10 --optimizer sgd"
 TARGET = 0.95

@@ -16,7 +16,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import run_federated
-from fl.records import read_records
+from fl.records.reading import read_records
 
 SETTING = "--model 2nn --num_clients 20 --num_select_clients 20 --local_epoch 1 --batch_size 10 --optimizer sgd " \
           "--init_lr 0.1 --global_epoch 20 --quiet --overwrite"  # fmt: skip

@@ -58,7 +58,7 @@ PROCESSES = int(os.environ.get("BENCHMARK_GPUS", "1")) if ON_GPU else 2  # each 
 
 
 def config_of(workload: str, **flags: Any) -> Any:
-    from fl.check import resolve
+    from fl.flags.check import resolve
 
     return resolve(COMMON | WORKLOADS[workload] | flags)
 
@@ -80,8 +80,8 @@ def ours(engine: str, workers: int, **flags: Any) -> Callable[[str], Iterator[fl
     def rounds(workload: str) -> Iterator[float]:
         from fl.engines import assist, choose, make_engine
         from fl.experiment import federated
+        from fl.processes.workers import group_of
         from fl.recorded import federated_rounds
-        from fl.workers import group_of
 
         c = config_of(workload, engine=engine, **({"workers": workers} if workers else {}), **flags)
         x = federated(c)

@@ -22,17 +22,17 @@ from statistics import mean, median, stdev
 import torch
 
 import run_federated
-from fl.check import resolve
 from fl.client_eval import client_accuracies
 from fl.engines import make_engine
 from fl.evaluate import evaluate
 from fl.experiment import federated
-from fl.files import write_atomic
-from fl.group import Group
+from fl.flags.check import resolve
 from fl.personalise import final_tests
+from fl.pictures.style import COLOURS, DASHES, Figure, as_shipped, encoded
+from fl.processes.group import Group
 from fl.recorded import Round
+from fl.records.files import write_atomic
 from fl.state import Kept
-from fl.style import COLOURS, DASHES, Figure, as_shipped, encoded
 
 SETTING = "--model 2nn --num_clients 100 --num_select_clients 10 --local_epoch 1 --batch_size 10 --optimizer sgd " \
           "--init_lr 0.1 --global_epoch 100 --eval_every 10 --client_test_fraction 0.2 --client_eval_every 10 " \

@@ -31,17 +31,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-import fl.plot
+import fl.pictures.plot
 import run_federated
 from data.dataset import Dataset, Split
 from data.mnist import mnist
 from fl.client import load_state
 from fl.config import Config
-from fl.config_file import read_config
 from fl.experiment import federated
-from fl.files import write_atomic
-from fl.records import read_records
-from fl.style import SIZES, Figure, as_shipped, encoded, matplotlib, style
+from fl.flags.config_file import read_config
+from fl.pictures.style import SIZES, Figure, as_shipped, encoded, matplotlib, style
+from fl.records.files import write_atomic
+from fl.records.reading import read_records
 
 COMMON = "--sampling poisson --optimizer sgd --quiet --overwrite --device cpu"
 ACCURACY = "--model logistic --local_epoch 1 --batch_size 10 --init_lr 0.1 --global_epoch 40 --eval_every 40 " \
@@ -148,7 +148,8 @@ def draw(path: Path, found: dict[int, dict[float | None, list[float]]]) -> None:
 
 
 def main() -> None:
-    fl.plot.save_curves = fl.plot.save_partition = lambda *_: None  # they would take longer than the runs
+    # The pictures would take longer than the runs.
+    fl.pictures.plot.save_curves = fl.pictures.plot.save_partition = lambda *_: None
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out_dir", default="runs/privacy", help="folder of the runs (default: %(default)s)")
     parser.add_argument("--out", help="the picture (default: privacy.png in --out_dir)")

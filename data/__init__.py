@@ -6,9 +6,9 @@ A new data set or partitioner is one function and one line here; an Entry says w
 
 from typing import Any
 
-from fl.entry import Entry
 from fl.errors import FlagError
-from fl.flags import sets
+from fl.flags.entry import Entry
+from fl.flags.flag import sets
 
 
 def _concentration(config: Any) -> None:

@@ -14,7 +14,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from fl.errors import DataError, reason
-from fl.files import clear_stale, locked, write_atomic
+from fl.records.files import clear_stale, locked, write_atomic
 from fl.streams import warn
 
 Files = dict[str, bytes]  # contents by file name

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from data.dataset import Dataset, Split
 from data.decode import decode
-from fl import checkpoint
 from fl.errors import DataError, RunFolderError, reason
+from fl.records import checkpoint
 from fl.rng import derive
 from fl.streams import warn
 

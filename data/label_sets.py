@@ -7,7 +7,7 @@ from torch import Tensor
 
 from data.partition import Partition, near_equal
 from fl.errors import FlagError
-from fl.flags import sets
+from fl.flags.flag import sets
 from fl.rng import seeded
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from fl.errors import WorkerError
-from fl.files import lock, write_atomic
+from fl.records.files import lock, write_atomic
 
 LOCK, CODE = ".lock", ".code"
 LOOK_SECONDS, BEGIN_SECONDS = 0.2, 180.0

@@ -29,7 +29,7 @@ from deploy.processes import Processes  # noqa: E402
 from deploy.screen import followed  # noqa: E402
 from fl.command_line import expanded, parse  # noqa: E402
 from fl.errors import FlagError, WorkerError  # noqa: E402
-from fl.flags import file_and_name  # noqa: E402
+from fl.flags.flag import file_and_name  # noqa: E402
 from fl.guard import guarded, leave  # noqa: E402
 
 HOST = "127.0.0.1"

@@ -24,8 +24,8 @@ from typing import Any
 
 from fl.config import DEFAULTS, Config
 from fl.errors import FlagError
+from fl.flags.privacy import has_noise, is_noisy
 from fl.names import entry_of, is_own
-from fl.privacy import has_noise, is_noisy
 
 NEIGHBOURS = {"poisson": "one client more or less", "uniform": "one client's data replaced by any other"}
 FINEST = 1.0005  # steps of the noise multiplier that is looked for

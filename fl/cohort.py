@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 from data.partition import Partition
 from fl.accountant import called
-from fl.conditions import has_speeds
 from fl.config import DEFAULTS, Config
 from fl.devices import HOUR, STATES, comes_and_goes, devices_of, eligible, fate_of, has_clock, most_eligible
 from fl.errors import FlagError
-from fl.privacy import is_noisy
+from fl.flags.conditions import has_speeds
+from fl.flags.privacy import is_noisy
+from fl.flags.security import fewest_reports
 from fl.rng import derive, select_clients, uniforms
-from fl.security import fewest_reports
 
 MOST_HOURS = 24  # that a server waits for m eligible clients
 EVENTS = ("decline_rate", "dropout_rate", "straggler_rate", "over_select", "min_reports", "round_deadline")

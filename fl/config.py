@@ -1,7 +1,7 @@
 """The one place for flags: names, defaults, help, and what each asks of others. Imports no torch, so `--help` is instant.
 
-fl/command_line.py turns words into a Config, fl/check.py looks at all flags together, and fl/flags.py explains the
-columns of the table. What an algorithm, a rule or a partition asks of flags stands in its own entry: fl/entry.py.
+fl/command_line.py turns words into a Config, fl/flags/check.py looks at all flags together, and fl/flags/flag.py explains the
+columns of the table. What an algorithm, a rule or a partition asks of flags stands in its own entry: fl/flags/entry.py.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 from fl.aggregates import AGGREGATES
 from fl.algorithms import ALGORITHMS
-from fl.changing import Changing
-from fl.compression import Compression
-from fl.conditions import Conditions
 from fl.errors import FlagError
-from fl.flags import (
+from fl.flags.changing import Changing
+from fl.flags.compression import Compression
+from fl.flags.conditions import Conditions
+from fl.flags.flag import (
     ANEW,
     BASELINE,
     DEVICE,
@@ -38,11 +38,11 @@ from fl.flags import (
     number,
     only_with,
 )
-from fl.personal import Personal
-from fl.privacy import Privacy
-from fl.security import Security
+from fl.flags.personal import Personal
+from fl.flags.privacy import Privacy
+from fl.flags.security import Security
+from fl.flags.workload import Workload
 from fl.transforms import ATTACKS, TRANSFORMS
-from fl.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True)

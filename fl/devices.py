@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fl.conditions import has_speeds
 from fl.config import DEFAULTS, Config
-from fl.flags import pair
+from fl.flags.conditions import has_speeds
+from fl.flags.flag import pair
 from fl.rng import derive, seeded, uniforms
 
 HOUR, DAY = 3600.0, 86400.0

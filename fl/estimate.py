@@ -16,9 +16,9 @@ from fl.cohort import Cohort
 from fl.engines import make_engine
 from fl.evaluate import evaluate
 from fl.experiment import Experiment
-from fl.group import Group
+from fl.processes.group import Group
+from fl.processes.workers import has_one_thread
 from fl.state import Kept
-from fl.workers import has_one_thread
 
 STEPS_TIMED = 10  # of each client, after as many that are not timed
 

@@ -23,9 +23,9 @@ from types import FrameType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
 from fl.config import FLAGS, NAMES, Config, check_value, names_in
-from fl.entry import Entry
 from fl.errors import RunFolderError, RunnerError, out_of_memory
-from fl.flags import file_and_name
+from fl.flags.entry import Entry
+from fl.flags.flag import file_and_name
 
 USED: dict[str, list[tuple[str, str]]] = {}  # by a loaded file's absolute path, the flags and values that led to it
 HASHES: dict[str, str] = {}  # the SHA-256 of each

@@ -15,8 +15,8 @@ from fl.cohort import Cohort
 from fl.config import DEFAULTS, Config
 from fl.engines.engine import Engine
 from fl.experiment import Experiment
-from fl.group import Group
-from fl.personal import has_client_tests
+from fl.flags.personal import has_client_tests
+from fl.processes.group import Group
 from fl.proxy import pretrained
 from fl.recorded import Round, everywhere, federated_rounds
 from fl.state import Kept, RoundStart, State, Tell, Told, Update, tell_nothing

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fl.names import refuse, told
-from fl.records import TAKEN
+from fl.records.reading import TAKEN
 from fl.state import Correction, Got, Kept, Report, RoundStart, State, Told, Update
 
 T = TypeVar("T")

@@ -9,16 +9,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fl.errors import DivergedError, WorkerError
+from fl.records.tensorboard import tensorboard
 from fl.signals import uninterrupted
 from fl.streams import warn
-from fl.tensorboard import tensorboard
 
 if TYPE_CHECKING:
     from fl.config import Config
     from fl.experiment import Experiment
     from fl.personalise import Outcome
-    from fl.record import RunFolder
     from fl.recorded import Round
+    from fl.records.record import RunFolder
 
 
 def follow(
@@ -32,10 +32,10 @@ def follow(
 
     final_tests: how the clients do after the last round, if a flag asks for it.
     """
-    from fl.client_picture import save_clients, save_personalised
-    from fl.ledger import has_ledger, save_ledger
-    from fl.plot import save_curves
-    from fl.records import EXPLODED, fell_below, summarise
+    from fl.pictures.client_picture import save_clients, save_personalised
+    from fl.pictures.ledger import has_ledger, save_ledger
+    from fl.pictures.plot import save_curves
+    from fl.records.reading import EXPLODED, fell_below, summarise
 
     def say(text: str) -> None:
         if not config.quiet:

@@ -1,8 +1,8 @@
 """Registers the tiny data sets before anything reads the flags."""
 
 from data import DATASETS
-from fl.entry import Entry
-from fl.worker import PRELOAD
+from fl.flags.entry import Entry
+from fl.processes.worker import PRELOAD
 
 DATASETS["tiny"] = "tests.tiny:tiny"
 DATASETS["tiny16"] = "tests.tiny:tiny16"

@@ -152,27 +152,24 @@ def real_pictures() -> None:
 @pytest.fixture(autouse=True)
 def _plain_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "real_pictures" not in request.fixturenames:
-        import fl.client_picture
-        import fl.ledger
-        import fl.plot
+        from fl.pictures import client_picture, ledger, plot
 
-        drawn = [(fl.plot, "save_curves"), (fl.plot, "save_partition"), (fl.plot, "save_drift"),
-                 (fl.ledger, "save_ledger"), (fl.client_picture, "save_clients"),
-                 (fl.client_picture, "save_personalised")]  # fmt: skip
+        drawn = [(plot, "save_curves"), (plot, "save_partition"), (plot, "save_drift"), (ledger, "save_ledger"),
+                 (client_picture, "save_clients"), (client_picture, "save_personalised")]  # fmt: skip
         for module, name in drawn:
-            monkeypatch.setattr(module, name, lambda path, *_: fl.plot.write_atomic(path, b"a picture"))
+            monkeypatch.setattr(module, name, lambda path, *_: plot.write_atomic(path, b"a picture"))
 
 
 @pytest.fixture(autouse=True)
 def _one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a run and its resumption have one commit, whatever is committed meanwhile; it also spares git's start."""
-    monkeypatch.setattr("fl.environment.git_commit", lambda: "one commit")
+    monkeypatch.setattr("fl.records.environment.git_commit", lambda: "one commit")
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """The table without the picture, which takes a second."""
-    monkeypatch.setattr("fl.comparison.save_comparison", lambda path, *_: path.write_text("drawn"))
+    monkeypatch.setattr("fl.pictures.comparison.save_comparison", lambda path, *_: path.write_text("drawn"))
 
 
 SWEPT = "--model logistic --optimizer sgd --global_epoch 4 --target_accuracy 0.5"  # flags of runs in a sweep
@@ -181,7 +178,7 @@ SWEPT = "--model logistic --optimizer sgd --global_epoch 4 --target_accuracy 0.5
 @pytest.fixture
 def quick(monkeypatch, tmp_path, capsys, undrawn):
     """quick("--grid init_lr=0.1,0.2 --seeds 2", SWEPT): exit code, stdout and stderr of a sweep of stand-ins."""
-    monkeypatch.setattr("fl.children.SCRIPT", ROOT / "tests" / "stand_in.py")
+    monkeypatch.setattr("fl.sweeps.children.SCRIPT", ROOT / "tests" / "stand_in.py")
 
     def run(words, flags=SWEPT):
         capsys.readouterr()

@@ -10,7 +10,7 @@ from fl.client import load_state
 from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked
 from fl.models import MODELS
-from fl.workers import start
+from fl.processes.workers import start
 from tests.rounds import run_rounds
 from tests.test_golden import close, config, ragged, task_of
 

@@ -172,9 +172,9 @@ def check(words, baseline, named):
 
 def test_random_command_lines(monkeypatch, capsys, tmp_path):
     # Drawing is tested elsewhere and would be most of the time here.
-    monkeypatch.setattr("fl.plot.save_curves", lambda path, *rest: path.write_bytes(b""))
-    monkeypatch.setattr("fl.plot.save_partition", lambda path, *rest: path.write_bytes(b""))
-    monkeypatch.setattr("fl.plot.save_drift", lambda path, *rest: path.write_bytes(b""))
+    monkeypatch.setattr("fl.pictures.plot.save_curves", lambda path, *rest: path.write_bytes(b""))
+    monkeypatch.setattr("fl.pictures.plot.save_partition", lambda path, *rest: path.write_bytes(b""))
+    monkeypatch.setattr("fl.pictures.plot.save_drift", lambda path, *rest: path.write_bytes(b""))
     monkeypatch.chdir(tmp_path)
     shutil.copy(Path(__file__).with_name("own.py"), tmp_path)
     codes.clear()

@@ -3,9 +3,9 @@ import os
 import pytest
 import torch
 
-from fl import checkpoint
 from fl.errors import RunFolderError
-from fl.files import write_atomic
+from fl.records import checkpoint
+from fl.records.files import write_atomic
 
 CONTENT = {"round": 3, "w": {"a": torch.arange(6.0).view(2, 3)}, "carry": {"optimizers": {4: [1, "x", None]}}}
 

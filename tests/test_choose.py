@@ -9,12 +9,12 @@ import torch
 
 from data.dataset import Dataset, Split
 from data.partition import Partition
-from fl.check import resolve
 from fl.engines import choose
 from fl.errors import FlagError
 from fl.experiment import Experiment
+from fl.flags.check import resolve
 from fl.names import named
-from fl.workers import torchrun_device
+from fl.processes.workers import torchrun_device
 
 PAPER = {"num_clients": 100, "num_select_clients": 10, "local_epoch": 1, "batch_size": 10, "optimizer": "sgd"}
 

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 import compare
-from fl.records import read_records
-from fl.tables import measured, on_screen
+from fl.comparing.tables import measured, on_screen
+from fl.records.reading import read_records
 from tests.folders import body, make_run, told
 
 

@@ -8,8 +8,8 @@ import stat
 import pytest
 
 import compare
-from fl.curves import value
-from fl.records import read_records
+from fl.pictures.curves import value
+from fl.records.reading import read_records
 from tests.folders import lines, make_run, record, told
 
 
@@ -148,7 +148,9 @@ def test_tables_are_refused_where_pictures_are(tmp_path, capsys, undrawn):
 
 def test_labels_and_title_of_the_users_own(tmp_path, capsys, monkeypatch):
     sheets = []
-    monkeypatch.setattr("fl.comparison.save_comparison", lambda path, runs, sheet: sheets.append((list(runs), sheet)))
+    monkeypatch.setattr(
+        "fl.pictures.comparison.save_comparison", lambda path, runs, sheet: sheets.append((list(runs), sheet))
+    )
     for name, flags in (("a", {}), ("b", {"init_lr": 0.5})):
         make_run(tmp_path / name, **flags)
     words = (f"{tmp_path}/*", "--label", "ours", "--label", "theirs")

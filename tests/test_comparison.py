@@ -6,8 +6,8 @@ from itertools import combinations
 
 import pytest
 
-from fl.comparison import Sheet, save_comparison
-from fl.style import style
+from fl.pictures.comparison import Sheet, save_comparison
+from fl.pictures.style import style
 from tests.folders import record
 
 
@@ -24,7 +24,7 @@ def run(*accuracies, losses=None, examples=10, seconds=1.0):
 def draw(monkeypatch, tmp_path):
     """draw(runs, axes=...): the figure, as it would be written."""
     made = []
-    monkeypatch.setattr("fl.comparison.encoded", lambda figure, *_: made.append(figure) or b"")
+    monkeypatch.setattr("fl.pictures.comparison.encoded", lambda figure, *_: made.append(figure) or b"")
 
     def figure(runs, **sheet):
         save_comparison(tmp_path / "c.png", runs, Sheet(**sheet))

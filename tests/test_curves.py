@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from fl.curves import averaged, proportional, telling, view_of
+from fl.pictures.curves import averaged, proportional, telling, view_of
 from tests.folders import record
 
 

@@ -230,7 +230,7 @@ def test_a_lock_whose_file_was_removed_while_waiting_guards_nothing(tmp_path):
     inside, most = [], []
 
     def hold():
-        from fl.files import locked
+        from fl.records.files import locked
 
         for _ in range(50):
             with locked(tmp_path / "lock"):

@@ -10,11 +10,11 @@ from statistics import stdev
 import pytest
 
 import compare
-from fl.compared import distinct, read
-from fl.differences import Difference, differences, paired, t_quantile, within
-from fl.labels import labelled
-from fl.report import json_report, markdown_report
-from fl.tables import measured
+from fl.comparing.compared import distinct, read
+from fl.comparing.differences import Difference, differences, paired, t_quantile, within
+from fl.comparing.labels import labelled
+from fl.comparing.report import json_report, markdown_report
+from fl.comparing.tables import measured
 from tests.folders import make_run
 
 

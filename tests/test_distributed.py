@@ -17,8 +17,8 @@ import torch
 import run_federated
 from fl.engines import make_engine
 from fl.engines.sequential import Sequential
-from fl.group import Group
-from fl.workers import start
+from fl.processes.group import Group
+from fl.processes.workers import start
 from tests.conftest import ROOT, SMALL
 from tests.rounds import run_rounds
 from tests.sweeps import members
@@ -56,7 +56,7 @@ def test_workers_equal_the_sequential_engine(size, optimizer, monkeypatch):
 TWO_STARTS = """
 import threading, time
 from torch.distributed import FileStore
-from fl.workers import meeting_place
+from fl.processes.workers import meeting_place
 
 def store():
     with meeting_place() as (path, _):

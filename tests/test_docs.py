@@ -87,7 +87,7 @@ def test_a_command_is_one_that_the_script_takes(line, monkeypatch, tmp_path):
 @pytest.mark.parametrize("line", ours("compare.py"))
 def test_compare_takes_what_is_shown(line, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fl.comparison.save_comparison", lambda path, *rest, **more: path.write_text("drawn"))
+    monkeypatch.setattr("fl.pictures.comparison.save_comparison", lambda path, *rest, **more: path.write_text("drawn"))
     _, _, *words = shlex.split(line)
     patterns = list(takewhile(lambda word: not word.startswith("-"), words)) or ["runs/one"]
     for pattern in patterns:  # a folder that it names: "one" for a star, and the first of what is in brackets
@@ -100,8 +100,8 @@ def test_compare_takes_what_is_shown(line, monkeypatch, tmp_path):
 def test_sweep_takes_what_is_shown(line, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    monkeypatch.setattr("fl.sweep.carry_out", lambda *_: None)
-    monkeypatch.setattr("fl.sweep.publish", lambda *_: None)
+    monkeypatch.setattr("fl.sweeps.sweep.carry_out", lambda *_: None)
+    monkeypatch.setattr("fl.sweeps.sweep.publish", lambda *_: None)
     assert sweep.run(shlex.split(line)[2:]) == 0
     assert capsys.readouterr().out.startswith("12 runs: 4 cells, seeds 0 to 2; 0 done, 240 rounds to go at most")
 
@@ -186,9 +186,13 @@ def test_every_file_between_backticks_exists(name):
 
 
 def test_every_file_of_the_package_is_in_the_layout():
-    """By its own name, or by that of its folder."""
+    """By its own name, or by that of its folder. A name in brackets is a file of the folder that stands before it."""
     layout = (ROOT / "docs" / "code.md").read_text().split("## Your own parts")[0]
-    named = set(re.findall(r"\b((?:fl|data)/\w+(?:\.py|/)|\w+\.py)", layout))
+    named, folder = set(), ""
+    for line in re.findall(r"^    .*$", layout, re.MULTILINE):
+        heads = re.findall(r"(?<=  )([\w/]+(?:\.py|/))(?=  )", f"{line}  ")
+        folder = next((head for head in heads if head.endswith("/")), folder)
+        named |= {*heads, *(folder + name for name in re.findall(r"\((\w+\.py)\)", line))}
     files = [path.name for path in ROOT.glob("*.py")] + [f"fl/{path.name}" for path in (ROOT / "fl").glob("[!_]*.py")]
     folders = [f"fl/{path.parent.name}/" for path in (ROOT / "fl").glob("*/__init__.py")]
     assert {*files, *folders} - named == set()
@@ -215,8 +219,8 @@ def test_the_readme_is_short():
 
 def test_the_page_of_flags_is_made_from_the_flags():
     """In a process of its own, where tests have registered nothing."""
-    made = subprocess.run([sys.executable, "-m", "fl.flag_page"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert (ROOT / "docs" / "flags.md").read_text() == made.stdout, "python3 -m fl.flag_page > docs/flags.md"
+    made = subprocess.run([sys.executable, "-m", "fl.flags.page"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (ROOT / "docs" / "flags.md").read_text() == made.stdout, "python3 -m fl.flags.page > docs/flags.md"
 
 
 def test_the_six_flags_have_the_defaults_that_the_readme_says():

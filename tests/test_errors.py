@@ -60,12 +60,12 @@ def test_an_unwritable_run_dir_is_exit_4(command, tmp_path):
 
 
 def test_a_full_disk_is_exit_4(command, monkeypatch):
-    import fl.checkpoint
+    import fl.records.checkpoint
 
     def full(path, content):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(fl.checkpoint, "write_atomic", full)
+    monkeypatch.setattr(fl.records.checkpoint, "write_atomic", full)
     done = command("federated")
     assert done.code == 4
     assert "No space left on device" in done.err
@@ -99,7 +99,7 @@ def test_an_output_that_is_full_is_one_line(tmp_path):
 
 
 def test_a_run_in_progress_is_locked(command):
-    from fl.files import locked
+    from fl.records.files import locked
 
     done = command("federated", folder="a")
     with locked(done.folder / ".lock"):
@@ -128,7 +128,7 @@ def test_interrupted_is_exit_130_after_a_checkpoint(sign, script, tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in err
-    from fl import checkpoint
+    from fl.records import checkpoint
 
     rounds = metrics.read_bytes().count(b"\n") - 1
     assert checkpoint.load(tmp_path / "a" / "checkpoint.pt")["round"] == rounds

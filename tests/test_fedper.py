@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fl.check import resolve
 from fl.client import load_state
 from fl.client_eval import client_accuracies
 from fl.engines import make_engine
@@ -18,13 +17,14 @@ from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked
 from fl.errors import FlagError
 from fl.experiment import federated
-from fl.group import Group
+from fl.flags.check import resolve
 from fl.models import MODELS
 from fl.names import entry_of
+from fl.processes.group import Group
+from fl.processes.workers import start
 from fl.rng import shuffles
 from fl.state import Kept, Report, RoundStart, Update
 from fl.transforms.personal import keep_at_home, personal_names
-from fl.workers import start
 from tests.rounds import run_rounds
 from tests.test_engines import OPTIMIZERS
 from tests.test_golden import SIZES, close, config, ragged, task_of

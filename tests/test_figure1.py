@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 import reproduce
-from fl import figure1
 from fl.command_line import parse
 from fl.experiment import federated
+from fl.published import figure1
 from tests.conftest import ROOT
 
 TINY = "--dataset tiny --device cpu --num_clients 3 --local_epoch 4 --batch_size 5"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fl.errors import reason
-from fl.files import clear_stale, locked, write_atomic
-from fl.journal import Journal
+from fl.records.files import clear_stale, locked, write_atomic
+from fl.records.journal import Journal
 
 
 @contextmanager

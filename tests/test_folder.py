@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from data.folder import folder
-from fl import checkpoint
 from fl.errors import DataError
+from fl.records import checkpoint
 
 Pillow = pytest.importorskip("PIL.Image")
 FLAGS = {"image_size": 8, "grey": False, "test_fraction": 0.25, "skip_bad": False, "seed": 0}
@@ -203,7 +203,7 @@ def test_a_place_that_takes_no_cache_is_told_and_used(place, monkeypatch, capsys
     def full(path, content):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("fl.checkpoint.write_atomic", full)
+    monkeypatch.setattr("fl.records.checkpoint.write_atomic", full)
     assert len(load(place).train) == 8
     assert "the decoded images cannot be kept (No space left on device)" in capsys.readouterr().err
 

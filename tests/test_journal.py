@@ -12,7 +12,7 @@ import pytest
 
 import run_baseline
 import run_federated
-from fl.journal import Journal
+from fl.records.journal import Journal
 from tests.conftest import ROOT, SMALL, SMALL_BASELINE
 
 FULL = (errno.ENOSPC, "No space left on device")
@@ -157,7 +157,9 @@ def test_a_limit_that_cuts_a_line(command, tmp_path: Path):
     assert (again.sha256, again.untimed) == (whole.sha256, whole.untimed)
 
 
-@pytest.mark.parametrize("name", ["fl.checkpoint.write_atomic", "fl.plot.write_atomic", "fl.record.write_atomic"])
+@pytest.mark.parametrize(
+    "name", ["fl.records.checkpoint.write_atomic", "fl.pictures.plot.write_atomic", "fl.records.record.write_atomic"]
+)
 def test_an_error_without_words_is_not_shown_as_none(name, command, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOSPC, None)

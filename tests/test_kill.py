@@ -26,14 +26,14 @@ def child(argv: list[str], cut: tuple[int, float] | None) -> None:
     """
     import torch
 
-    import fl.checkpoint
+    import fl.records.checkpoint
     import run_federated
 
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if cut:
         number, share = cut
-        whole = fl.checkpoint.write_atomic
+        whole = fl.records.checkpoint.write_atomic
         rename = os.replace
         calls = 0
 
@@ -52,7 +52,7 @@ def child(argv: list[str], cut: tuple[int, float] | None) -> None:
                 rename(old, new)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        fl.checkpoint.write_atomic = write
+        fl.records.checkpoint.write_atomic = write
     os._exit(run_federated.run(argv))
 
 
@@ -66,7 +66,7 @@ def results(folder: Path) -> tuple[str, list[dict]]:
 def context():
     made = multiprocessing.get_context("forkserver")  # children share the imports, not this process's threads
     made.set_forkserver_preload(
-        ["tests", "run_federated", "fl.rounds", "fl.record", "fl.plot", "fl.engines.sequential"]
+        ["tests", "run_federated", "fl.rounds", "fl.records.record", "fl.pictures.plot", "fl.engines.sequential"]
     )
     return made
 

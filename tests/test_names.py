@@ -83,7 +83,7 @@ def test_names_come_from_the_table_first(own):
 
 @pytest.fixture
 def finished(own, command, monkeypatch):
-    monkeypatch.setattr("fl.comparison.save_comparison", lambda path, *_: path.write_text("drawn"))
+    monkeypatch.setattr("fl.pictures.comparison.save_comparison", lambda path, *_: path.write_text("drawn"))
     done = command("federated", f"{SHORT} {ALL}", folder="done")
     assert done.code == 0
     return done

@@ -17,9 +17,9 @@ from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked
 from fl.errors import FlagError
 from fl.experiment import federated
-from fl.group import Group
 from fl.personalise import final_tests, local_epochs, of_all, one_by_one
-from fl.records import parse_record
+from fl.processes.group import Group
+from fl.records.reading import parse_record
 from tests.rounds import run_rounds
 from tests.test_engines import OPTIMIZERS
 from tests.test_golden import SIZES, close, config, ragged, task_of

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fl.comparison import save_comparison
-from fl.plot import save_curves, save_partition
+from fl.pictures.comparison import save_comparison
+from fl.pictures.plot import save_curves, save_partition
 from tests.conftest import ROOT
 from tests.folders import make_run
 
@@ -69,7 +69,7 @@ def test_curves(tmp_path):
 def figures(monkeypatch):
     """The figures that are drawn, in place of files."""
     made = []
-    monkeypatch.setattr("fl.plot.encoded", lambda figure, *_: made.append(figure) or b"")
+    monkeypatch.setattr("fl.pictures.plot.encoded", lambda figure, *_: made.append(figure) or b"")
     return made
 
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from fl.config_file import read_config
 from fl.errors import RunFolderError
-from fl.records import client_tests, is_finished, read_metrics, read_records
+from fl.flags.config_file import read_config
+from fl.records.reading import client_tests, is_finished, read_metrics, read_records
 from tests.folders import lines, make_run, record
 
 DEEP = "[" * 100_000 + "]" * 100_000

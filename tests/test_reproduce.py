@@ -12,9 +12,9 @@ import reproduce
 from fl.command_line import parse
 from fl.published import targets_of
 from fl.published.cells import BAND, Target
-from fl.rate_search import Score, best_of, rate_of, to_try
-from fl.reproduced_rounds import read, search
-from fl.trials import Outcome, processes
+from fl.published.rate_search import Score, best_of, rate_of, to_try
+from fl.published.reproduced_rounds import read, search
+from fl.published.trials import Outcome, processes
 from tests.conftest import ROOT
 from tests.folders import starts_in
 
@@ -114,7 +114,7 @@ def test_rates_have_three_digits_and_steps_of_a_sixth():
 @pytest.fixture
 def toy(monkeypatch, tmp_path, capsys):
     """toy("--seeds 2", target): exit code, stdout and stderr of a reproduction with stand-ins."""
-    monkeypatch.setattr("fl.children.SCRIPT", ROOT / "tests" / "stand_in.py")
+    monkeypatch.setattr("fl.sweeps.children.SCRIPT", ROOT / "tests" / "stand_in.py")
     monkeypatch.chdir(tmp_path)
 
     def run(words="--seeds 2", target=TOY):

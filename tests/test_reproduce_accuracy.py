@@ -9,9 +9,8 @@ import pytest
 
 import reproduce
 from benchmarks.flower_labels import drawn
-from fl import reproduction
 from fl.command_line import parse
-from fl.published import targets_of
+from fl.published import reproduction, targets_of
 from fl.published.cells import POINTS, Final, Target
 from tests.conftest import ROOT
 from tests.folders import starts_in
@@ -74,7 +73,7 @@ def test_the_band_is_three_times_what_equal_algorithms_differ_by():
 @pytest.fixture
 def toy(monkeypatch, tmp_path, capsys):
     """toy("--seeds 2", target): exit code, the cells of the row on the screen, and stderr; with stand-ins for runs."""
-    monkeypatch.setattr("fl.children.SCRIPT", ROOT / "tests" / "stand_in.py")
+    monkeypatch.setattr("fl.sweeps.children.SCRIPT", ROOT / "tests" / "stand_in.py")
     monkeypatch.chdir(tmp_path)
 
     def run(words="--seeds 2", target=TOY):

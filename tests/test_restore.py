@@ -13,7 +13,7 @@ import torch
 
 import run_baseline
 import run_federated
-from fl import checkpoint
+from fl.records import checkpoint
 
 NAN = float("nan")
 KEYS = ("identity", "round", "w", "kept", "metrics_bytes", "metrics_sha256", "wall_seconds")

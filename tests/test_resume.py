@@ -10,9 +10,9 @@ import pytest
 
 import run_baseline
 import run_federated
-from fl.checkpoint import load
-from fl.record import RunFolder
-from fl.records import is_finished
+from fl.records.checkpoint import load
+from fl.records.reading import is_finished
+from fl.records.record import RunFolder
 from tests.conftest import SMALL
 
 
@@ -42,7 +42,7 @@ def interrupt_in_round(number, monkeypatch):
 
 def test_checkpoint_every(command, monkeypatch):
     saved = []
-    monkeypatch.setattr("fl.checkpoint.write_atomic", lambda path, content: saved.append(path.name))
+    monkeypatch.setattr("fl.records.checkpoint.write_atomic", lambda path, content: saved.append(path.name))
     interrupt_in_round(5, monkeypatch)
     assert command("federated", "--global_epoch 9 --checkpoint_every 3").code == 130
     assert saved == ["checkpoint.pt"] * 3  # rounds 0 and 3, and round 4 when it was interrupted

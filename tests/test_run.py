@@ -8,9 +8,9 @@ import re
 import pytest
 import torch
 
-from fl.checkpoint import model_sha256
 from fl.config import MATCHED
-from fl.records import OURS, RECORD_KEYS, rounds_to_target
+from fl.records.checkpoint import model_sha256
+from fl.records.reading import OURS, RECORD_KEYS, rounds_to_target
 
 # Only runs with simulated devices, changing data or tests of clients have these, and those that diverged in a sweep.
 FEDERATED_FILES = set(OURS) - {

@@ -18,13 +18,13 @@ from fl.aggregates.secure.fixed_point import scale_of
 from fl.aggregates.secure.server import Server
 from fl.aggregates.secure.shamir import SHARE_BYTES
 from fl.aggregates.secure.wire import bytes_of_one
-from fl.check import resolve
 from fl.engines.sequential import Sequential
 from fl.experiment import federated
-from fl.group import Group
-from fl.security import fewest_reports, threshold
+from fl.flags.check import resolve
+from fl.flags.security import fewest_reports, threshold
+from fl.processes.group import Group
+from fl.processes.workers import start
 from fl.state import Kept, Report, Update
-from fl.workers import start
 from tests.conftest import ROOT
 from tests.rounds import run_rounds
 from tests.test_engines import both
@@ -311,7 +311,7 @@ def test_with_noise_no_round_may_be_abandoned(more, flag, command):
 
 def test_without_the_package_or_the_flag_it_is_refused(command, monkeypatch):
     assert "--secure_threshold 0.7: needs --secure_aggregation" in command("federated", "--secure_threshold 0.7").err
-    monkeypatch.setattr("fl.security.find_spec", lambda name: None)
+    monkeypatch.setattr("fl.flags.security.find_spec", lambda name: None)
     done = command("federated", "--secure_aggregation")
     assert done.code == 2
     assert "--secure_aggregation: needs a package that is not here: sh requirements.sh secure" in done.err

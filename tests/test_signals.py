@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fl.distributed import Distributed
 from fl.guard import guarded
+from fl.processes.distributed import Distributed
 from fl.signals import obey, uninterrupted
 from tests.conftest import ROOT
 from tests.sweeps import begin, members
@@ -28,7 +28,7 @@ def workers_of(process) -> list[int]:
     found = []
     for pid in members(process.pid):
         with suppress(OSError):
-            found += [pid] * (b"fl.worker" in Path(f"/proc/{pid}/cmdline").read_bytes())
+            found += [pid] * (b"fl.processes.worker" in Path(f"/proc/{pid}/cmdline").read_bytes())
     return found
 
 
@@ -54,7 +54,7 @@ def end(process):
 
 def test_a_worker_whose_rank_0_ends_before_it_gives_a_job_says_nothing():
     """Rank 0 may be stopped at any moment, also between starting a worker and writing to it."""
-    code = "from fl.worker import main; main('builtins:print')"
+    code = "from fl.processes.worker import main; main('builtins:print')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
 
@@ -82,8 +82,9 @@ def test_a_worker_that_dies_while_it_starts_ends_the_run_at_once(tmp_path):
 def test_a_worker_that_is_gone_before_it_gets_its_job_is_told_of(command, monkeypatch):
     class Gone(subprocess.Popen):
         def __init__(self, arguments, **more):
-            super().__init__([sys.executable, "-c", ""] if "fl.worker" in str(arguments) else arguments, **more)
-            if "fl.worker" in str(arguments):
+            is_worker = "fl.processes.worker" in str(arguments)
+            super().__init__([sys.executable, "-c", ""] if is_worker else arguments, **more)
+            if is_worker:
                 self.wait()
 
     monkeypatch.setattr(subprocess, "Popen", Gone)
@@ -189,8 +190,8 @@ def test_a_signal_that_an_import_turned_into_another_exception_is_still_a_signal
 
 @pytest.mark.slow
 def test_random_valid_command_lines_end_well_and_resume(tmp_path, monkeypatch):
-    monkeypatch.setattr("fl.plot.save_curves", None)  # put back when the test is over
-    monkeypatch.setattr("fl.plot.save_partition", None)
+    monkeypatch.setattr("fl.pictures.plot.save_curves", None)  # put back when the test is over
+    monkeypatch.setattr("fl.pictures.plot.save_partition", None)
     assert lines(40, 1, tmp_path) == []
 
 

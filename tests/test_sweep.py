@@ -19,10 +19,10 @@ import pytest
 import torch
 
 import compare
-from fl.check import resolve
-from fl.children import Job, last_words
-from fl.sweep import at_once
-from fl.sweep_time import time_of
+from fl.flags.check import resolve
+from fl.sweeps.children import Job, last_words
+from fl.sweeps.sweep import at_once
+from fl.sweeps.sweep_time import time_of
 from tests.conftest import EITHER, ROOT
 from tests.folders import starts_in
 
@@ -36,7 +36,7 @@ def starts(tmp_path):
 
 
 def test_runs_side_by_side_are_as_many_as_cores_and_on_a_gpu_take_turns(monkeypatch):
-    monkeypatch.setattr("fl.sweep.cores", lambda: 7)
+    monkeypatch.setattr("fl.sweeps.sweep.cores", lambda: 7)
     monkeypatch.setattr("fl.device.choose_device", lambda name: torch.device("cuda" if name == "auto" else name))
     assert at_once([resolve({"device": "cpu"})] * 2) == 7
     assert at_once([resolve({"device": device}) for device in ("cpu", "auto")]) == 1
@@ -125,7 +125,7 @@ def test_a_sweep_that_is_killed_takes_its_runs_with_it(tmp_path):
     """Each of them ends in good order, and its log keeps what it said before."""
     script, folder = ROOT / "tests" / "stand_in.py", tmp_path / "init_lr=9" / "seed0"
     job = ["--model", "logistic", "--optimizer", "sgd", "--init_lr", "9", "--global_epoch", "2"]
-    code = f"import fl.children as c, pathlib; c.SCRIPT = pathlib.Path({str(script)!r}); " \
+    code = f"import fl.sweeps.children as c, pathlib; c.SCRIPT = pathlib.Path({str(script)!r}); " \
            f"list(c.ended([c.Job(pathlib.Path({str(folder)!r}), {job!r}, 2)], 1, lambda running: None))"  # fmt: skip
     folder.parent.mkdir()
     folder.with_name("seed0.log").write_text("said before\n")

@@ -11,12 +11,12 @@ import pytest
 
 import compare
 import sweep
-from fl.check import with_clients
-from fl.children import alone
 from fl.command_line import parse
 from fl.errors import FlagError
-from fl.records import fell_below
-from fl.sweep import check_same, check_stop
+from fl.flags.check import with_clients
+from fl.records.reading import fell_below
+from fl.sweeps.children import alone
+from fl.sweeps.sweep import check_same, check_stop
 from tests.conftest import SWEPT as FLAGS
 from tests.folders import record, starts_in
 

@@ -128,7 +128,7 @@ def test_what_is_refused(words, message, capsys):
 
 
 def test_one_number_of_devices_is_one_experiment(run, tmp_path):
-    from fl.compared import experiment, read
+    from fl.comparing.compared import experiment, read
 
     for name, flags in (("a", "--num_clients 3"), ("b", "--num_clients 4")):
         run(run_baseline, f"{FLAGS} --epoch 1 {flags}", name)

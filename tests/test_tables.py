@@ -4,10 +4,10 @@ import statistics
 
 import pytest
 
-from fl.compared import Experiment, distinct, read
-from fl.differences import differences
-from fl.labels import labelled
-from fl.tables import as_csv, as_latex, as_markdown, figure, measured, on_screen, spread
+from fl.comparing.compared import Experiment, distinct, read
+from fl.comparing.differences import differences
+from fl.comparing.labels import labelled
+from fl.comparing.tables import as_csv, as_latex, as_markdown, figure, measured, on_screen, spread
 from tests.folders import make_run
 
 

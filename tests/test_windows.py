@@ -10,7 +10,7 @@ import types
 import pytest
 
 from fl.device import keep_freed_memory
-from fl.files import locked
+from fl.records.files import locked
 from tests.conftest import ROOT
 from tests.test_house import MODULES
 

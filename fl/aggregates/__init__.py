@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-from fl.entry import Entry, Flags
 from fl.errors import FlagError
+from fl.flags.entry import Entry, Flags
 
 NO_SUM = "is no sum, and the noise is calibrated for a sum"
 

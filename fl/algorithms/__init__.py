@@ -1,14 +1,14 @@
 """Federated algorithms by name: --algorithm.
 
 The names stand here without their modules, so that reading the flags imports no torch.
-A new algorithm is one file and one entry here; fl/algorithms/algorithm.py says what it consists of, and fl/entry.py
-what an entry can ask of other flags.
+A new algorithm is one file and one entry here. fl/algorithms/algorithm.py says what it consists of, and
+fl/flags/entry.py what an entry can ask of other flags.
 """
 
 from __future__ import annotations
 
-from fl.entry import Entry, Flags
 from fl.errors import FlagError
+from fl.flags.entry import Entry, Flags
 
 
 def no_kept_velocity(config: Flags) -> None:

@@ -15,8 +15,8 @@ from fl.client import steps_of
 from fl.config import Config
 from fl.errors import WorkerError
 from fl.experiment import Experiment
-from fl.privacy import is_noisy
-from fl.records import NUMBER
+from fl.flags.privacy import is_noisy
+from fl.records.reading import NUMBER
 from fl.returned import is_like
 from fl.state import Report, RoundStart, State, Tell, Told, Update, tell_nothing
 

@@ -6,7 +6,7 @@ The names stand here without their modules, so that reading the flags imports no
 A new model is one builder and one line here; an Entry says what it asks of other flags.
 """
 
-from fl.entry import Entry
+from fl.flags.entry import Entry
 
 MODELS: dict[str, str | Entry] = {
     "fast_cnn": Entry("fl.models.fast_cnn:fast_cnn", sgd_lr=0.001),  # its docstring says why so small

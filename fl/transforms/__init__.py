@@ -6,8 +6,8 @@ the flags imports no torch.
 
 from __future__ import annotations
 
-from fl.entry import Entry, Flags, Table
 from fl.errors import FlagError
+from fl.flags.entry import Entry, Flags, Table
 
 
 def someone_attacks(config: Flags) -> None:

@@ -14,7 +14,7 @@ import run_baseline
 import run_federated
 from fl.command_line import parse
 from fl.errors import RunnerError
-from fl.privacy import has_noise
+from fl.flags.privacy import has_noise
 from tests.sweeps import sha256
 
 VALUES: dict[str, list[Any]] = {
@@ -113,8 +113,8 @@ def one_line(number: int, seed: int, place: Path) -> list[str]:
 
 def lines(count: int, seed: int, place: Path) -> list[str]:
     """The failures of `count` cases. Pictures are left out, as they would take most of the time."""
-    import fl.plot
+    import fl.pictures.plot
 
-    fl.plot.save_curves = lambda path, *rest: path.write_bytes(b"")
-    fl.plot.save_partition = lambda path, *rest: path.write_bytes(b"")
+    fl.pictures.plot.save_curves = lambda path, *rest: path.write_bytes(b"")
+    fl.pictures.plot.save_partition = lambda path, *rest: path.write_bytes(b"")
     return [failure for number in range(count) for failure in one_line(number, seed, place)]

@@ -10,9 +10,9 @@ from collections.abc import Collection
 from fl.accountant import called
 from fl.config import DEFAULTS, Config
 from fl.errors import FlagError
+from fl.flags.privacy import is_noisy
+from fl.flags.security import LEAST, fewest_reports
 from fl.names import entry_of, is_own
-from fl.privacy import is_noisy
-from fl.security import LEAST, fewest_reports
 
 UNSURE = ("decline_rate", "dropout_rate", "round_deadline", "over_select")  # with which fewer than m may report
 SAID = "--secure_aggregation"

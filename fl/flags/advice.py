@@ -1,0 +1,69 @@
+"""What a command line is warned of: flags that do not end it, but do not do what they seem to. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fl.config import DEFAULTS, FLAGS, Config
+from fl.flags.flag import listed
+from fl.flags.privacy import has_noise
+from fl.names import entry_of
+
+LARGE_FOR_ADAM = 0.02  # its usual rates are 1e-4 to 1e-3
+SMALL_FOR_SGD = 1 / 500  # of the rate that suits the model
+
+
+def advice(config: Config, given: dict[str, Any], script: str) -> list[str]:
+    """One line for each thing to know of the flags that were `given`."""
+    return [*unread(given, script), *unusual_rate(config, given), *large_delta(config), *learnt_scales(config)]
+
+
+def unread(given: dict[str, Any], script: str) -> list[str]:
+    """Flags that only the other script reads."""
+    read = entry_of("dataset", given.get("dataset", DEFAULTS["dataset"])).made_of
+    names = [
+        f"--{name}"
+        for name in FLAGS
+        if name in given and name not in read and script not in FLAGS[name].metadata["reads"]
+    ]
+    if not names:
+        return []
+    other = "baseline" if script == "federated" else "federated"
+    does = "does" if len(names) == 1 else "do"
+    return [f"{listed(names, 'and')}: {does} nothing in run_{script}.py, only in run_{other}.py"]
+
+
+def unusual_rate(config: Config, given: dict[str, Any]) -> list[str]:
+    """A rate that was meant for the other optimizer."""
+    lr, usual = config.init_lr, entry_of("model", config.model).sgd_lr
+    if "init_lr" not in given:
+        return []
+    if config.optimizer == "adam" and lr >= LARGE_FOR_ADAM:
+        return [
+            f"--init_lr {lr:g}: is large for adam, which moves every weight by about the rate in each step; "
+            f"1e-4 to 1e-3 are usual (for --optimizer sgd {usual:g})"
+        ]
+    if config.optimizer == "sgd" and lr < usual * SMALL_FOR_SGD:
+        return [f"--init_lr {lr:g}: is small for sgd; without the flag it is {usual:g} for --model {config.model}"]
+    return []
+
+
+def large_delta(config: Config) -> list[str]:
+    """A delta that would let the data of one client be published."""
+    if not has_noise(config) or not config.num_clients or config.delta * config.num_clients < 1:
+        return []
+    return [
+        f"--delta {config.delta:g}: is not less than 1 / K = {1 / config.num_clients:g}, and so would allow "
+        "publishing the data of one client drawn at random"
+    ]
+
+
+def learnt_scales(config: Config) -> list[str]:
+    """Inputs that are scaled by what the examples of all clients say, which no noise hides."""
+    own = entry_of("dataset", config.dataset).of_the_user
+    if not (has_noise(config) and own and config.normalise == DEFAULTS["normalise"]):
+        return []
+    return [
+        f"--dataset {config.dataset}: inputs are scaled by means and deviations of all clients' examples, and epsilon "
+        "does not count that (docs/privacy.md)"
+    ]

@@ -1,0 +1,1 @@
+"""The processes of one run: how they are started, and how they share out the clients of a round."""
