@@ -20,7 +20,7 @@ def train(config: Config) -> None:
     from fl.comparing.labels import run_title
     from fl.experiment import centralised
     from fl.plan import baseline_plan, boundaries, matched_examples, stream_steps
-    from fl.records.record import RunFolder
+    from fl.record import RunFolder
     from fl.run import describe, follow
 
     x = centralised(config)

@@ -25,8 +25,8 @@ def train(config: Config) -> None:
     from fl.pictures.plot import save_drift, save_partition
     from fl.plan import engine_line, federated_plan, round_steps
     from fl.processes.workers import group_of, torchrun_device
+    from fl.record import RunFolder
     from fl.recorded import federated_rounds
-    from fl.records.record import RunFolder
     from fl.run import describe, follow
 
     x = federated(config, torchrun_device(config))

@@ -58,7 +58,7 @@ PROCESSES = int(os.environ.get("BENCHMARK_GPUS", "1")) if ON_GPU else 2  # each 
 
 
 def config_of(workload: str, **flags: Any) -> Any:
-    from fl.flags.check import resolve
+    from fl.check import resolve
 
     return resolve(COMMON | WORKLOADS[workload] | flags)
 

@@ -34,7 +34,7 @@ def one(flags: dict[str, Any]) -> dict[str, float]:
     import torch
 
     torch_seconds = time.perf_counter() - began
-    from fl.flags.check import resolve
+    from fl.check import resolve
 
     began = time.perf_counter()
     from fl.experiment import prepare

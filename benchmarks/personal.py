@@ -22,14 +22,14 @@ from statistics import mean, median, stdev
 import torch
 
 import run_federated
+from fl.check import resolve
 from fl.client_eval import client_accuracies
 from fl.engines import make_engine
 from fl.evaluate import evaluate
 from fl.experiment import federated
-from fl.flags.check import resolve
+from fl.group import Group
 from fl.personalise import final_tests
 from fl.pictures.style import COLOURS, DASHES, Figure, as_shipped, encoded
-from fl.processes.group import Group
 from fl.recorded import Round
 from fl.records.files import write_atomic
 from fl.state import Kept

@@ -37,8 +37,8 @@ from data.dataset import Dataset, Split
 from data.mnist import mnist
 from fl.client import load_state
 from fl.config import Config
+from fl.config_file import read_config
 from fl.experiment import federated
-from fl.flags.config_file import read_config
 from fl.pictures.style import SIZES, Figure, as_shipped, encoded, matplotlib, style
 from fl.records.files import write_atomic
 from fl.records.reading import read_records

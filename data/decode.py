@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl.processes.cores import cores
+from fl.cores import cores
 
 BACKGROUND = "white"  # of what is transparent
 

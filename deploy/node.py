@@ -24,12 +24,12 @@ from deploy import common
 from fl.client import gradient_sum, load_state
 from fl.config import Config
 from fl.engines.sequential import Sequential
+from fl.environment import git_commit
 from fl.errors import DataError
 from fl.evaluate import evaluate as evaluated
 from fl.experiment import Experiment, federated, prepare
+from fl.group import Group
 from fl.noise import key_of
-from fl.processes.group import Group
-from fl.records.environment import git_commit
 from fl.state import Correction, Kept, RoundStart, Told
 
 Settings = Mapping[str, Any]

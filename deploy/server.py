@@ -23,6 +23,7 @@ from deploy.limits import check_deployable
 from deploy.processes import end_with_parent
 from deploy.screen import ended, shown
 from fl.accountant import check_buffers
+from fl.check import with_clients
 from fl.command_line import parse
 from fl.comparing.labels import run_title
 from fl.config import DEFAULTS, Config
@@ -31,13 +32,12 @@ from fl.engines import choose
 from fl.engines.networked import Networked, flags_of
 from fl.errors import FlagError, WorkerError
 from fl.experiment import Experiment, federated
-from fl.flags.check import with_clients
+from fl.group import Group
 from fl.guard import explain
 from fl.names import entry_of
 from fl.parts import build_model, transforms_of
-from fl.processes.group import Group
+from fl.record import RunFolder
 from fl.recorded import Round, federated_rounds
-from fl.records.record import RunFolder
 from fl.run import follow
 from fl.state import State
 from fl.streams import complain

@@ -16,7 +16,7 @@ from data.partition import Partition
 from fl.client import load_state
 from fl.evaluate import CHUNK
 from fl.experiment import Experiment
-from fl.processes.group import Group
+from fl.group import Group
 from fl.state import Kept, State
 
 Models = Iterable[tuple[int, State]]  # client k and its own model

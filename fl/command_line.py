@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fl.advice import advice
+from fl.check import LATEST, check, readers_of, resolve
 from fl.config import DEFAULTS, FLAGS, RESUMABLE, Config, check_value
+from fl.config_file import read_config
 from fl.errors import FlagError, RunFolderError, reason
-from fl.flags.advice import advice
-from fl.flags.check import LATEST, check, readers_of, resolve
-from fl.flags.config_file import read_config
 from fl.flags.flag import ANEW, SWITCH, listed
 from fl.names import check_names, entry_of
 from fl.streams import warn

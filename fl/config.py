@@ -1,6 +1,6 @@
 """The one place for flags: names, defaults, help, and what each asks of others. Imports no torch, so `--help` is instant.
 
-fl/command_line.py turns words into a Config, fl/flags/check.py looks at all flags together, and fl/flags/flag.py explains the
+fl/command_line.py turns words into a Config, fl/check.py looks at all flags together, and fl/flags/flag.py explains the
 columns of the table. What an algorithm, a rule or a partition asks of flags stands in its own entry: fl/flags/entry.py.
 """
 

@@ -16,7 +16,7 @@ from fl.cohort import Cohort
 from fl.engines import make_engine
 from fl.evaluate import evaluate
 from fl.experiment import Experiment
-from fl.processes.group import Group
+from fl.group import Group
 from fl.processes.workers import has_one_thread
 from fl.state import Kept
 

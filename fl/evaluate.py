@@ -8,7 +8,7 @@ from torch import nn
 
 from data.dataset import Dataset
 from fl.device import accumulator_dtype
-from fl.processes.group import Group
+from fl.group import Group
 
 CHUNK = {"cpu": 500, "cuda": 10_000}  # examples at once; bounds the memory, does not touch the result's meaning
 

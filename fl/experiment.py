@@ -21,6 +21,7 @@ from fl.aggregates.secure.allowed import check_no_buffers
 from fl.aggregates.secure.wire import bytes_of_one
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm
+from fl.check import with_clients
 from fl.client import load_state, state_of, tensors_of
 from fl.cohort import NOBODY, Cohort, check_cohorts, cohort
 from fl.config import DEFAULTS, Config
@@ -28,11 +29,10 @@ from fl.device import choose_device, keep_freed_memory, make_deterministic
 from fl.devices import has_clock
 from fl.errors import FlagError
 from fl.evaluate import evaluate
-from fl.flags.check import with_clients
+from fl.group import Group
 from fl.load import load_data
 from fl.names import named
 from fl.parts import aggregate_of, algorithm_of, build_model, split, transforms_of
-from fl.processes.group import Group
 from fl.proxy import set_aside
 from fl.state import Kept, RoundStart, State
 from fl.transforms.attack import poisoned

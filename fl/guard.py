@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None, script: str, description: str, train: Calla
     def work() -> None:
         # Imported only now, because from here on a signal finds someone who obeys it.
         from fl.command_line import parse
+        from fl.launch import check_launch
         from fl.names import USED
-        from fl.processes.launch import check_launch
 
         USED.clear()  # an earlier run of this process, in a notebook, may have had other parts
         config = parse(sys.argv[1:] if argv is None else argv, script, description)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fl.config import Config
 from fl.flags.privacy import has_noise
-from fl.processes.group import Group
+from fl.group import Group
 from fl.state import State
 
 SECURE = "SHAKE-256 with a key from the system's secure generator"

@@ -16,7 +16,7 @@ from fl.config import DEFAULTS, Config
 from fl.engines.engine import Engine
 from fl.experiment import Experiment
 from fl.flags.personal import has_client_tests
-from fl.processes.group import Group
+from fl.group import Group
 from fl.proxy import pretrained
 from fl.recorded import Round, everywhere, federated_rounds
 from fl.state import Kept, RoundStart, State, Tell, Told, Update, tell_nothing

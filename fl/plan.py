@@ -10,12 +10,12 @@ from fl.accountant import called, described
 from fl.aggregates.secure.fixed_point import scale_of
 from fl.client import steps_of
 from fl.config import Config
+from fl.environment import read_environment
 from fl.errors import RunFolderError
 from fl.estimate import rough, seconds_a_central_step, seconds_a_step, seconds_an_evaluation
 from fl.experiment import Experiment
 from fl.flags.changing import has_drift
 from fl.flags.security import fewest_reports
-from fl.records.environment import read_environment
 from fl.records.reading import is_finished, read_records
 from fl.streams import warn
 

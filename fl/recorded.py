@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fl.aggregates.total import STILL_MASKED
+from fl.check import rates
 from fl.client_eval import client_accuracies, spread
 from fl.config import Config
 from fl.device import accumulator_dtype
 from fl.engines.engine import Engine
 from fl.errors import DivergedError, FlagError
 from fl.experiment import Experiment
-from fl.flags.check import rates
+from fl.group import Group
 from fl.noise import key_of
-from fl.processes.group import Group
 from fl.proxy import pretrained
 from fl.rounds import federated_averaging
 from fl.state import Begun, Got, Kept, State, Trained

@@ -12,7 +12,7 @@ from functools import partial
 from fl.aggregates.total import Total
 from fl.engines.engine import Engine
 from fl.experiment import Experiment
-from fl.processes.group import Group
+from fl.group import Group
 from fl.state import Begun, Trained
 
 

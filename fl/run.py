@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fl.config import Config
     from fl.experiment import Experiment
     from fl.personalise import Outcome
+    from fl.record import RunFolder
     from fl.recorded import Round
-    from fl.records.record import RunFolder
 
 
 def follow(

@@ -163,7 +163,7 @@ def _plain_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 @pytest.fixture(autouse=True)
 def _one_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a run and its resumption have one commit, whatever is committed meanwhile; it also spares git's start."""
-    monkeypatch.setattr("fl.records.environment.git_commit", lambda: "one commit")
+    monkeypatch.setattr("fl.environment.git_commit", lambda: "one commit")
 
 
 @pytest.fixture

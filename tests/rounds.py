@@ -9,7 +9,7 @@ from data.partition import Partition
 from fl.config import Config
 from fl.engines.engine import Engine
 from fl.experiment import Experiment
-from fl.processes.group import Group
+from fl.group import Group
 from fl.recorded import Round, federated_rounds
 
 ALONE = Group()

@@ -14,8 +14,8 @@ from data.dataset import Dataset, Split
 from fl.client import gradient_sum
 from fl.errors import FlagError
 from fl.evaluate import evaluate
+from fl.group import Group
 from fl.models import MODELS
-from fl.processes.group import Group
 from fl.rng import visit_draws
 from tests.test_engines import OPTIMIZERS, both
 from tests.test_golden import close, config, task_of

@@ -12,11 +12,11 @@ import fl.aggregates
 import fl.algorithms
 import fl.models
 import fl.transforms
+from fl.check import rates, readers_of, resolve
 from fl.command_line import parse
 from fl.comparing.compared import counts
 from fl.config import DEFAULTS, FLAGS, MATCHED, NAMES, RESUMABLE, Config, identity
 from fl.errors import FlagError
-from fl.flags.check import rates, readers_of, resolve
 from fl.flags.entry import Entry
 from fl.flags.flag import ANEW
 from fl.names import entry_of

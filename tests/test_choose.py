@@ -9,10 +9,10 @@ import torch
 
 from data.dataset import Dataset, Split
 from data.partition import Partition
+from fl.check import resolve
 from fl.engines import choose
 from fl.errors import FlagError
 from fl.experiment import Experiment
-from fl.flags.check import resolve
 from fl.names import named
 from fl.processes.workers import torchrun_device
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from data.partition import iid
+from fl.check import resolve
 from fl.cohort import Cohort, cohort, seconds_needed
 from fl.devices import DAY, HOUR, devices_of, eligible, fate_of
 from fl.experiment import federated
-from fl.flags.check import resolve
 from fl.rng import select_clients
 from tests.test_engines import both
 from tests.test_golden import config

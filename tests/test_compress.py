@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
+from fl.check import resolve
 from fl.engines.sequential import Sequential
 from fl.experiment import federated
-from fl.flags.check import resolve
 from fl.names import named
 from fl.state import Kept, Report, RoundStart, Update
 from fl.transforms import COMPRESSORS

@@ -23,7 +23,7 @@ def test_the_eight_fixed_flags_and_their_defaults():
 
 
 WHO_ONLY_CHECKS = {
-    "fl.config", "fl.command_line", "fl.flags.check", "fl.flags.flag", "fl.names", "fl.algorithms", "fl.aggregates",
+    "fl.config", "fl.command_line", "fl.check", "fl.flags.flag", "fl.names", "fl.algorithms", "fl.aggregates",
     "fl.transforms",
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from fl.processes.cores import cores
+from fl.cores import cores
 
 
 @pytest.fixture

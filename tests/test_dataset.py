@@ -18,8 +18,8 @@ from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked
 from fl.errors import DataError
 from fl.evaluate import evaluate
+from fl.group import Group
 from fl.models import MODELS
-from fl.processes.group import Group
 from tests.rounds import run_rounds
 from tests.test_engines import OPTIMIZERS, both, hand_made
 from tests.test_golden import close, config, ragged, task_of

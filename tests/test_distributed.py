@@ -17,7 +17,7 @@ import torch
 import run_federated
 from fl.engines import make_engine
 from fl.engines.sequential import Sequential
-from fl.processes.group import Group
+from fl.group import Group
 from fl.processes.workers import start
 from tests.conftest import ROOT, SMALL
 from tests.rounds import run_rounds

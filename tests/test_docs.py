@@ -219,8 +219,8 @@ def test_the_readme_is_short():
 
 def test_the_page_of_flags_is_made_from_the_flags():
     """In a process of its own, where tests have registered nothing."""
-    made = subprocess.run([sys.executable, "-m", "fl.flags.page"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert (ROOT / "docs" / "flags.md").read_text() == made.stdout, "python3 -m fl.flags.page > docs/flags.md"
+    made = subprocess.run([sys.executable, "-m", "fl.flag_page"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (ROOT / "docs" / "flags.md").read_text() == made.stdout, "python3 -m fl.flag_page > docs/flags.md"
 
 
 def test_the_six_flags_have_the_defaults_that_the_readme_says():

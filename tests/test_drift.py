@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from data import DRIFTS
 from data.drift import grow, none, shift
 from data.partition import Partition, iid
+from fl.check import resolve
 from fl.client import load_state
 from fl.cohort import check_cohorts, cohort, seconds_needed
 from fl.engines.stacked import Stacked
 from fl.errors import FlagError
 from fl.experiment import federated
-from fl.flags.check import resolve
 from fl.state import Kept
 from tests.rounds import run_rounds
 from tests.test_engines import both

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import fl.records.environment
-from fl.records.environment import git_commit
+import fl.environment
+from fl.environment import git_commit
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed"),
@@ -36,7 +36,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
     """A repository that git_commit takes for the one of the code."""
     folder = tmp_path / "checkout"
     (repository(folder), (folder / "fl").mkdir())
-    monkeypatch.setattr(fl.records.environment, "__file__", str(folder / "fl" / "records" / "environment.py"))
+    monkeypatch.setattr(fl.environment, "__file__", str(folder / "fl" / "environment.py"))
     return folder
 
 
@@ -72,7 +72,7 @@ def test_outside_a_checkout_there_is_no_commit_not_even_that_of_a_folder_above(c
 def resumed_at(command, monkeypatch, *commits: str | None):
     """environment.json of a run of which each part ran at another commit, and what the last one printed to stderr."""
     for number, commit in enumerate(commits):
-        monkeypatch.setattr(fl.records.environment, "git_commit", lambda commit=commit: commit)
+        monkeypatch.setattr(fl.environment, "git_commit", lambda commit=commit: commit)
         done = command("federated", f"{'--resume' if number else ''} --global_epoch {2 + number}", folder="a")
         assert done.code == 0
     return json.loads((done.folder / "environment.json").read_text()), done.err
@@ -93,10 +93,10 @@ def test_nothing_is_said_of_the_same_commit_or_of_one_that_was_not_known(first, 
 
 
 def test_a_run_that_starts_again_for_want_of_a_checkpoint_began_now(command, monkeypatch):
-    monkeypatch.setattr(fl.records.environment, "git_commit", lambda: "first")
+    monkeypatch.setattr(fl.environment, "git_commit", lambda: "first")
     done = command("federated", folder="a")
     (done.folder / "checkpoint.pt").unlink()
-    monkeypatch.setattr(fl.records.environment, "git_commit", lambda: "second")
+    monkeypatch.setattr(fl.environment, "git_commit", lambda: "second")
     assert command("federated", "--resume", folder="a").err == ""
     environment = json.loads((done.folder / "environment.json").read_text())
     assert (environment["git_commit"], environment["resumed_at_round"]) == ("second", [])

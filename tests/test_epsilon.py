@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fl.accountant import epsilon, local_epsilon, spent
+from fl.check import resolve
 from fl.command_line import parse
-from fl.flags.check import resolve
 from tests.test_privacy import HIDDEN, accounted, noisy
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fl.check import resolve
 from fl.client import load_state
 from fl.client_eval import client_accuracies
 from fl.engines import make_engine
@@ -17,10 +18,9 @@ from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked
 from fl.errors import FlagError
 from fl.experiment import federated
-from fl.flags.check import resolve
+from fl.group import Group
 from fl.models import MODELS
 from fl.names import entry_of
-from fl.processes.group import Group
 from fl.processes.workers import start
 from fl.rng import shuffles
 from fl.state import Kept, Report, RoundStart, Update

@@ -11,11 +11,11 @@ from torch import nn
 
 from data.partition import Partition
 from fl.baseline import centralised_rounds
+from fl.check import resolve
 from fl.client import load_state, state_of
 from fl.config import Config
 from fl.engines.sequential import Sequential
 from fl.experiment import Experiment, federated
-from fl.flags.check import resolve
 from fl.models import MODELS
 from fl.names import entry_of, named
 from fl.rng import select_clients

@@ -66,7 +66,7 @@ def results(folder: Path) -> tuple[str, list[dict]]:
 def context():
     made = multiprocessing.get_context("forkserver")  # children share the imports, not this process's threads
     made.set_forkserver_preload(
-        ["tests", "run_federated", "fl.rounds", "fl.records.record", "fl.pictures.plot", "fl.engines.sequential"]
+        ["tests", "run_federated", "fl.rounds", "fl.record", "fl.pictures.plot", "fl.engines.sequential"]
     )
     return made
 

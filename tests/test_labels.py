@@ -3,10 +3,10 @@ from dataclasses import asdict
 
 import pytest
 
+from fl.check import resolve
 from fl.comparing.compared import distinct, read
 from fl.comparing.labels import distinguished, labelled, partition_title, run_title, shared_title
 from fl.errors import FlagError
-from fl.flags.check import resolve
 from tests.folders import make_run
 
 

@@ -16,14 +16,14 @@ from deploy.node import answer
 from deploy.server import Deployed, explained
 from deploy.wire import pack, unpack
 from fl.algorithms import ALGORITHMS
+from fl.check import resolve
 from fl.config import DEFAULTS
 from fl.engines.networked import Asked, Networked
 from fl.engines.sequential import Sequential
 from fl.errors import FlagError, RunnerError
 from fl.experiment import federated
-from fl.flags.check import resolve
+from fl.group import Group
 from fl.names import entry_of
-from fl.processes.group import Group
 from fl.recorded import federated_rounds
 from fl.records.checkpoint import model_sha256
 

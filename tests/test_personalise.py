@@ -17,8 +17,8 @@ from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked
 from fl.errors import FlagError
 from fl.experiment import federated
+from fl.group import Group
 from fl.personalise import final_tests, local_epochs, of_all, one_by_one
-from fl.processes.group import Group
 from fl.records.reading import parse_record
 from tests.rounds import run_rounds
 from tests.test_engines import OPTIMIZERS

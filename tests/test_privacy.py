@@ -15,13 +15,13 @@ import torch
 
 from data.partition import iid
 from fl.accountant import noise_on_updates
+from fl.check import resolve
 from fl.cohort import cohort
 from fl.engines import make_engine
 from fl.experiment import federated
-from fl.flags.check import resolve
+from fl.group import Group
 from fl.noise import key_of, normals
 from fl.parts import algorithm_of
-from fl.processes.group import Group
 from fl.state import Got, Kept, Report, Update
 from fl.transforms.clip import RATE, follow_the_quantile, lengths, norm_at, shorten
 from fl.transforms.noise import add_own_noise, hide

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fl.check import resolve
 from fl.client import load_state, make_optimizer, minibatches, one_pass, train
 from fl.experiment import federated
-from fl.flags.check import resolve
 from fl.proxy import SERVER, pretrained, set_aside
 from tests.tiny import tiny
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import fl.records.record
+import fl.record
 import run_baseline
 import run_federated
 from fl.records.reading import OURS
@@ -68,6 +68,6 @@ def test_a_run_that_began_while_this_one_waited_for_the_lock_is_kept(command, tm
         shutil.copytree(done.folder, path.parent, dirs_exist_ok=True)
         return contextlib.nullcontext()
 
-    monkeypatch.setattr(fl.records.record, "locked", locked)
+    monkeypatch.setattr(fl.record, "locked", locked)
     assert command("federated", folder="a").code == 4
     assert done._replace(folder=tmp_path / "a").sha256 == done.sha256

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from fl.config_file import read_config
 from fl.errors import RunFolderError
-from fl.flags.config_file import read_config
 from fl.records.reading import client_tests, is_finished, read_metrics, read_records
 from tests.folders import lines, make_run, record
 

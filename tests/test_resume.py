@@ -10,9 +10,9 @@ import pytest
 
 import run_baseline
 import run_federated
+from fl.record import RunFolder
 from fl.records.checkpoint import load
 from fl.records.reading import is_finished
-from fl.records.record import RunFolder
 from tests.conftest import SMALL
 
 

@@ -18,11 +18,11 @@ from fl.aggregates.secure.fixed_point import scale_of
 from fl.aggregates.secure.server import Server
 from fl.aggregates.secure.shamir import SHARE_BYTES
 from fl.aggregates.secure.wire import bytes_of_one
+from fl.check import resolve
 from fl.engines.sequential import Sequential
 from fl.experiment import federated
-from fl.flags.check import resolve
 from fl.flags.security import fewest_reports, threshold
-from fl.processes.group import Group
+from fl.group import Group
 from fl.processes.workers import start
 from fl.state import Kept, Report, Update
 from tests.conftest import ROOT

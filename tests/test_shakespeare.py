@@ -18,14 +18,14 @@ from torch import nn
 import data.shakespeare as source
 from data.dataset import IGNORED
 from data.shakespeare import UNROLL, shakespeare
+from fl.check import resolve
 from fl.client import gradient_sum
 from fl.engines.cost import multiply_adds
 from fl.engines.sequential import Sequential
 from fl.errors import DataError
 from fl.evaluate import evaluate
-from fl.flags.check import resolve
+from fl.group import Group
 from fl.models.char_lstm import char_lstm
-from fl.processes.group import Group
 from fl.transforms.attack import poisoned
 from tests.plays import SPEECHES, TEXT, play
 from tests.rounds import run_rounds

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import compare
-from fl.flags.check import resolve
+from fl.check import resolve
 from fl.sweeps.children import Job, last_words
 from fl.sweeps.sweep import at_once
 from fl.sweeps.sweep_time import time_of

@@ -11,9 +11,9 @@ import pytest
 
 import compare
 import sweep
+from fl.check import with_clients
 from fl.command_line import parse
 from fl.errors import FlagError
-from fl.flags.check import with_clients
 from fl.records.reading import fell_below
 from fl.sweeps.children import alone
 from fl.sweeps.sweep import check_same, check_stop

@@ -283,7 +283,7 @@ def test_a_run_over_the_sites_of_a_table_resumes_to_the_same_bits_and_is_matched
 
 
 def test_the_model_of_a_table_is_a_perceptron_unless_another_is_named():
-    from fl.flags.check import resolve
+    from fl.check import resolve
 
     assert resolve({"dataset": "csv"}).model == "mlp"
     assert resolve({"dataset": "csv", "model": "logistic"}).model == "logistic"

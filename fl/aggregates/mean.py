@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fl.device import send
-from fl.processes.group import Group
+from fl.group import Group
 from fl.state import RoundStart, State, Update
 
 CHUNK = 1 << 17  # values at once: the passes of a float64 sum over so many stay in a core's cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fl.processes.group import Group
+from fl.group import Group
 from fl.state import RoundStart, State, Update
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fl.aggregates.models import Models
 from fl.config import Config
-from fl.processes.group import Group
+from fl.group import Group
 from fl.state import RoundStart, State, Update, floating
 from fl.streams import warn
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fl.aggregates.models import Models
 from fl.flags.security import fewest_reports
-from fl.processes.group import Group
+from fl.group import Group
 from fl.state import Got, Report, RoundStart, State, Update, floating
 
 NOT_FINITE, WRONG_SHAPE, ABSURD_WEIGHT, STILL_MASKED = REASONS = (

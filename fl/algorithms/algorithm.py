@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fl.engines.engine import Engine
-from fl.processes.group import Group
+from fl.group import Group
 from fl.state import Got, Kept, Report, RoundStart, State, Told
 
 

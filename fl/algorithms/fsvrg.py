@@ -22,7 +22,7 @@ from dataclasses import replace
 from fl.aggregates.mean import WeightedMean
 from fl.algorithms.algorithm import Algorithm
 from fl.engines.engine import Engine
-from fl.processes.group import Group
+from fl.group import Group
 from fl.state import Correction, RoundStart, Told, along
 
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from fl.check import is_read
 from fl.config import FLAGS, Config
+from fl.config_file import read_config
 from fl.errors import RunFolderError
-from fl.flags.check import is_read
-from fl.flags.config_file import read_config
 from fl.flags.flag import listed
 from fl.names import entry_of, is_own
 from fl.records.reading import client_tests, has_diverged, is_finished, newest_runs, read_metrics, read_told

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fl.check import is_read, readers_of
 from fl.comparing.compared import Experiment
 from fl.config import DEFAULTS, FLAGS, NAMES, Config, names_in
 from fl.errors import FlagError
-from fl.flags.check import is_read, readers_of
 from fl.flags.entry import Entry
 from fl.flags.flag import FEDERATED, SWITCH
 from fl.names import entry_of, is_own

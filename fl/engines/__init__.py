@@ -1,7 +1,7 @@
 """How the clients of a round are executed.
 
 fl/engines/engine.py says what an engine is. The sequential engine is the reference, whose result the stacked one must
-give. `distributed` is one of the two in each process of a fl.processes.group.Group.
+give. `distributed` is one of the two in each process of a fl.group.Group.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fl.config import Config
+from fl.cores import cores
 from fl.errors import FlagError
 from fl.names import entry_of
-from fl.processes.cores import cores
 
 if TYPE_CHECKING:
     from fl.engines.engine import Engine
     from fl.experiment import Experiment
-    from fl.processes.group import Group
+    from fl.group import Group
 
 # The first two: multiply-adds of a run's forward passes above which starting more processes pays, on CPUs (about four
 # seconds of one core's work) and on GPUs. The third: those of a round above which sharing it between processes pays.

@@ -1,1 +1,1 @@
-"""The flags: what one is made of, the parts of the table in fl/config.py, and what they ask of each other."""
+"""What a flag is made of, and the parts of the table of flags in fl/config.py."""

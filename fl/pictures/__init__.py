@@ -1,1 +1,1 @@
-"""The pictures of one run and of several, as numbers first and then as matplotlib draws them."""
+"""The pictures of one run and of several: what is drawn, in numbers, and how it looks."""

@@ -1,1 +1,1 @@
-"""The processes of one run: how they are started, and how they share out the clients of a round."""
+"""Several processes for one run: how they start, and the group that they are."""

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fl.errors import WorkerError
-from fl.processes.group import Group
+from fl.group import Group
 from fl.signals import handled, held, obey, strike
 
 REAPED_SECONDS = 1.0  # how long the exit code of a worker that has gone may take to arrive

@@ -25,10 +25,10 @@ import torch.distributed as dist
 
 from fl.config import Config
 from fl.errors import DataError, DivergedError, FlagError, WorkerError
+from fl.group import Group
 from fl.guard import complain_of_own, explain
+from fl.launch import torchrun
 from fl.processes.distributed import Distributed
-from fl.processes.group import Group
-from fl.processes.launch import torchrun
 from fl.processes.worker import PRELOAD, announce
 from fl.signals import without_terminal
 from fl.streams import complain, heard

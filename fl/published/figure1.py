@@ -24,9 +24,9 @@ from fl.config import Config
 from fl.engines import make_engine
 from fl.errors import RunFolderError
 from fl.experiment import Experiment, federated
+from fl.group import Group
 from fl.parts import build_model
 from fl.pictures.style import COLOURS, DASHES, Figure, as_shipped, encoded
-from fl.processes.group import Group
 from fl.recorded import diverged
 from fl.records.files import write_atomic
 from fl.records.reading import NUMBER

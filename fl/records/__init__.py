@@ -1,1 +1,1 @@
-"""The run folder: what a run writes, what it goes on from, and how its records are read back."""
+"""The files of a run folder: written so that they are whole or absent, and read back."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fl.errors import DivergedError, RunFolderError, RunnerError, WorkerError, reason
-from fl.processes.launch import VARIABLES
+from fl.launch import VARIABLES
 from fl.signals import held, uninterrupted, without_terminal
 
 SCRIPT = Path(__file__).parents[2] / "run_federated.py"

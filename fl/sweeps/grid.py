@@ -8,11 +8,11 @@ from contextlib import redirect_stderr
 from itertools import product
 from typing import Any, NamedTuple
 
+from fl.check import is_read
 from fl.command_line import expanded, parse
 from fl.comparing.labels import exact, word
 from fl.config import DEFAULTS, FLAGS, Config, check_value
 from fl.errors import FlagError
-from fl.flags.check import is_read
 from fl.flags.flag import SETS, SWITCH
 from fl.streams import complain
 

@@ -12,17 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fl.check import with_clients
 from fl.comparing.compared import Experiment, check_code, experiment, read
 from fl.comparing.differences import differences, differences_on_screen, is_telling
 from fl.comparing.labels import said_seeds, shared_title
 from fl.comparing.report import json_report, markdown_report
 from fl.comparing.tables import Row, as_csv, as_latex, measured, on_screen
 from fl.config import DEFAULTS, FLAGS, RESUMABLE, Config
+from fl.config_file import read_config
+from fl.cores import cores
 from fl.errors import DivergedError, FlagError, RunFolderError
-from fl.flags.check import with_clients
-from fl.flags.config_file import read_config
 from fl.flags.flag import floor
-from fl.processes.cores import cores
 from fl.records.files import write_atomic
 from fl.records.reading import DIVERGED, has_diverged, is_finished, read_metrics
 from fl.sweeps.children import Job, ended, last_words

@@ -20,7 +20,7 @@ from fl.aggregates.secure.fixed_point import decoded, encoded, scale_of
 from fl.aggregates.secure.keys import stream_of
 from fl.aggregates.secure.server import Server
 from fl.flags.security import threshold
-from fl.processes.group import Group
+from fl.group import Group
 from fl.state import RoundStart, State, Update
 
 

@@ -17,19 +17,19 @@ import torch
 
 from fl.client import first_names
 from fl.config import Config, identity
+from fl.config_file import read_config
+from fl.environment import changes, check_facts, environment, read_environment, resumed, warning
 from fl.errors import FlagError, RunFolderError, reason
 from fl.experiment import Experiment
-from fl.flags.config_file import read_config
 from fl.personalise import Outcome
 from fl.recorded import Round
 from fl.records import checkpoint
 from fl.records.client_files import ClientFiles
-from fl.records.environment import changes, check_facts, environment, read_environment, resumed, warning
 from fl.records.files import clear_stale, locked, temporary_names, write_atomic
 from fl.records.journal import Journal
 from fl.records.reading import DIVERGED, OURS, fell_below, parse_lines, summarise
-from fl.records.restore import restore
 from fl.records.strict_json import read_regular
+from fl.restore import restore
 from fl.streams import warn
 
 

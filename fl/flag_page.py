@@ -1,11 +1,11 @@
-"""The page of all flags, out of the table of flags: `python3 -m fl.flags.page > docs/flags.md`. Imports no torch."""
+"""The page of all flags, out of the table of flags: `python3 -m fl.flag_page > docs/flags.md`. Imports no torch."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from fl.check import readers_of
 from fl.config import DEFAULTS, FLAGS
-from fl.flags.check import readers_of
 from fl.names import entry_of
 
 HEAD = """\
@@ -13,7 +13,7 @@ HEAD = """\
 
 `run_federated.py` and `run_baseline.py` take the same flags, so that one command line can be given to both. The column
 "for" names the script that a flag changes something in. `--help` prints the same table, which stands in
-[fl/config.py](../fl/config.py); `python3 -m fl.flags.page > docs/flags.md` makes this page out of it.
+[fl/config.py](../fl/config.py); `python3 -m fl.flag_page > docs/flags.md` makes this page out of it.
 
 A preset is a file of flags. Write `@FILE` and the flags in it are read as if you had typed them there; flags after it
 win. In the file `#` starts a comment, quotes keep words together, and a backslash is an ordinary character:

@@ -14,8 +14,8 @@ from typing import Any
 from fl.accountant import check_private, with_noise
 from fl.aggregates.secure.allowed import check_secure
 from fl.config import DEFAULTS, FLAGS, MATCHED, NAMES, Config, names_in
+from fl.config_file import read_config
 from fl.errors import FlagError, RunFolderError
-from fl.flags.config_file import read_config
 from fl.flags.flag import listed
 from fl.names import check_names, entry_of, is_own
 from fl.records.reading import newest_runs

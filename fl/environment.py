@@ -48,7 +48,7 @@ def environment(x: Experiment) -> dict[str, Any]:
 
 def git_commit() -> str | None:
     """The commit of the code that runs, with "+changes" if the tree differs from it; None outside a checkout."""
-    here = Path(__file__).resolve().parents[2]
+    here = Path(__file__).resolve().parents[1]
     if not (here / ".git").exists() or shutil.which("git") is None:
         return None
     # git sets GIT_DIR and others for its hooks, and they may name another repository; a folder above this one may hold
