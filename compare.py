@@ -19,7 +19,7 @@ from fl.guard import guarded, leave
 from fl.pictures.curves import AXES, BANDS, METRICS, Record, telling, value
 from fl.records.files import write_atomic
 from fl.records.reading import OURS
-from fl.sweeps.words import Words
+from fl.words import Words
 
 ENDINGS = {
     "--out": (".pdf", ".png", ".svg"), "--csv": (".csv",), "--latex": (".tex",), "--markdown": (".md",),

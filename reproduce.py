@@ -15,7 +15,7 @@ from fl.published import PAPERS, targets_of
 from fl.published.cells import check_extra, with_flags
 from fl.records.files import write_atomic
 from fl.streams import complain
-from fl.sweeps.words import Words, count, destination
+from fl.words import Words, count, destination
 
 FIGURES = {"mcmahan2017": {"figure1": "the average of two models against both"}}  # cells that are not of a table
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fl.comparing.labels import said_seeds
 from fl.guard import guarded, leave
 from fl.sweeps.grid import cells_of
-from fl.sweeps.words import Words, count, destination, several
+from fl.words import Words, count, destination, several
 
 
 def parser() -> Words:

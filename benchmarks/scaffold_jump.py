@@ -29,7 +29,7 @@ from fl.experiment import Experiment
 from fl.guard import guarded, leave
 from fl.recorded import Round, federated_rounds
 from fl.state import Correction, RoundStart, State, Told
-from fl.sweeps.words import count
+from fl.words import count
 
 WAYS = {"with": 1.0, "without": 0.0, "reversed": -1.0}  # what c - c_k is multiplied with
 APART = 1000  # rounds between the passes of one order and those of the next, so that no two are the same

@@ -35,7 +35,7 @@ from fl.models.mcmahan2017 import two_nn
 from fl.recorded import federated_rounds
 from fl.records.reading import rounds_to_target
 from fl.rng import shuffles
-from fl.sweeps.words import Words, count
+from fl.words import Words, count
 
 SETTING = [
     "--model", "2nn", "--num_clients", "100", "--local_epoch", "1", "--batch_size", "10", "--optimizer", "sgd",

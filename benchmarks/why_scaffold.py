@@ -42,7 +42,7 @@ from fl.guard import guarded, leave
 from fl.published import targets_of
 from fl.recorded import Round, federated_rounds
 from fl.state import NO_CORRECTION, Correction, Kept, State, zeros
-from fl.sweeps.words import Words
+from fl.words import Words
 
 CELL = "fashion_mnist/labels_2/scaffold"
 LINE = "{:>5} {:>9} {:>10} {:>9} {:>9} {:>9}  {:20} {:>9}  {:12} {}"

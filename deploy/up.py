@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -31,6 +30,7 @@ from fl.command_line import expanded, parse  # noqa: E402
 from fl.errors import FlagError, WorkerError  # noqa: E402
 from fl.flags.flag import file_and_name  # noqa: E402
 from fl.guard import guarded, leave  # noqa: E402
+from fl.words import Words  # noqa: E402
 
 HOST = "127.0.0.1"
 APP = "federation"  # what we call the server in Flower's configuration
@@ -39,14 +39,9 @@ QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 START_SECONDS, POLL_SECONDS = 60.0, 0.2
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise FlagError(message.removeprefix("argument "))
-
-
 def words(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Our own flags, and those of run_federated.py."""
-    parser = _Parser(
+    parser = Words(
         prog="deploy/up.py", usage="%(prog)s [--nodes N | --node_data PATH ...] [flags of run_federated.py]",
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip

@@ -27,7 +27,7 @@ def centralised(x: Experiment, ends: Sequence[int], begun: Begun, tick: Callable
     """With one client, E = 1 and --keep_optimizer_state, `federated_averaging` takes exactly these steps."""
     c, n = x.config, len(x.data.train)
     load_state(x.model, begun.w)
-    optimizer = make_optimizer(x.model.parameters(), c.optimizer, c.init_lr, c.momentum, c.weight_decay)
+    optimizer = make_optimizer(x.model.parameters(), c, c.init_lr)
     if begun.kept.server:
         optimizer.load_state_dict(begun.kept.server["optimizer"])
     for t in range(begun.t + 1, len(ends) + 1):

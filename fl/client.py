@@ -45,14 +45,12 @@ def load_state(model: nn.Module, w: State) -> None:
             tensor.copy_(w[name])
 
 
-def make_optimizer(
-    parameters: Iterable[Tensor], name: str, lr: float, momentum: float = 0.0, weight_decay: float = 0.0
-) -> torch.optim.Optimizer:
-    """The local optimizer of --optimizer, with empty state."""
-    parameters = list(parameters)
-    if name == "sgd":
-        return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
-    return torch.optim.Adam(parameters, lr, weight_decay=weight_decay)
+def make_optimizer(parameters: Iterable[Tensor], config: Config, eta: float) -> torch.optim.Optimizer:
+    """The local optimizer of --optimizer with learning rate eta and empty state."""
+    c, parameters = config, list(parameters)
+    if c.optimizer == "sgd":
+        return torch.optim.SGD(parameters, eta, momentum=c.momentum, weight_decay=c.weight_decay)
+    return torch.optim.Adam(parameters, eta, weight_decay=c.weight_decay)
 
 
 class Batch(NamedTuple):

@@ -61,7 +61,7 @@ def seconds_a_central_step(x: Experiment) -> float:
     """Of the baseline: one of its first minibatches."""
     c, n = x.config, x.n
     B = min(c.batch_size or n, n)
-    optimizer = make_optimizer(x.model.parameters(), c.optimizer, c.init_lr, c.momentum, c.weight_decay)
+    optimizer = make_optimizer(x.model.parameters(), c, c.init_lr)
     for first in (0, 1):
         began = time.perf_counter()
         batches = stream(c.seed, x.data, B, first * STEPS_TIMED * B, (first + 1) * STEPS_TIMED * B)

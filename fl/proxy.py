@@ -38,9 +38,7 @@ def pretrained(model: nn.Module, proxy: Dataset, config: Config) -> State:
     w, n, device = state_of(model), len(proxy.train), proxy.train.targets.device
     passes = (one_pass(proxy, config.seed, SERVER, e, n) for e in range(config.proxy_epochs))
     batches = minibatches(torch.arange(n, device=device), passes, config.batch_size)
-    optimizer = make_optimizer(
-        model.parameters(), config.optimizer, config.init_lr, config.momentum, config.weight_decay
-    )
+    optimizer = make_optimizer(model.parameters(), config, config.init_lr)
     seed_training(device, config.seed, 0, SERVER)
     train(model, optimizer, proxy, batches)
     trained = state_of(model)

@@ -52,8 +52,7 @@ def restore(path: Path, script: str, x: Experiment, files: ClientFiles) -> Saved
 def _checked(content: Any, path: Path, script: str, x: Experiment, files: ClientFiles) -> Saved:
     config = x.config
     content = _of(dict, content, "its content")
-    kept = "carry" if "carry" in content else "kept"  # as earlier versions called it
-    kinds = {"identity": dict, "w": dict, kept: dict, "round": int, "metrics_bytes": int, "metrics_sha256": str,
+    kinds = {"identity": dict, "w": dict, "kept": dict, "round": int, "metrics_bytes": int, "metrics_sha256": str,
              "wall_seconds": float}  # fmt: skip
     for key, kind in kinds.items():
         if key not in content:
@@ -87,26 +86,12 @@ def _checked(content: Any, path: Path, script: str, x: Experiment, files: Client
 
 def _kept(content: dict[str, Any], x: Experiment, script: str, files: ClientFiles) -> Kept:
     """What survived the round beside the model, checked."""
-    if "carry" in content:
-        kept = _of_earlier_versions(_of(dict, content["carry"], "carry"), script)
-    else:
-        saved = _of(dict, content["kept"], "kept")
-        rounds = _by_client(saved.get("clients"), x.config, "kept clients")
-        if not all(type(t) is int and 0 <= t <= content["round"] for t in rounds.values()):
-            raise ValueError("kept clients: not rounds")
-        kept = Kept(_of(dict, saved.get("server"), "kept server"), files.load(rounds))
+    saved = content["kept"]
+    rounds = _by_client(saved.get("clients"), x.config, "kept clients")
+    if not all(type(t) is int and 0 <= t <= content["round"] for t in rounds.values()):
+        raise ValueError("kept clients: not rounds")
+    kept = Kept(_of(dict, saved.get("server"), "kept server"), files.load(rounds))
     return _baseline(kept, x) if script == "baseline" else _federated(kept, x)
-
-
-def _of_earlier_versions(carry: dict[str, Any], script: str) -> Kept:
-    """Runs of before there were files of clients kept everything in the checkpoint, under other names."""
-    if script == "baseline":
-        return Kept({"optimizer": carry.get("optimizer")})
-    memory = _of(dict, carry.get("memory", {"server": {}, "clients": {}}), "memory")
-    clients: dict[int, dict[str, Any]] = {k: {"c_k": c_k} for k, c_k in _of(dict, memory.get("clients"), "c_k").items()}
-    for k, state in _of(dict, carry.get("optimizers"), "optimizers").items():
-        clients.setdefault(k, {})["optimizer"] = state
-    return Kept(_of(dict, memory.get("server"), "server"), clients)
 
 
 def _baseline(kept: Kept, x: Experiment) -> Kept:
@@ -202,11 +187,10 @@ def _optimizer(saved: Any, like: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _stepped(x: Experiment) -> dict[str, Any]:
     """The state_dict of a local optimizer after a step, on the CPU."""
-    c = x.config
     parameters = [torch.zeros_like(p, device="cpu") for p in x.model.parameters()]
     for p in parameters:
         p.grad = torch.zeros_like(p)
-    optimizer = make_optimizer(parameters, c.optimizer, c.init_lr, c.momentum, c.weight_decay)
+    optimizer = make_optimizer(parameters, x.config, x.config.init_lr)
     optimizer.step()
     return optimizer.state_dict()
 

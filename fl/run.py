@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fl.errors import DivergedError, WorkerError
+from fl.pictures import client_picture, ledger, plot
+from fl.records.reading import EXPLODED, fell_below, summarise
 from fl.records.tensorboard import tensorboard
 from fl.signals import uninterrupted
 from fl.streams import warn
@@ -32,49 +34,25 @@ def follow(
 
     final_tests: how the clients do after the last round, if a flag asks for it.
     """
-    from fl.pictures.client_picture import save_clients, save_personalised
-    from fl.pictures.ledger import has_ledger, save_ledger
-    from fl.pictures.plot import save_curves
-    from fl.records.reading import EXPLODED, fell_below, summarise
 
     def say(text: str) -> None:
         if not config.quiet:
             print(text, flush=True)
 
-    def warn_if_exploded(done: Round) -> Round:
-        """The round with `exploded` in its record if its loss has; the first time, on the screen too."""
-        loss, first = largest_loss(done.record), folder.records[0]["test_loss"] if folder.records else None
-        if first is None or math.isnan(first) or loss <= EXPLODED * first:
-            return done
-        if not any("exploded" in record for record in folder.records):
-            warn(
-                f"round {done.t}: the loss is {loss:.4g}, over {EXPLODED} times that of the untrained model; "
-                f"training is diverging: --init_lr {config.init_lr:g} may be too large"
-            )
-        return replace(done, record=done.record | {"exploded": True})
-
-    def why_end() -> str:
-        """Why the run may end early, at a round that was evaluated; nothing if it may not."""
-        if fell_below(folder.records, config.stop_below):
-            return f"the best accuracy is below --stop_below {config.stop_below}"
-        if folder.records and config.stop_at_target:
-            to_target = summarise(folder.records, config.target_accuracy)["rounds_to_target"]
-            return "" if None in to_target.values() else "every --target_accuracy is reached"
-        return ""
-
     if folder.start:
-        done_already = f", {why}: nothing to do" if (why := why_end()) else ""
+        done_already = f", {why}: nothing to do" if (why := why_end(folder, config)) else ""
         say(f"resumed after round {folder.start.t}{done_already}")
     try:
-        if not why_end():
+        if not why_end(folder, config):
             board = tensorboard(folder.path, folder.records, config.tensorboard)
             with closing(rounds), board as write:  # at once, not when it is collected: workers wait for the word
-                for done in map(warn_if_exploded, rounds):
+                for trained in rounds:
+                    done = marked_if_exploded(trained, folder, config)
                     with uninterrupted():
                         folder.append(done)
                         write(done.record)
                     say(round_line(done.record, folder.rounds))
-                    if why_end():
+                    if why_end(folder, config):
                         break
         outcome = final_tests(folder.last)
     except KeyboardInterrupt:
@@ -84,25 +62,61 @@ def follow(
     except WorkerError as error:
         raise WorkerError(f"{error}; continue with --resume --run_dir {folder.path}") from None
     summary = folder.finish(outcome)
-    folder.picture("curves.png", lambda path: save_curves(path, folder.records, title, config.target_accuracy))
-    if has_ledger(folder.records):
-        folder.picture("devices.png", lambda path: save_ledger(path, folder.records, title))
+    save_pictures(folder, config, title, outcome)
+    for line in last_lines(summary, folder, config):
+        say(line)
+    print(f"Test Accuracy = {summary['test_accuracy']:.2%}")
+    print(f"Test Loss = {shown(summary['test_loss'], '.3f')}")
+
+
+def why_end(folder: RunFolder, config: Config) -> str:
+    """Why the run may end early, after a round that was evaluated; nothing if it may not."""
+    if fell_below(folder.records, config.stop_below):
+        return f"the best accuracy is below --stop_below {config.stop_below}"
+    if folder.records and config.stop_at_target:
+        to_target = summarise(folder.records, config.target_accuracy)["rounds_to_target"]
+        return "" if None in to_target.values() else "every --target_accuracy is reached"
+    return ""
+
+
+def marked_if_exploded(done: Round, folder: RunFolder, config: Config) -> Round:
+    """The round with `exploded` in its record if its loss has; the first time, on the screen too."""
+    loss, first = largest_loss(done.record), folder.records[0]["test_loss"] if folder.records else None
+    if first is None or math.isnan(first) or loss <= EXPLODED * first:
+        return done
+    if not any("exploded" in record for record in folder.records):
+        warn(
+            f"round {done.t}: the loss is {loss:.4g}, over {EXPLODED} times that of the untrained model; "
+            f"training is diverging: --init_lr {config.init_lr:g} may be too large"
+        )
+    return replace(done, record=done.record | {"exploded": True})
+
+
+def save_pictures(folder: RunFolder, config: Config, title: str, outcome: Outcome | None) -> None:
+    """The pictures of a run that is over."""
+    folder.picture("curves.png", lambda path: plot.save_curves(path, folder.records, title, config.target_accuracy))
+    if ledger.has_ledger(folder.records):
+        folder.picture("devices.png", lambda path: ledger.save_ledger(path, folder.records, title))
     if outcome:
         accuracies = {name: values.tolist() for name, values in outcome.accuracies.items()}
         if config.client_eval_every:
-            folder.picture("clients.png", lambda path: save_clients(path, folder.records, accuracies["before"], title))
+            save = client_picture.save_clients
+            folder.picture("clients.png", lambda path: save(path, folder.records, accuracies["before"], title))
         if len(accuracies) > 1:
-            folder.picture("personalised.png", lambda path: save_personalised(path, accuracies, title))
+            save_all = client_picture.save_personalised
+            folder.picture("personalised.png", lambda path: save_all(path, accuracies, title))
+
+
+def last_lines(summary: dict[str, Any], folder: RunFolder, config: Config) -> Iterator[str]:
+    """What the screen says of a run that is over, before its accuracy and its loss."""
     for target, rounds_needed in summary["rounds_to_target"].items():
         reached_in = "not reached" if rounds_needed is None else f"{rounds_needed:.2f} rounds"
-        say(f"{float(target):.2%} test accuracy: {reached_in}")
+        yield f"{float(target):.2%} test accuracy: {reached_in}"
     if "stopped_below" in summary:
-        say(f"ended at round {summary['rounds']} of {folder.rounds}: {why_end()}")
+        yield f"ended at round {summary['rounds']} of {folder.rounds}: {why_end(folder, config)}"
     for name, figures in summary.get("personalised", {}).items():
-        say(clients_line(name, figures))
-    say(f"{summary['wall_seconds']:.1f} s; model, records and curves in {folder.path}")
-    print(f"Test Accuracy = {summary['test_accuracy']:.2%}")
-    print(f"Test Loss = {shown(summary['test_loss'], '.3f')}")
+        yield clients_line(name, figures)
+    yield f"{summary['wall_seconds']:.1f} s; model, records and curves in {folder.path}"
 
 
 def largest_loss(record: dict[str, Any]) -> float:

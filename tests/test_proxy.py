@@ -40,7 +40,7 @@ def test_the_first_model_is_that_of_training_on_the_servers_data():
     assert all(torch.equal(w[name], tensor) for name, tensor in x.w.items())  # the resident model is as it was
     load_state(x.model, w)
     batches = minibatches(torch.arange(n), (one_pass(x.proxy, 0, SERVER, e, n) for e in range(2)), 4)
-    train(x.model, make_optimizer(x.model.parameters(), "sgd", 0.1), x.proxy, batches)
+    train(x.model, make_optimizer(x.model.parameters(), c, 0.1), x.proxy, batches)
     assert all(torch.equal(trained[name], tensor) for name, tensor in x.w.items())
     assert not all(torch.equal(w[name], tensor) for name, tensor in trained.items())
 

@@ -18,8 +18,6 @@ from torch import Tensor
 from fl.algorithms.algorithm import Algorithm
 from fl.state import Got, Kept, RoundStart, State, zeros
 
-USUAL_RATES = {"fedavgm": 1.0, "fedadagrad": 0.03, "fedadam": 0.01, "fedyogi": 0.01}
-
 
 def averaged_with_momentum(now: RoundStart, got: Got) -> tuple[State, Kept]:
     """v <- beta v + Delta, w <- w + eta v, written so that beta = 0 and eta = 1 give the mean to the bit."""
@@ -55,8 +53,10 @@ def adaptive(second_moment: Callable[[Tensor, Tensor, float], Tensor]) -> Algori
 
 
 def server_rate(now: RoundStart) -> float:
-    """eta of the server: --server_lr, or the usual one where a Config was made without the parser."""
-    return USUAL_RATES[now.config.algorithm] if now.config.server_lr is None else now.config.server_lr
+    """eta of the server, which is --server_lr: the entry of each of these algorithms has a default for it."""
+    eta = now.config.server_lr
+    assert eta is not None
+    return eta
 
 
 fedavgm = Algorithm(server=averaged_with_momentum)

@@ -5,11 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-import torch
-from torch import nn
-
-from data.dataset import Dataset
-from data.partition import Partition
 from fl.state import RoundStart, State, Tell, Update, tell_nothing
 
 
@@ -21,11 +16,6 @@ class Engine(Protocol):
     and returns what is new in `Update.kept`, so that whichever process holds the client next can go on.
     fl/engines/sequential.py is the reference, whose result every other engine must give.
     """
-
-    model: nn.Module
-    data: Dataset
-    partition: Partition
-    device: torch.device
 
     def train(self, clients: Sequence[int], now: RoundStart, tell: Tell = tell_nothing) -> Iterator[Update]:
         """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for the given k of S_t.

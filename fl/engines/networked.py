@@ -51,8 +51,8 @@ class Networked:
     """
 
     def __init__(self, x: Experiment, channel: Channel, also: Mapping[str, Any]):
-        self.model, self.data, self.partition, self.device = x.model, x.data, x.partition, x.device
-        self.config, self.channel, self.also = x.config, channel, dict(also)
+        self.config, self.device = x.config, x.device
+        self.partition, self.channel, self.also = x.partition, channel, dict(also)
         self.outcome: dict[str, Any] = {}
 
     def train(self, clients: Sequence[int], now: RoundStart, tell: Tell = tell_nothing) -> Iterator[Update]:

@@ -46,7 +46,7 @@ class Sequential:
         own_start = {name: stack[0] for name, stack in (told.start or {}).items()}
         load_state(self.model, now.w | own_start)
         # A fresh optimizer: Adam's moments of another client, or of an old model, are not this client's.
-        optimizer = make_optimizer(self.model.parameters(), c.optimizer, c.lr(t), c.momentum, c.weight_decay)
+        optimizer = make_optimizer(self.model.parameters(), c, c.lr(t))
         if kept := now.kept.of(k, "optimizer"):
             optimizer.load_state_dict(offload(kept))  # a copy, because the optimizer's steps change it in place
             optimizer.param_groups[0]["lr"] = c.lr(t)  # the schedule's rate, not the saved one

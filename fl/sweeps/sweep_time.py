@@ -12,7 +12,7 @@ from fl.experiment import federated
 from fl.plan import all_steps, evaluations
 from fl.sweeps.grid import Cell
 from fl.sweeps.sweep import Planned
-from fl.sweeps.words import several
+from fl.words import several
 
 
 def expected(left: Sequence[Planned], jobs: int) -> Iterator[str]:

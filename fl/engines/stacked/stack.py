@@ -65,7 +65,7 @@ class Stack:
             return
         self.network.start_round(w)
         # A fresh one: Adam's moments of other clients, or of an old model, are not these clients'.
-        self.optimizer = make_optimizer(self.parameters.values(), c.optimizer, eta, c.momentum, c.weight_decay)
+        self.optimizer = make_optimizer(self.parameters.values(), c, eta)
         if self.at_anchor and correction.anchor:
             self.at_anchor.start_round(correction.anchor)
 

@@ -1,4 +1,4 @@
-"""The command lines of the scripts that train nothing themselves: compare.py, sweep.py and reproduce.py."""
+"""The command lines of the scripts that train nothing themselves, such as compare.py and sweep.py."""
 
 from __future__ import annotations
 
