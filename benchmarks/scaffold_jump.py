@@ -37,7 +37,7 @@ LINE = "{:>5} {:>9}  {:12} {:26} {:26} {:26}"
 
 
 def mean_gradients(x: Experiment, engine: Engine, now: RoundStart, factor: float) -> dict[int, float]:
-    """Of every client the norm of the mean gradient that it met when `factor` times c - c_k was added to each."""
+    """By client: the norm of the mean gradient over its local steps, when factor * (c - c_k) is added at each step."""
 
     def added(clients: Sequence[int]) -> State:
         drift = x.algorithm.tell(now, clients).correction.drift

@@ -134,7 +134,7 @@ def conditioning(pixels: str) -> tuple[float, float]:
 
     This matrix is a factor of the first layer's Hessian, if the layer is taken alone. Gradient descent is slow if one
     eigenvalue is much larger than the others (LeCun, Bottou, Orr and Müller 1998, "Efficient BackProp", sections 4.3
-    and 5.3), and what is common to all images makes such a one.
+    and 5.3). What all images have in common makes one eigenvalue that large.
     """
     data = load_data(parse([*SETTING, "--normalise", pixels], "federated", ""))
     x = data.inputs(torch.arange(len(data.train))).flatten(1)

@@ -116,9 +116,9 @@ def inputs_of(value: Any, key: str) -> Tensor:
 
 
 def labels_of(value: Any, key: str) -> Tensor:
-    """(n,) or (n, T) int64 from 0 on; behind the first of several, IGNORED too. Raises ValueError for what is none.
+    """Labels as int64 (n,) or (n, T), 0 or more; in (n, T) all columns but the first may hold IGNORED.
 
-    A column (n, 1), as data frames have it, is (n,).
+    A column (n, 1), as data frames have it, becomes (n,). Raises ValueError for other dtypes, shapes or values.
     """
     y = tensor_of(value, key)
     if y.dim() == 2 and y.shape[1] == 1:

@@ -117,15 +117,15 @@ def below(draws: Tensor, n: int) -> Tensor:
 
 
 def reflected(places: Tensor, n: int) -> Tensor:
-    """Places outside of range(n) to those that they mirror, the edge being the mirror; at most n - 1 outside."""
+    """Indices at most n - 1 outside of range(n), mapped into it by reflection at the edge pixel (reflect padding)."""
     return n - 1 - (n - 1 - places.abs()).abs()
 
 
 def whitened(x: Tensor, contrast: Tensor) -> Tensor:
-    """(N, C, H, W) with each channel's contrast (N, 1, 1, 1) changed about its mean, then mean 0 and deviation 1.
+    """Images (N, C, H, W), contrast changed by the factors (N, 1, 1, 1) about each channel's mean, then standardised.
 
-    Mean and deviation are those of an image's channels together. TensorFlow's bound on the deviation, one over the root
-    of the number of values, is that of pixels up to 255, and those here are up to 1.
+    Each image gets mean 0 and standard deviation 1 over all its values. As in TensorFlow, the standard deviation is at
+    least 1 / sqrt(number of values) for pixels up to 255; for pixels up to 1, as here, that is divided by 255.
     """
     mean = x.mean((2, 3), keepdim=True)  # of each channel
     x = x - mean

@@ -100,9 +100,10 @@ Columns = dict[str, Numbers | Texts]
 
 
 def are_texts(odd: int, given: int) -> bool:
-    """Whether a column is one of text: more than one value, and more than one in a hundred, are no numbers.
+    """Whether a column is text. odd: how many of its `given` values are not numbers.
 
-    A single such value among fewer than ten is enough, too. Fewer are taken for slips of the pen.
+    It is text if more than a tenth of the values are not numbers, or more than one value and more than 1 % of them.
+    Fewer such values count as typing errors.
     """
     return odd > max(1, given // 100) or odd * 10 > given
 

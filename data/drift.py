@@ -67,10 +67,10 @@ def at_least_one(share: float, n_k: Tensor) -> Tensor:
 
 
 def windows(partition: Partition, order: Tensor, window: Callable[[int], tuple[Tensor, Tensor]]) -> Held:
-    """In round t client k holds count[k] examples from its first[k]-th on; its first example follows its last.
+    """In round t client k holds a window of its sorted examples: count[k] from position first[k] on, wrapping round.
 
-    order (n,): for each entry of partition.indices, what its client's examples are sorted by. window(t): first and
-    count, (K,) int64 each. What a client holds stands in the order of the partition, whatever its line is.
+    order (n,): the key by which a client's examples are sorted, for each entry of partition.indices. window(t): first
+    and count, (K,) int64 each. The returned partition lists a client's examples in the old order, not the sorted one.
     """
     owner = torch.repeat_interleave(torch.arange(len(partition)), partition.sizes)
     by_order = order.argsort(stable=True)

@@ -48,10 +48,10 @@ def dirichlet_balanced(
 def noisy(data: Dataset, partition: Partition, sigma: float, seed: int) -> Dataset:
     """The data set with noise in what the clients train on: of variance sigma k / K for client k of K, section 4.2.
 
-    It is added to examples as they are before mean and deviation are taken off, where bytes count as numbers in [0, 1]:
-    so does the published code, though it draws anew at every visit of an example, and takes sigma k / (K - 1), counted
-    from 0, for the deviation. Here an example keeps its noise, and this comes from the CPU, so that every engine and
-    device sees the same. Examples become floats, four times as large as bytes. Raises FlagError for tokens.
+    The noise is added before normalisation: to bytes scaled to [0, 1], or to floats as they are. The published code
+    does that, too, but draws new noise at every visit of an example, and its standard deviation is sigma k / (K - 1),
+    with k from 0. Here the noise of an example is drawn once, on the CPU, so that every engine and device sees the
+    same. Bytes become float32, four times as large. Raises FlagError for tokens.
     """
     if not sigma:
         return data

@@ -38,12 +38,12 @@ def epsilon(config: Config, rounds: int) -> float:
 
 
 def local_epsilon(config: Config) -> float:
-    """epsilon at --delta of one update that one client sends with --local_noise, against all others it could send."""
+    """epsilon at --delta of one update with --local_noise: how well it hides which update a client sends."""
     return spent("uniform", 1, 1, config.local_noise, 1, config.delta)
 
 
 def called(config: Config) -> int:
-    """How many clients a round calls, on average if it draws each by itself; all of them can change the sum."""
+    """The number of clients that a round selects, --over_select included; with --sampling poisson, the expected one."""
     wanted = config.over_select * config.num_select_clients
     return min(math.ceil(wanted - 1e-9), config.num_clients)  # 1.1 times 100 is a little more than 110 in floats
 

@@ -39,9 +39,10 @@ class Devices(NamedTuple):
 
 
 class Fate(NamedTuple):
-    """What becomes of a client in a round if it is called. turn: in [0, 1), who is first among equally fast ones.
+    """What happens to a client in a round if it is called.
 
-    vanishes: the share of its time after which a client vanishes, None if it stays.
+    vanishes: the fraction of its round time after which it drops out; None if it does not. turn: a random number in
+    [0, 1) that decides the order of equally fast clients.
     """
 
     declines: bool
@@ -107,7 +108,10 @@ def most_eligible(config: Config) -> float:
 
 
 def fate_of(config: Config, t: int, k: int) -> Fate:
-    """The draws are made whatever the flags are, so that a change of one rate leaves all else as it was."""
+    """The fate of client k in round t.
+
+    All five numbers are drawn whatever the flags are, so that changing one rate does not change any other outcome.
+    """
     draw = random.Random(derive(config.seed, "fate", t, k)).random
     declines, vanishes, when, slow, turn = (draw() for _ in range(5))
     return Fate(

@@ -24,10 +24,11 @@ STEPS_TIMED = 10  # of each client, after as many that are not timed
 
 
 def seconds_a_step(x: Experiment, engine: str, workers: int) -> float:
-    """Seconds that each step of a client adds to a run of `workers` processes: one step's time here, over `workers`.
+    """Estimated seconds of a run per client step: the measured time of one step, divided by `workers`.
 
-    One process's share of round 1's clients take their first minibatches twice; the second time is measured. Only this
-    process trains, on one thread if each process has one; how much several slow each other down is not measured.
+    The clients that one process would train in round 1 train on their first minibatches twice, and the second time is
+    measured. Only this process trains, on one thread if each process will have one. So it is not measured how much
+    several processes slow each other down.
     """
     if has_one_thread(x.config, workers):
         torch.set_num_threads(1)

@@ -102,7 +102,8 @@ class Experiment:
         others = transforms_of(self.config)
         if not self.personal:
             return others
-        # First of all, so that nothing else sees these layers; and last of all, because some would write to them.
+        # The first transform hides the personal layers from all others. The last one resets them to w_t once more,
+        # because an attack or noise may have changed them.
         return [keep_at_home(self.personal), *others, stay_at_home(self.personal)]
 
     @cached_property

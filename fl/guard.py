@@ -67,7 +67,7 @@ def explain(error: BaseException) -> tuple[int, str] | None:
         silence(sys.stdout)
         return INTERRUPTED, ""
     if any(isinstance(one, KeyboardInterrupt) for one in asked):
-        return INTERRUPTED, "interrupted"  # an import, say, made another exception of it
+        return INTERRUPTED, "interrupted"  # something, such as an import, replaced KeyboardInterrupt by this error
     if not out_of_memory(error):
         from fl.names import blamed
 

@@ -107,7 +107,7 @@ def refuse(flag: str, value: str, reason: str) -> NoReturn:
 def told(flag: str, value: str, expected: str, own: bool | None = None) -> Iterator[None]:
     """Whatever the user's own code raises in here becomes one line that says what was expected of it.
 
-    own: whether it is theirs, if that is not a matter of the value alone.
+    own: whether the code in the block is the user's; None: it is if the value is FILE.py:NAME.
     """
     try:
         yield
@@ -127,8 +127,8 @@ def describe(error: BaseException) -> str:
 def blamed(error: BaseException) -> RunnerError | None:
     """The error to end with if it came out of a file of the user's own while the run called it; None if it did not.
 
-    The file may have several names in use: the one in whose function or class it happened is blamed, or else all. A
-    model of the user's own is also blamed for what happens in its layers, which may be PyTorch's.
+    Several flags may name objects of the same file. The error names the flag whose function or class raised, or all of
+    them if that is not known. The user's model is also blamed for errors inside its layers, which may be PyTorch's.
     """
     frames = [frame for frame, _ in traceback.walk_tb(own_part(error)) if frame.f_code.co_filename in USED]
     if not frames:

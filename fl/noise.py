@@ -4,9 +4,9 @@ The key comes from the operating system's secure generator, is the same in every
 nowhere; so a resumed run has another one. With --insecure_noise the key is a hash of the seed. Each stream follows from
 (key, purpose, round, client): no two are drawn from the same bits.
 
-The normals are made in float64 and rounded to the model's arithmetic when they are added. That differential privacy
-speaks of real numbers and computers have only some of them is a known gap: Mironov 2012, "On Significance of the Least
-Significant Bits for Differential Privacy". Nothing here closes it.
+The noise is drawn in float64 and rounded to the model's dtype when it is added. The proofs of differential privacy
+assume real numbers, not floating-point numbers. This is a known weakness, and nothing here removes it: Mironov 2012,
+"On Significance of the Least Significant Bits for Differential Privacy".
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ def take_part(x: Experiment, engine: Engine, group: Group) -> None:
 def final_tests(x: Experiment, engine: Engine, group: Group, end: Round | None = None) -> Outcome | None:
     """How the clients do once the rounds are over, at every rank; None if no flag asks for it.
 
-    end: rank 0's last round, which says where the run has ended; it may have been reached before a resumption. Nothing
-    of it is changed, and all of this follows from it, so that a run that is killed in here does it again.
+    end: rank 0's last round; it may have been trained before the run was resumed. The tests depend only on this round
+    and the flags, and do not change it. So if the run is killed here, a resumed run repeats them with the same result.
     """
     c = x.config
     if not has_client_tests(c):

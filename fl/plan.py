@@ -54,7 +54,7 @@ def matched_examples(config: Config) -> list[int] | None:
     if there != kept[: len(there)]:
         warn(
             f"--match {folder}: holds another run than when this one began; "
-            f"going on with the {len(kept)} rounds of then"
+            f"continuing with the {len(kept)} rounds that were noted at that time"
         )
     return kept
 

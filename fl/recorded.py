@@ -74,11 +74,11 @@ def check_same_data(x: Experiment, group: Group) -> None:
     Data come first, because a partition may differ just because they do.
     """
     told = group.union({group.rank: x.facts}).values()
-    for flag, fact, what in (("dataset", "data_sha256", "data"), ("partition", "partition_sha256", "a partition")):
+    for flag, fact, what in (("dataset", "data_sha256", "data"), ("partition", "partition_sha256", "partitions")):
         if len({facts[fact] for facts in told}) > 1:
             raise FlagError(
-                f"--{flag} {getattr(x.config, flag)}: gave each process {what} of its own; the result must follow from "
-                "the arguments alone, of which the seed may be one"
+                f"--{flag} {getattr(x.config, flag)}: gave the processes different {what}; its result must depend on "
+                "its arguments only; for random choices take `seed` as an argument"
             )
 
 

@@ -28,7 +28,7 @@ def derive(seed: int, purpose: str, *key: int) -> int:
 
 @contextmanager
 def seeded(seed: int, purpose: str, *key: int) -> Iterator[None]:
-    """torch's CPU generator seeded by the arguments while inside, and as it was afterwards."""
+    """Seed torch's CPU generator from the arguments inside the block, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, purpose, *key))
         yield
@@ -37,7 +37,8 @@ def seeded(seed: int, purpose: str, *key: int) -> Iterator[None]:
 def seed_training(device: torch.device, *key: int) -> None:
     """Seed what models on the device draw from while they train, such as dropout, by (seed, round, client).
 
-    As torch.manual_seed, which also notes a whole traceback for each kind of accelerator that is not here.
+    Unlike torch.manual_seed, this seeds only the CPU and `device`. torch.manual_seed also stores a traceback for each
+    kind of accelerator that this machine does not have.
     """
     value = derive(key[0], "training", *key[1:])
     torch.default_generator.manual_seed(value)

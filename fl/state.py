@@ -1,4 +1,4 @@
-"""What passes between the rooms: models, what clients report, what a round begins with, what survives it."""
+"""What the parts of a run pass to each other: models, client reports, and a round's start, result and kept state."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def tell_nothing(clients: Sequence[int]) -> Told:
 class RoundStart:
     """A round before its clients train.
 
-    w: w_t. trained: its parameters' names; the others are buffers, which no algorithm moves otherwise than FedAvg.
+    w: w_t. trained: the names of its parameters; the other tensors are buffers, which every algorithm treats as FedAvg.
     n: examples that all K clients hold together. sizes: n_k of the clients that train. gradient: of the loss over their
     examples at w_t, by parameter, if the algorithm asks for it. cohort: these clients, and the others that were called.
     noise_key: what the noise of the run is drawn from (fl/noise.py). mask_key: the same for what clients keep secret
@@ -187,11 +187,11 @@ class RoundStart:
 class Got:
     """What the server has got of a round, the same at every rank.
 
-    mean: what --aggregate makes of the models; w_t if no update counts. reports: of the clients whose updates count,
-    ascending. rejected: why the others do not, by client. kept: all that was kept before the round, with what the
-    clients keep of it. models: of those clients, in the order of the reports, (m, ...) each, if the algorithm asks for
-    them. is_noised: whether the mean has noise; then the server takes its step even if nobody reported. costs: keys of
-    the round's record that the aggregate adds or replaces.
+    mean: the models combined by --aggregate; w_t if no update counts. reports: from the clients whose updates count,
+    ascending. rejected: by client, why its update does not count. kept: the Kept from before the round, updated with
+    what these clients keep. models: (m, ...) each, the models of these clients in the order of the reports, if the
+    algorithm has keep_models. is_noised: whether noise was added to the mean; then the server takes its step even if
+    nobody reported. costs: keys of the round's record that the aggregate adds or replaces.
     """
 
     mean: State

@@ -33,7 +33,7 @@ def plain(error: UnicodeError) -> tuple[str | bytes, int]:
     return codecs.backslashreplace_errors(error)
 
 
-heard = [True]  # whether warnings of this process are; a worker's would only repeat those of the first process
+heard = [True]  # whether this process prints warnings; workers do not, because rank 0 prints the same ones
 
 
 def warn(text: object) -> None:

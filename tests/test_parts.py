@@ -229,7 +229,7 @@ def test_what_fails_in_a_worker_alone_is_said_by_the_worker(own, capfd):
          "    return replace(data, train=Split((data.train.examples + os.getpid() % 251).to(torch.uint8), "
          "data.train.targets))\n", "data"),
         ("--partition own.py:p", "def p(labels, K, seed):\n    g = torch.Generator().manual_seed(os.getpid())\n"
-         "    return Partition.from_owners(torch.randperm(len(labels), generator=g) % K, K)\n", "a partition"),
+         "    return Partition.from_owners(torch.randperm(len(labels), generator=g) % K, K)\n", "partitions"),
     ],
 )  # fmt: skip
 def test_what_each_process_draws_for_itself_is_refused(words, source, what, own, command):
@@ -237,8 +237,8 @@ def test_what_each_process_draws_for_itself_is_refused(words, source, what, own,
     assert command("federated", words).code == 0
     done = command("federated", f"{words} --workers 2")
     assert (done.code, done.err) == (
-        2, f"run_federated.py: {words}: gave each process {what} of its own; the result must follow from the "
-        "arguments alone, of which the seed may be one\n",
+        2, f"run_federated.py: {words}: gave the processes different {what}; its result must depend on its arguments "
+        "only; for random choices take `seed` as an argument\n",
     )  # fmt: skip
 
 

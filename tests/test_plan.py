@@ -44,7 +44,7 @@ def test_a_resumed_baseline_keeps_the_lengths_that_it_began_with(other, command,
     if other and "--seed" in other:
         assert done.err == (
             f"warning: --match {fed.folder}: holds another run than when this one began; "
-            "going on with the 4 rounds of then\n"
+            "continuing with the 4 rounds that were noted at that time\n"
         )
     else:
         assert done.err == ""

@@ -24,9 +24,9 @@ class WeightedMean:
     and the grouping. For that each product n_k w (in float64: exact for float32 w and n_k below 2^29) is split
     into a multiple of 2^-20 and a remainder rounded to a multiple of a still smaller power of two, chosen so
     that neither sum over the cohort can round (Demmel and Nguyen 2015, "Parallel reproducible summation").
-    It holds while the sum of n_k |w| stays below 2^31. Equal models have themselves as mean, to the bit,
-    where |w| is 0 or at least 2^-47 m. Weights that are not numbers of examples may be of any size if `largest`
-    is given: all of them are then brought near 1 by a power of two, which rounds nothing.
+    This holds while the sum of n_k |w| stays below 2^31. If all models are equal, the mean equals them bit for
+    bit where |w| is 0 or at least 2^-47 m. Weights that are not numbers of examples may have any size if
+    `largest` is given: if it is not in [1, 2^29), they are scaled by a power of two, which is exact.
 
     Integer buffers (BatchNorm's counter) have no meaningful mean: the maximum is taken.
     """

@@ -36,9 +36,9 @@ def median(models: Tensor, weights: Tensor, config: Config) -> Tensor:
 def trimmed_mean(models: Tensor, weights: Tensor, config: Config) -> Tensor:
     """Per coordinate, the mean without the --trim share of the values at either end (arXiv 1803.01498, Definition 2).
 
-    The paper's clients count alike; here those that are left out are counted alike, floor(trim m) at either end, and
-    those that are left weigh n_k. Of equal values the one with the smaller n_k stands first, so that it does not
-    matter in which order the clients come. At least one value is left, or two of an even number.
+    In the paper all clients have equal weight. Here floor(trim m) values are trimmed at either end, whatever their
+    n_k, and the mean of the remaining values is weighted by n_k. Equal values are sorted by n_k, so that the result
+    does not depend on the order of the clients. At least one value remains if m is odd, and two if m is even.
     """
     m = len(models)
     cut = min(int(config.trim * m + 1e-9), (m - 1) // 2)
@@ -61,7 +61,7 @@ def krum(models: Tensor, weights: Tensor, config: Config) -> Tensor:
 def multi_krum(models: Tensor, weights: Tensor, config: Config) -> Tensor:
     """The mean of the m - f models with the best of Krum's scores.
 
-    The paper leaves their number open, and they count alike in its mean; here they weigh n_k.
+    The paper leaves the number of models open and takes their plain mean; here it is m - f, weighted by n_k.
     """
     best = _krum_scores(models, config).argsort(stable=True)[: max(len(models) - config.byzantine, 1)].sort().values
     share = weights[best].double()
@@ -84,8 +84,8 @@ def geometric_median(models: Tensor, weights: Tensor, config: Config) -> Tensor:
     almost the same weight do that, because the points between them all have nearly the same sum.
     """
     values, share = models.double(), weights.double() / weights.double().sum()
-    # Every point on the way is a mean of the models, and its weights follow from distances alone. So m points in m
-    # dimensions, as far from each other as the models are, give the same weights, and a step costs next to nothing.
+    # Every iterate is a weighted mean of the models, and its weights depend on distances only. So we iterate on m
+    # points in m dimensions with the same distances: the weights are the same, and a step costs almost nothing.
     points = torch.linalg.qr(values.T, mode="r").R.T  # (m, min(m, P))
     weight = share  # of the models in the point
     for _ in range(MOST_STEPS):

@@ -20,9 +20,11 @@ NOT_FINITE, WRONG_SHAPE, ABSURD_WEIGHT, STILL_MASKED = REASONS = (
 
 
 class Aggregate(Protocol):
-    """What --aggregate does: takes models and their weights as they come, then makes one of them.
+    """What --aggregate does: it takes models and their weights as they come, and makes one model of them.
 
-    One with an attribute `costs` has it looked at in the end, for keys of the round's record.
+    add: S models, each tensor (S, ...), and their S weights. gather: sum up over the ranks; returns the sum of the
+    ranks' `more`. result: the model; `denominator` is the sum of all weights. If the aggregate has an attribute `costs`
+    (a dict), it is read after `result`, and its keys go into the round's record.
     """
 
     def add(self, update: Update, weights: Sequence[float]) -> None: ...

@@ -50,8 +50,8 @@ ALGORITHMS: dict[str, str | Entry] = {
     # the models, or rescale the mean, so they need --aggregate mean.
     "scaffold": Entry(
         "fl.algorithms.scaffold:scaffold",
-        # It makes a client's control variate out of the change that arrives, divided by steps and rate, and with it out
-        # of what compression has added to the change.
+        # A client's control variate is computed from its change as it arrives, divided by steps and learning rate. So
+        # it would contain the compression error, divided by them as well.
         needs={"optimizer": "sgd", "momentum": 0, "aggregate": "mean", "compress": "none"},
         leaks="makes its control variates out of each client's own update",
     ),

@@ -24,12 +24,12 @@ def alike(now: RoundStart, reports: Sequence[Report]) -> list[float]:
 class Algorithm:
     """An algorithm, as its functions; Algorithm() is FedAvg. They are pure: none changes what it is given.
 
-    tell(now, clients): what a stack of clients is told beside w_t.
-    weights(now, reports): of the clients' parameters in the mean; buffers weigh n_k under every algorithm.
-    server(now, got): w_{t+1}, and what survives the round. keep_models: whether `got` has every model.
-    prepare(engine, now, mine, group): the same round with what else the clients must be told, such as the full
-    gradient, to which every rank adds that of its clients, `mine`.
-    transfers: how many vectors as long as the model a client gets, and sends.
+    tell(now, clients): what the server sends to S clients beside w_t.
+    weights(now, reports): the clients' weights in the mean of the parameters; buffers are always weighted by n_k.
+    server(now, got): w_{t+1}, and the Kept for the next round. keep_models: whether got.models has all clients' models.
+    prepare(engine, now, mine, group): runs before local training, for an exchange such as that of the full gradient;
+    returns `now` with its result. mine: this rank's clients; `group` sums over the ranks.
+    transfers: how many model-sized vectors a client downloads and uploads in a round.
     """
 
     tell: Callable[[RoundStart, Sequence[int]], Told] = lambda now, clients: Told()

@@ -22,9 +22,9 @@ from fl.state import Got, Kept, Report, RoundStart, State
 
 @lru_cache(maxsize=4096)
 def effective_steps(rho: float, steps: int) -> float:
-    """a_k (section 4.2): `steps` for plain SGD. With momentum rho, what gradients of 1 would move a client by.
+    """a_k (section 4.2): `steps` for plain SGD; with momentum rho, how far `steps` gradients of 1 move a weight (lr 1).
 
-    Each step moves it by a velocity that starts the round at 0. Added up as the steps are, no two terms cancel; the
+    The momentum buffer is 0 at the start of the round. The loop adds up positive terms only, so it is accurate. The
     closed form, (steps - rho (1 - rho^steps) / (1 - rho)) / (1 - rho), loses all its digits as rho comes near 1.
     """
     moved = velocity = 0.0
@@ -46,7 +46,11 @@ def weights(now: RoundStart, reports: Sequence[Report]) -> list[float]:
 
 
 def server(now: RoundStart, got: Got) -> tuple[State, Kept]:
-    """The mean came with weights n_k / a_k; what is missing is tau_eff and the sum of n_k / n 1 / a_k."""
+    """w_{t+1} and the Kept for the next round.
+
+    got.mean is weighted by n_k / a_k and divided by the sum of these weights. So its change w - w_t is multiplied by
+    tau_eff and by the sum of n_k / (n a_k), which undoes that division.
+    """
     a = [effective_steps(now.config.momentum, report.steps) for report in got.reports]
     if min(a) == max(a):
         return got.mean, got.kept  # FedAvg

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from fl.comparing.tables import CLIENTS, Quantity, Row, aligned, figure
 
 LEVEL = 0.95
-FEWEST = 3  # seeds; of two, the interval would be about as wide as everything that could be
+FEWEST = 3  # seeds; with two, the interval is 12.7 standard errors to either side, too wide to say anything
 TOLD = {"test_accuracy", "test_loss", *(quantity.name for quantity in CLIENTS.values())}  # beside rounds to targets
 
 
@@ -44,7 +44,7 @@ def differences(rows: Sequence[Row]) -> dict[str, dict[Quantity, Difference]]:
 
 
 def reference(rows: Sequence[Row]) -> Row:
-    """The row against which differences are: the first of which not all runs diverged, or the first."""
+    """The row that all others are compared with: the first with a run that did not diverge, or else the first."""
     known = [row for row in rows if any(value is not None for own in row.values.values() for value in own)]
     return known[0] if known else rows[0]
 

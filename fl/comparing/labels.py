@@ -28,8 +28,8 @@ SAID: dict[str, str] = {
     "stop_at_target": "stopped there", "target_accuracy": "to {}", "stop_below": "if below {}",
 }  # fmt: skip
 
-# A title always has those of these that do something, in this order. Of the other flags of its groups it has those that
-# are not at their defaults.
+# A title shows these flags in this order, if they do something in the run. Of all other flags it shows those in GROUPS
+# that are not at their defaults.
 DEFINING = (
     "algorithm", "model", "dataset", "partition", "shards_per_client", "labels_per_client", "label_sets", "alpha",
     "num_clients",
@@ -37,9 +37,9 @@ DEFINING = (
     "byzantine", "attack", "attackers", "attack_scale", "compress", "compress_bits", "compress_density",
     "data_drift", "drift_share", "drift_rounds",
 )  # fmt: skip
-OFF = ("compress", "data_drift")  # of these, if the default says that nothing is done
+OFF = ("compress", "data_drift")  # of DEFINING, those that a title leaves out at their default, "none"
 GROUPS = ("Federation", "Algorithm", "Privacy", "Compression", "Devices and links", "Training", "Model and data")
-ALSO, SEEN = ("precision",), ("global_epoch",)  # beside these groups; and what the axis of rounds shows
+ALSO, SEEN = ("precision",), ("global_epoch",)  # shown though not in GROUPS; left out, because the x axis shows it
 
 Values = dict[str, Any]  # of flags, by name
 UNSET = object()  # the value of a flag that its owner, such as the algorithm, sets by itself

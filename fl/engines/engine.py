@@ -11,17 +11,18 @@ from fl.state import RoundStart, State, Tell, Update, tell_nothing
 class Engine(Protocol):
     """How clients are executed.
 
-    An engine holds the resident model, the data on its device, the flags of the local training, and the partition, in
-    whose place it takes `now.partition` where there is one. What survives a round is not its own: it reads `now.kept`
-    and returns what is new in `Update.kept`, so that whichever process holds the client next can go on.
+    An engine holds the model, the data on its device, the flags of local training, and the partition, which
+    `now.partition` replaces if it is set. It keeps no client state between rounds: it reads `now.kept` and returns the
+    new state in `Update.kept`, so that any process can train the client next.
     fl/engines/sequential.py is the reference, whose result every other engine must give.
     """
 
     def train(self, clients: Sequence[int], now: RoundStart, tell: Tell = tell_nothing) -> Iterator[Update]:
         """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for the given k of S_t.
 
-        Yields the updates of all the clients, one or several at a time, each ascending. Their tensors are good until
-        the next update is asked for. tell(k's) is asked once for each client, before it trains.
+        Yields the updates of all the clients, one or several clients at a time, in ascending order. An update's tensors
+        are valid until the next update is requested. tell(clients) is called before these clients train, and once for
+        each client.
         """
         ...
 

@@ -11,24 +11,24 @@ Flags: TypeAlias = Any  # a fl.config.Config, which is built from the tables bel
 
 @dataclass(frozen=True)
 class Entry:
-    """One name of a flag such as --algorithm. A plain string in a table is an Entry that asks for nothing.
+    """One value of a flag such as --algorithm. A plain string in a table is an Entry without any conditions.
 
     target: "module:object", imported when it is needed.
-    needs: what other flags must be.
-    defaults: of other flags, in place of their own.
-    fixes: what other flags are under this name, whatever their defaults; `meaning` says it in the error message.
-    reads: flags that only some names read, of this table or of another; given without such a name they are refused.
-    made_of: of a data set, flags of the federation that its examples follow from. The baseline reads them, too, and
-    takes them from the run that it matches.
-    check: raises FlagError for what no line above can say.
-    instead: the name that gives the same result with less work, if the flags are such that there is one.
-    needs_stacking: whether only models that can be stacked will do.
-    tokens: of a model or a data set, whether its inputs are tokens, such as characters, and not numbers.
-    of_the_user: of a data set, whether --data_dir says which data they are, and not only where they lie.
-    own_rate: of an algorithm, whether its --init_lr is another number than the step of plain SGD.
-    leaks: why noise on the mean of the updates would not hide them; nothing where the mean is all that counts.
-    reports: of a rule, how many clients must report in a round for it to withstand anything.
-    sgd_lr: of a model, the --init_lr of --optimizer sgd if none is given.
+    needs: the values that other flags must have.
+    defaults: defaults of other flags under this name, in place of their own.
+    fixes: the values that other flags always have under this name; `meaning` says so in the error message.
+    reads: flags that do nothing without this name or another one that reads them; without such a name they are refused.
+    made_of: for a data set, the federation flags from which its examples are generated. The baseline reads them, too,
+    and takes them from the run that it matches.
+    check: raises FlagError for conditions that the fields above cannot express.
+    instead: returns a cheaper name that gives the same result with these flags, or None.
+    needs_stacking: whether the model must be one that can be stacked.
+    tokens: for a model or a data set, whether its inputs are tokens, such as characters, and not numbers.
+    of_the_user: for a data set, whether --data_dir says which data to use, and not only where known data lie.
+    own_rate: for an algorithm, whether --init_lr is not the learning rate of plain SGD, so that no baseline copies it.
+    leaks: why noise on the mean does not protect the clients, as the end of an error message; "" if it does.
+    reports: for an aggregation rule, the number of reports below which it withstands no attacker.
+    sgd_lr: for a model, the default --init_lr with --optimizer sgd.
     """
 
     target: str

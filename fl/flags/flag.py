@@ -200,12 +200,13 @@ def flag(
 ) -> T:
     """A dataclass field that is also a command-line flag.
 
-    many: the flag is repeatable, and this makes one value of all.
-    reads: the scripts that it does something in. needs: without which it would do nothing.
-    resume: a resumed run has the SAME value; may have another (FREE), for it changes no round that is done; or has
-    what the new command line says (ANEW).
-    matched: whether a baseline with --match takes it from the federated run.
-    experiment: whether runs that differ in it are different experiments; or the name of a switch: they are if it is on.
+    many: for a repeatable flag, the function that turns its list of values into one value.
+    reads: the scripts in which the flag does something. needs: conditions without which it would do nothing.
+    resume: what a resumed run may do. SAME: keep the recorded value. FREE: also take another value, because the flag
+    changes no round that is done. ANEW: ignore the recorded value and use the new command line.
+    matched: whether a baseline with --match takes the flag from the federated run.
+    experiment: whether runs that differ only in this flag are different experiments. The name of a switch means: only
+    if that switch is on.
     rate: whether a smaller value may help when training diverges.
     """
     metadata = {

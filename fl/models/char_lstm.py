@@ -9,8 +9,8 @@ def char_lstm(shape: tuple[int, ...], classes: int) -> nn.Module:
     """(B, T) tokens to (B, classes, T) logits of the token after each; any T.
 
     An embedding of 8, two LSTM layers of 256 and a linear layer. The state is zero at the start of each sequence. The
-    paper gives 866,578 parameters; with the 65 classes of the known text there are 815,945. PyTorch's LSTM has two
-    vectors of biases a layer where most have one; the paper does not say what else it has, or how many characters.
+    paper gives 866,578 parameters; here there are 815,945 with the 65 classes of the known text. PyTorch's LSTM has two
+    bias vectors per layer, where most have one. The paper does not give its number of characters or other details.
     """
     return CharLSTM(classes)
 

@@ -69,9 +69,11 @@ def checked_n(what: str, phi_k: Any) -> float:
 
 
 def scaling(phi: Any, phi_k: Tensor | None, parameters: Sequence[Tensor]) -> dict[int, Tensor]:
-    """S_k = phi / phi_k by the place of the parameter that it multiplies; none while the client has no phi_k.
+    """S_k = phi / phi_k, by the index of the parameter that it multiplies; empty if phi_k is None.
 
-    Raises TypeError or ValueError for a phi that cannot be: a feature that the client has is one of somebody.
+    phi (d,): share of all clients' examples that have each feature. phi_k (d,): the same for this client. Raises
+    TypeError or ValueError if phi is not a vector of shares in [0, 1] as long as phi_k, or if it is 0 for a feature
+    that this client's data has.
     """
     vector("phi", phi)
     if phi_k is not None and phi.shape != phi_k.shape:

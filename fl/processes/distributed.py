@@ -139,7 +139,7 @@ class Distributed(Group):
                     if self.device and self.device.type == "cuda":
                         time.sleep(1e-4)  # NCCL's `wait` returns at once and leaves the waiting to the GPU
                     else:
-                        with suppress(RuntimeError):  # that it took longer; what else is wrong, the last wait raises
+                        with suppress(RuntimeError):  # a timeout; the last work.wait() raises any other error again
                             work.wait(timedelta(seconds=PATIENCE_SECONDS))
                 work.wait()
             finally:

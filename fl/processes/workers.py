@@ -73,10 +73,10 @@ def group_of(config: Config, workers: int, work: Callable[[Config, Group], None]
 
 
 def has_one_thread(config: Config, workers: int) -> bool:
-    """Whether each of `workers` processes has one thread: on CPUs, if there are several or `choose` saw little work.
+    """Whether each of `workers` processes uses one thread: on CPUs, with several processes or with --engine auto.
 
-    Little work gains nothing by a second thread. Runs that keep optimizer states have one process for another reason
-    than little work, so they keep their threads.
+    If --engine auto starts only one process, there is too little work for a second thread. The exception is
+    --keep_optimizer_state: then there is one process even for much work, and it keeps its threads.
     """
     several = workers > 1 or config.engine == "distributed"
     little = config.engine == "auto" and not config.keep_optimizer_state

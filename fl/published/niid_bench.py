@@ -1,9 +1,9 @@
 """NIID-Bench (Li, Diao, Chen and He 2022, arXiv 2102.02079) as cells: the accuracy after 50 rounds.
 
-SCAFFOLD is another one there: after each step with momentum, eta (c - c_k) is subtracted from the parameters, and c_k
-is the mean of such steps, divided by eta. Ours is that of its own paper: c - c_k is added to the gradient, and there is
-no momentum. Its cells therefore have momentum 0 and the rate eta / (1 - momentum), with which a constant gradient moves
-a client as far.
+Their SCAFFOLD differs from ours: after each momentum step it subtracts eta (c - c_k) from the parameters, and c_k is
+the mean of such steps, divided by eta. Ours follows SCAFFOLD's paper: it adds c - c_k to the gradient and has no
+momentum. So our cells have momentum 0 and the learning rate eta / (1 - momentum); a constant gradient then moves a
+client equally far in both.
 
 If clients have few labels each, much depends on which labels those are. The cells labels_C draw them anew with each
 seed, and labels_C-theirs have those that the replication's code draws.

@@ -18,10 +18,10 @@ HEADING = ["cell", "rounds, theirs", "rounds, ours", "n", "rate", "ratio", "verd
 def search(target: Target, seeds: int, run: Bench) -> dict[str, Any]:
     """The cell's result.
 
-    No rate is tried for longer than the best one has needed, because it could not win any more. While none is known
-    to reach the target, those that are tried together get an eighth of the rounds, then a quarter, then a half, and
-    from there an eighth more each time. The steps are small because a rate that has not got there still runs to the
-    end of the step in which another one does.
+    A rate runs for at most as many rounds as the best rate so far needed, because after that it can no longer win.
+    Until some rate reaches the target, all rates that are tried together run for an eighth of the round limit, then a
+    quarter, a half, and from there an eighth more each time. These steps are small, because when one rate reaches the
+    target, the others still run to the end of the step.
     """
     accuracy = float(target.flags[target.flags.index("--target_accuracy") + 1])
     scores: dict[int, Score] = {}

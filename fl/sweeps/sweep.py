@@ -31,8 +31,8 @@ from fl.sweeps.progress import Progress
 
 # The flags that a resumed run may change and that say how far it goes, or what is done at its end.
 ENDS = ("global_epoch", "target_accuracy", "stop_at_target", "stop_below", "personalise_epochs", "local_only")
-# The flags that say where the data lie. Where they are others than on record, a run is started even if it is over: it
-# then looks at the data, refuses those on which it was not trained, and records where they lie.
+# The flags that say where the data are. If they differ from the recorded ones, even a finished run is started: it
+# checks that these are the data on which it was trained, and records the new place.
 PLACES = ("data_dir", "text")
 TABLES = {"table.md": markdown_report, "table.csv": as_csv, "table.json": json_report, "table.tex": as_latex}
 
@@ -94,7 +94,8 @@ def check_same(folder: Path, recorded: dict[str, Any], config: Config) -> None:
 
 def check_flags(names: Sequence[str], folder: Path, recorded: dict[str, Any], config: Config) -> None:
     """`check_same` for some flags."""
-    # A resumed run keeps its own values of these unless others are given, so one at its default must match the record.
+    # A resumed run keeps the recorded values of these flags if they are not given. So a flag at its default must be the
+    # same on record.
     stay = (*ENDS, "text")
     for name in names:
         was, now = recorded[name], getattr(config, name)

@@ -15,7 +15,7 @@ def someone_attacks(config: Flags) -> None:
         raise FlagError(f"--attackers {config.attackers:g}: is none of --num_clients {config.num_clients}")
 
 
-# --attack: what some clients do to harm. All of them in one file, for they share who attacks.
+# --attack: how malicious clients attack. All attacks are in one file, because they share the choice of the attackers.
 ATTACKS: Table = {
     "label_flip": Entry("fl.transforms.attack:attack", check=someone_attacks),
     "sign_flip": Entry("fl.transforms.attack:attack", reads=("attack_scale",), check=someone_attacks),

@@ -15,11 +15,11 @@ from fl.transforms.transform import Transform
 
 
 def compress(config: Config) -> Transform | None:
-    """What the clients send is what the server can make of the bytes; None for --compress none.
+    """Replace each client's model by the one that the server decodes from its bytes; None for --compress none.
 
-    Models stay models: w + what is left of Delta = w_k - w. Integer buffers go as they are. With error feedback client
-    k adds to Delta what it left out in its last update that counted, and keeps the difference for its next. If an
-    update is turned away, or a round abandoned before it trains, what it kept before stays as it was.
+    That is w + the decoded Delta, where Delta = w_k - w. Integer buffers are sent uncompressed. With error feedback,
+    client k adds to Delta the residual of its last update that counted: what compression left out of it. The new
+    residual is kept for its next update. If an update is rejected or its round is abandoned, the old residual stays.
     """
     made: Compressor | None = named("compress", config.compress)(config)
     if made is None:

@@ -3,13 +3,14 @@
 Delta is one vector of P numbers per client, all floating tensors of the model one after another; `sizes` are their
 lengths. Each compressor has two pairs of functions:
 
-    shrink(Delta (S, P), sizes, seeds) -> Message       what S clients say
-    expand(Message, sizes) -> (S, P)                    what the server understands
-    pack(Message, sizes) -> bytes                       one client's Message as it goes over the wire
-    unpack(bytes, sizes, dtype) -> Message              and back
+    shrink(Delta (S, P), sizes, seeds) -> Message       the compressed updates of S clients
+    expand(Message, sizes) -> (S, P)                    the updates that the server reconstructs from them
+    pack(Message, sizes) -> bytes                       one client's Message, encoded for the network
+    unpack(bytes, sizes, dtype) -> Message              the inverse of pack
 
-A Message is a dict of tensors, (S, ...) each. Training goes from shrink to expand; unpack gives what was packed, to the
-bit, so that the way over the bytes has the same end. Their number follows from sizes and dtype alone.
+A Message is a dict of tensors, (S, ...) each. A simulation calls shrink and then expand, without packing. This gives
+the same update, because unpack restores a packed Message bit for bit, as the tests show for every compressor. The
+number of bytes depends on the flags, sizes and dtype, not on the values.
 """
 
 from __future__ import annotations

@@ -15,9 +15,11 @@ from fl.aggregates.secure.wire import KEY_BYTES, SEALED_BYTES, letters, unpacked
 
 
 class Client:
-    """Client k. t: how many must answer, or the masks stay on. random(n): n secret bytes, each time others.
+    """Client k of one round.
 
-    of_masks and of_mail are the private keys s^SK and c^SK of the paper. own is b: the seed of k's own mask.
+    t: the threshold; if fewer than t clients send an update, nobody can unmask the sum. random(n): n fresh secret
+    bytes. of_masks, of_mail: the paper's private keys s^SK (for the pairwise masks) and c^SK (to encrypt the shares).
+    own: b, the seed of client k's self-mask.
     """
 
     def __init__(self, k: int, t: int, random: Callable[[int], bytes]):

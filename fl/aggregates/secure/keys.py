@@ -62,7 +62,7 @@ def opened(key: bytes, sender: int, message: bytes) -> bytes:
 
 
 def stream_of(secret: bytes, *number: int) -> Callable[[int], bytes]:
-    """A source of secret bytes, for as many as it is asked for: SHA-256 makes its key of the secret and the numbers."""
+    """A function (count) -> the next `count` bytes of AES-256 in counter mode, keyed with SHA-256(secret, numbers)."""
     key = hashlib.sha256(secret + b"/".join(str(one).encode() for one in number)).digest()
     stream = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
     return lambda count: stream.update(bytes(count))

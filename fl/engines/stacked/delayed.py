@@ -33,7 +33,7 @@ class Delayed:
         self.x, self.counts = x.flatten(1, 2), counts  # (S, L B, i)
         self.rows = [count * self.B for count in counts]
         keep, weights, self.eta = self.weights.keep, self.weights, self.weights.eta
-        # What s steps leave of the weights at the beginning, or of their way to C, and how much drift they bring.
+        # Factors after s steps, as in the docstring: keep^s, on W_0 if there is no C; 1 - keep^s, on C - W_0; on drift.
         self.left = [keep**s for s in range(L + 1)]
         self.gone = [1 - left for left in self.left]
         self.brought = [-self.eta * sum(self.left[:s]) for s in range(L + 1)]

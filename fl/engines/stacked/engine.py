@@ -81,8 +81,8 @@ class Stacked:
     def train(self, clients: Sequence[int], now: RoundStart, tell: Tell = tell_nothing) -> Iterator[Update]:
         """Algorithm 1: w_{t+1}^k <- ClientUpdate(k, w_t), for k in S_t, a stack at a time.
 
-        Clients whose full minibatches differ in size are not stacked: padding would change the shapes of products,
-        and with them a client's bits would depend on the company it is in.
+        Only clients with the same size of a full minibatch are stacked. With padding, the shapes of a client's matrix
+        products would depend on the other clients in its stack, and so would the last bits of its result.
         """
         alike: dict[int, list[Member]] = {}
         for k, (start, n_k) in zip(clients, (now.partition or self.partition).spans_of(clients), strict=True):

@@ -44,9 +44,9 @@ def cuda_graphs() -> Recorder:
 class Graphed:
     """A network whose steps are replayed; a Network itself.
 
-    A graph holds addresses, so every step's inputs are copied to one place, and the network's parameters stay where
-    they are from round to round. It holds numbers, too: another eta, decay, pull or number of active clients is another
-    graph, and so is a correction with other tensors. What an optimizer does after the step is not part of it.
+    A graph stores addresses, so every step's inputs are copied to the same buffers, and the network's parameters stay
+    where they are from round to round. It also stores numbers: another eta, decay, pull or number of active clients
+    needs a new graph, and so do correction tensors of other shapes. The optimizer's step is not part of the graph.
     """
 
     def __init__(self, network: Network, record: Recorder | None = None):

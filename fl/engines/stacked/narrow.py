@@ -1,7 +1,7 @@
 """A first convolution of few channels and the pooling behind it, for one client on a CPU.
 
-oneDNN computes as many channels at once as a vector has numbers, and throws away those that a layer does not have:
-LeNet's first convolution has six of sixteen. PyTorch's pooling goes number by number where eight do not come together.
+oneDNN computes as many channels at once as fit into a vector register and throws away the surplus: LeNet's first
+convolution uses six of sixteen. PyTorch's pooling is not vectorised if there are fewer than eight channels.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def is_narrow(layers: Sequence[nn.Module], shape: Sequence[int]) -> bool:
 class Narrow:
     """nn.Conv2d for two neighbouring pixels at once, and nn.MaxPool2d: (B, C, H, W) to (B, O, H', W').
 
-    It is a convolution with a stride of 2 across and 16 channels. The first half of them belongs to the left pixel and
-    the second to the right one; so the kernels are one pixel wider: a column of zeros ends those of the left pixel and
-    begins those of the right one. Channels that the layer lacks are zeros, too. With the channels innermost, the result
-    for pairs (B, 16, H, W / 2) is in memory what a result (B, 8, H, W) would be.
+    It is one convolution with a horizontal stride of 2 and 16 output channels: eight for the left pixel of each pair
+    and eight for the right one. So the kernels are one pixel wider: for the left pixel they end with a column of zeros,
+    and for the right pixel they begin with one. Channels that the layer lacks are zeros. With the channels innermost,
+    the result for pairs, (B, 16, H, W / 2), has the same memory layout as (B, 8, H, W).
     """
 
     def __init__(self, convolution: nn.Conv2d, pool: nn.MaxPool2d, weights: Weights):
