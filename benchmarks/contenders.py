@@ -368,8 +368,8 @@ CONTENDERS: dict[str, Callable[[str], Iterator[float]]] = {
 if ON_GPU:
     CONTENDERS |= {f"stacked, {name}": ours("stacked", 0, precision=name) for name in ("tf32", "bf16")}
 
-CLIENTS_OF = {"fedavg": {}, "fedprox": {"proximal_mu": 0.01}, "scaffold": {}, "fednova": {}, "fedadam": {}, "fsvrg": {}}
-ALGORITHMS = {name: ours("stacked", 0, algorithm=name, **flags) for name, flags in CLIENTS_OF.items()}
+FLAGS_OF = {"fedavg": {}, "fedprox": {"proximal_mu": 0.01}, "scaffold": {}, "fednova": {}, "fedadam": {}, "fsvrg": {}}
+ALGORITHMS = {name: ours("stacked", 0, algorithm=name, **flags) for name, flags in FLAGS_OF.items()}
 
 
 def main() -> None:

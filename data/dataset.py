@@ -157,3 +157,15 @@ class Dataset:
         beside = [1] * (self.train.examples.dim() - 2)
         scale, shift = ((1 / (largest * std)).view(-1, *beside), (mean / std).view(-1, *beside))
         return scale.to(self.train.examples.device, self.dtype), shift.to(self.train.examples.device, self.dtype)
+
+
+def channel_statistics(pixels: Tensor) -> dict[str, list[float]]:
+    """Mean and standard deviation of each channel of (n, C, S, S), as numbers in [0, 1]; no deviation is 0."""
+    mean, std = [], []
+    for channel in pixels.unbind(1):
+        counts = torch.bincount(channel.reshape(-1), minlength=256).double()
+        values = torch.arange(256, dtype=torch.float64) / 255
+        average = (counts * values).sum() / counts.sum()
+        mean.append(float(average))
+        std.append(float(((counts * (values - average) ** 2).sum() / counts.sum()).sqrt()) or 1.0)
+    return {"mean": mean, "std": std}

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from data.dataset import Dataset, Split
+from data.dataset import Dataset, Split, channel_statistics
 from data.download import Wanted, found_or_fetched, from_url, lying_in
-from data.folder import statistics
 from data.idx import parse
 
 URL = "https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip"
@@ -44,7 +43,7 @@ def load(split: str, classes: int, data_dir: Path) -> Dataset:
     files, source = found_or_fetched(wanted, lambda: lying_in(folder, hashes))
     with zipfile.ZipFile(io.BytesIO(files[ARCHIVE])) as archive:
         train, test = (part(archive, f"gzip/emnist-{split}-{name}") for name in ("train", "test"))
-    scale = statistics(train.examples)
+    scale = channel_statistics(train.examples)
     return Dataset(f"emnist_{split}", train, test, classes, scale["mean"], scale["std"], source)
 
 

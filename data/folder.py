@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from data.dataset import Dataset, Split
+from data.dataset import Dataset, Split, channel_statistics
 from data.decode import decode
 from fl.errors import DataError, RunFolderError, reason
 from fl.records import checkpoint
@@ -48,7 +48,7 @@ def folder(data_dir: Path, image_size: int, grey: bool, test_fraction: float, sk
         classes, train, test = found(data_dir)
         listed, n, is_drawn = [*train, *test], len(train), not test
         if is_drawn:
-            train, test = held_out(train, len(classes), test_fraction, seed)
+            train, test = by_class(train, len(classes), test_fraction, seed)
         content = decoded(data_dir, listed, n, image_size, grey, skip_bad)
     except OSError as error:
         raise DataError(f"--data_dir {data_dir}: cannot be read ({error.filename}: {reason(error)})") from None
@@ -61,7 +61,7 @@ def folder(data_dir: Path, image_size: int, grey: bool, test_fraction: float, sk
         whole = int(rows[-1]) - int(rows[0]) + 1 == len(rows)  # a view of them does without a copy
         pixels = content["pixels"][int(rows[0]) : int(rows[-1]) + 1] if whole else content["pixels"][rows]
         splits.append(Split(pixels, torch.tensor([listed[i].label for i in rows.tolist()])))
-    numbers = statistics(splits[0].examples) if is_drawn else content
+    numbers = channel_statistics(splits[0].examples) if is_drawn else content
     return Dataset(
         "folder", splits[0], splits[1], classes=len(classes), mean=numbers["mean"], std=numbers["std"],
         source=f"images in {data_dir}",
@@ -121,7 +121,7 @@ def some(paths: Sequence[Path]) -> str:
     return ", ".join(map(str, paths[:NAMED])) + (", ..." if len(paths) > NAMED else "")
 
 
-def held_out(listed: Sequence[Image], classes: int, fraction: float, seed: int) -> tuple[list[Image], list[Image]]:
+def by_class(listed: Sequence[Image], classes: int, fraction: float, seed: int) -> tuple[list[Image], list[Image]]:
     """Training and test images: `fraction` of each class is put aside, one at least and not all, drawn by the seed."""
     train: list[Image] = []
     test: list[Image] = []
@@ -160,7 +160,7 @@ def decoded(data_dir: Path, listed: Sequence[Image], n: int, size: int, grey: bo
     if bad:
         warn(f"{len(bad)} files cannot be read as images and are left out: {some(bad)}")
     if is_new and content["good"][:n].any():
-        content |= statistics(content["pixels"][:n][content["good"][:n]])
+        content |= channel_statistics(content["pixels"][:n][content["good"][:n]])
         try:
             checkpoint.save(cache, content)
         except OSError as error:
@@ -191,15 +191,3 @@ def key(data_dir: Path, listed: Sequence[Image], n: int, size: int, grey: bool) 
         name = os.fsencode(path.relative_to(data_dir))
         digest.update(name + f" {status.st_size} {status.st_mtime_ns} {label}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def statistics(pixels: Tensor) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel of (n, C, S, S), as numbers in [0, 1]; no deviation is 0."""
-    mean, std = [], []
-    for channel in pixels.unbind(1):
-        counts = torch.bincount(channel.reshape(-1), minlength=256).double()
-        values = torch.arange(256, dtype=torch.float64) / 255
-        average = (counts * values).sum() / counts.sum()
-        mean.append(float(average))
-        std.append(float(((counts * (values - average) ** 2).sum() / counts.sum()).sqrt()) or 1.0)
-    return {"mean": mean, "std": std}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import signal
@@ -10,14 +9,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from fl.errors import FlagError, WorkerError
+from fl.signals import LIBC, end_with
 
 POLITE_SECONDS = 5.0  # that programs have to end by themselves
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # of Linux's prctl
 SHOWN = 6  # last lines of a program's log in a message
 
 
@@ -40,7 +40,10 @@ class Processes:
         with self.logs[name].open("wb") as log:
             self.children[name] = subprocess.Popen(
                 [found(command[0]), *command[1:]], cwd=home, env=environment, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_end_with_us(),
+                stderr=subprocess.STDOUT, start_new_session=True, 
+                # What the program has started ends in its turn, because Flower's programs watch their parents. Programs
+                # must be started from the main thread: see end_with.
+                preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM) if LIBC else None,
             )  # fmt: skip
 
     def run(self, command: Sequence[str]) -> None:
@@ -84,20 +87,9 @@ def _adopt_orphans(does: bool) -> None:
 
     Otherwise nobody would know whose they are, and they would stay.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(does))
-
-
-def _end_with_us() -> Callable[[], None] | None:
-    """What makes a program end when we are killed and cannot end it ourselves. Only Linux can do that.
-
-    What the program has started ends in its turn, because Flower's programs watch their parents. Linux takes the end of
-    the thread that starts a program for the end of the process, so start programs from the main thread.
-    """
-    if sys.platform != "linux":
-        return None
-    set_option = ctypes.CDLL(None).prctl  # found now, because little is safe between fork and exec
-    return lambda: set_option(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if LIBC:
+        PR_SET_CHILD_SUBREAPER = 36
+        LIBC.prctl(PR_SET_CHILD_SUBREAPER, int(does))
 
 
 def end_with_parent() -> None:

@@ -28,7 +28,7 @@ from fl.command_line import parse
 from fl.comparing.labels import run_title
 from fl.config import DEFAULTS, Config
 from fl.device import choose_device, make_deterministic
-from fl.engines import choose
+from fl.engines import check_stackable
 from fl.engines.networked import Networked, flags_of
 from fl.errors import FlagError, WorkerError
 from fl.experiment import Experiment, federated
@@ -109,7 +109,7 @@ def train(grid: Any, argv: list[str], keys: list[str]) -> None:
 def check_trainable(x: Experiment) -> None:
     """Raise FlagError for a model that the algorithm cannot train, as a simulation does."""
     if entry_of("algorithm", x.config.algorithm).needs_stacking:
-        choose(x)
+        check_stackable(x)
 
 
 def explained(rounds: Generator[Round], engine: Networked) -> Generator[Round]:

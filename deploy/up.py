@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from deploy.limits import check_deployable  # noqa: E402
 from deploy.processes import Processes  # noqa: E402
 from deploy.screen import followed  # noqa: E402
-from fl.command_line import expanded, parse  # noqa: E402
+from fl.command_line import expanded, parse, without  # noqa: E402
 from fl.errors import FlagError, WorkerError  # noqa: E402
 from fl.flags.flag import file_and_name  # noqa: E402
 from fl.guard import guarded, leave  # noqa: E402
@@ -75,7 +75,7 @@ def federate(own: argparse.Namespace, argv: list[str], door: Callable[[int], int
         raise FlagError(f"--num_clients {config.num_clients}: there are {N} nodes; make them as many")
     stamp = "-".join(filter(None, (time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), "deploy", config.name)))
     run_dir = Path(config.run_dir or Path(config.out_dir) / stamp)
-    flags = [*without(argv, "--out_dir", "--name"), "--run_dir", str(run_dir.absolute())]
+    flags = [*without(["out_dir", "name"], argv), "--run_dir", str(run_dir.absolute())]
     for name in ("data_dir", "text"):
         if path := getattr(config, name):
             flags += [f"--{name}", str(Path(path).absolute())]
@@ -105,17 +105,6 @@ def portable(argv: list[str]) -> list[str]:
             word = f"{flag}{equals}{Path(file).absolute()}:{name}"
         words.append(word)
     return words
-
-
-def without(words: list[str], *flags: str) -> list[str]:
-    """The words but for these flags and their values."""
-    left, those = [], iter(words)
-    for word in those:
-        if word in flags:
-            next(those, None)
-        elif word.split("=")[0] not in flags:
-            left.append(word)
-    return left
 
 
 def start(

@@ -138,9 +138,8 @@ def check_private(config: Config) -> None:
     )
     if find_spec("dp_accounting") is None:
         raise FlagError(f"{said}: needs a package that is not here: sh requirements.sh dp")
-    for name in ("algorithm", "aggregate"):
-        if name == "aggregate" and not is_noisy(config):
-            continue  # any rule may be applied to what clients have made private themselves
+    # Any rule may be applied to what clients have made private themselves.
+    for name in ("algorithm", "aggregate") if is_noisy(config) else ("algorithm",):
         value = getattr(config, name)
         reason = "may use more than the noisy mean" if is_own(name, value) else entry_of(name, value).leaks
         if reason:
@@ -150,8 +149,13 @@ def check_private(config: Config) -> None:
             f"--clip_quantile {config.clip_quantile:g}: needs clients that say whether they were clipped, which "
             "--local_noise does not hide; give one of the two"
         )
-    if not is_noisy(config):
-        return
+    if is_noisy(config):
+        _check_noise_on_the_sum(config, said)
+
+
+def _check_noise_on_the_sum(config: Config, said: str) -> None:
+    """Raise FlagError for what epsilon does not allow for. said: the flag that asks for noise, with its value."""
+    z, target = config.noise_multiplier, config.target_epsilon
     if config.compress != DEFAULTS["compress"]:
         raise FlagError(
             f"--compress {config.compress}: may make an update longer than --clip_norm, for which the noise was "

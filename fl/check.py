@@ -217,6 +217,13 @@ def readers_of(name: str) -> dict[str, list[str]]:
     return {table: names for table, names in readers.items() if names}
 
 
+def defaults_of(name: str) -> dict[str, Any]:
+    """By name in a table, the default that --name has under it: {"fedadam": 0.01, ...} for server_lr."""
+    tables = {table: FLAGS[table].metadata["kind"].table for table in readers_of(name)}
+    own = {one: entry_of(table, one).defaults for table, names in tables.items() for one in names}
+    return {one: defaults[name] for one, defaults in own.items() if name in defaults}
+
+
 def rates(config: Config) -> list[str]:
     """The flags to lower when training diverges, with their values."""
     everyones, of_names = [], []

@@ -160,9 +160,7 @@ def seconds_needed(config: Config, k: int, examples: float, transfer: tuple[int,
 
 def check_cohorts(config: Config, partition: Partition, transfer: tuple[int, int]) -> None:
     """Raise FlagError if no round can be expected to have the reports that it needs."""
-    if comes_and_goes(config) and (most := most_eligible(config)) < (
-        least := max(config.min_reports, fewest(config, 0))
-    ):
+    if comes_and_goes(config) and (most := most_eligible(config)) < (least := fewest(config, 0)):
         said = f"--min_reports {least}" if least == config.min_reports else "--secure_aggregation"
         raise FlagError(
             f"{said}: {most:.2g} of the {len(partition)} clients are eligible at the best "
@@ -172,7 +170,7 @@ def check_cohorts(config: Config, partition: Partition, transfer: tuple[int, int
         E, clients = config.straggler_epochs or config.local_epoch, range(len(partition))
         sizes = partition.sizes.tolist()
         needed = sorted(seconds_needed(config, k, E * sizes[k], transfer) for k in clients)
-        least = max(config.min_reports, fewest(config, called(config)))
+        least = max(1, fewest(config, called(config)))
         if needed[least - 1] > config.round_deadline:
             raise FlagError(
                 f"--round_deadline {config.round_deadline:g}: the fastest {least} clients need "

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fl.advice import advice
-from fl.check import LATEST, check, readers_of, resolve
+from fl.check import LATEST, check, defaults_of, readers_of, resolve
 from fl.config import DEFAULTS, FLAGS, RESUMABLE, Config, check_value
 from fl.config_file import read_config
 from fl.errors import FlagError, RunFolderError, reason
 from fl.flags.flag import ANEW, SWITCH, listed
-from fl.names import check_names, entry_of
+from fl.names import check_names
 from fl.streams import warn
 
 
@@ -42,6 +42,21 @@ def expanded(argv: Sequence[str]) -> list[str]:
     Raises FlagError for a preset that cannot be read.
     """
     return _attach(_expand(argv))
+
+
+def without(names: Sequence[str], words: Sequence[str]) -> list[str]:
+    """The words but for these flags and their values, so that a switch can be off and a repeatable flag begins anew."""
+    kept, takes_value = [], False
+    for one in words:
+        if takes_value and not one.startswith("--"):
+            takes_value = False
+            continue
+        name, sign, _ = one[2:].partition("=")
+        is_ours = one.startswith("--") and name in names
+        takes_value = is_ours and not sign and FLAGS[name].metadata["kind"] is not SWITCH
+        if not is_ours:
+            kept.append(one)
+    return kept
 
 
 def _as_typed(text: Any) -> Any:
@@ -105,9 +120,7 @@ def _help(name: str) -> str:
     defaults = [f"{DEFAULTS[name]:g}" if isinstance(DEFAULTS[name], float) else f"{DEFAULTS[name]}"]
     if DEFAULTS[name] is None or DEFAULTS[name] is False or DEFAULTS[name] == ():
         defaults = []
-    for table, readers in tables.items():
-        own = {one: entry_of(table, one).defaults for one in readers}
-        defaults += [f"{own[one][name]:g} for {one}" for one in readers if name in own[one]]
+    defaults += [f"{default:g} for {one}" for one, default in defaults_of(name).items()]
     parts = [
         field.metadata["help"],
         *(f"; for --{table} {listed(readers)}" for table, readers in tables.items()),

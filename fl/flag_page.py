@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fl.check import readers_of
+from fl.check import defaults_of, readers_of
 from fl.config import DEFAULTS, FLAGS
 from fl.names import entry_of
 
@@ -38,12 +38,9 @@ def _rows(group: str) -> str:
 def _row(name: str) -> str:
     """The flag's line. A value's own default, such as that of one algorithm, stands beside the flag's."""
     meta = FLAGS[name].metadata
-    defaults = [_written(DEFAULTS[name])]
-    remarks = [meta["help"]]
-    for table, readers in readers_of(name).items():
-        of_values = {one: entry_of(table, one).defaults for one in FLAGS[table].metadata["kind"].table}
-        defaults += [f"{_written(own[name])} for `{one}`" for one, own in of_values.items() if name in own]
-        remarks.append(f"for `--{table}` {', '.join(f'`{one}`' for one in readers)}")
+    defaults = [_written(DEFAULTS[name]), *(f"{_written(own)} for `{one}`" for one, own in defaults_of(name).items())]
+    tables = readers_of(name).items()
+    remarks = [meta["help"], *(f"for `--{table}` {', '.join(f'`{one}`' for one in names)}" for table, names in tables)]
     script = "both" if len(meta["reads"]) == 2 else meta["reads"][0]
     if made := [one for one in FLAGS["dataset"].metadata["kind"].table if name in entry_of("dataset", one).made_of]:
         script += f"; both for `--dataset` {', '.join(f'`{one}`' for one in made)}"

@@ -33,39 +33,42 @@ def load_data(config: Config) -> Dataset:
         made: Any = make(Path(config.data_dir), **flags_of(make, config, after=1))
         if is_own(flag, value) and isinstance(made, Mapping | tuple):
             made = from_arrays(value, made, config.test_fraction, config.seed)
-    data: Dataset = made
     if is_own(flag, value):
-        if not isinstance(data, Dataset):
-            refuse(flag, value, f"returned {kind_of(data)}; expected {DATASET}")
-        for name, part in (("train", data.train), ("test", data.test)):
-            tensors = (part.examples, part.targets) if isinstance(part, Split) else ()
-            if not tensors or not all(isinstance(one, torch.Tensor) for one in tensors):
-                refuse(flag, value, f"{name} is {kind_of(part)}; expected a data.dataset.Split of two tensors")
-            x, y = part.examples, part.targets
-            if len(x) != len(y) or len(y) == 0:
-                has = f"{name} has {len(x)} examples and {len(y)} targets"
-                refuse(flag, value, f"{has}; expected the same number of both, and at least one")
-            counts = (y >= 0) & (y < data.classes)
-            if y.dim() > 1:
-                counts[:, 1:] |= y[:, 1:] == IGNORED
-            if y.dtype != torch.int64 or not counts.all():
-                refuse(flag, value, f"{name} has other targets than int64 from 0 to classes - 1 = {data.classes - 1}")
-        one, other = data.train.examples, data.test.examples
-        if (one.dtype, one.shape[1:]) != (other.dtype, other.shape[1:]):
-            kinds = [f"{x.dtype} {tuple(x.shape[1:])}" for x in (one, other)]
-            refuse(
-                flag, value, f"has training examples of {kinds[0]} and test examples of {kinds[1]}; expected one kind"
-            )
-        if data.clients is not None and not are_owners(data.clients, len(data.train)):
-            refuse(flag, value, "has clients that are not (n,) int64 on the CPU, in which each of 0 to K - 1 occurs")
-        with told(flag, value, "inputs out of its first examples"):
-            draws = torch.zeros(2, dtype=torch.int64)
-            plain, drawn = data.batch(data.train, slice(0, 2))[0], data.inputs(torch.arange(2) % len(data.train), draws)
-        if not (torch.isfinite(plain).all() and torch.isfinite(drawn).all()):
-            refuse(flag, value, f"makes inputs that are not finite (mean is {data.mean}, std is {data.std})")
-    return as_asked(data, config)
+        _check(value, made)
+    return as_asked(made, config)
 
 
 def as_asked(data: Dataset, config: Config) -> Dataset:
     """The data set with --augment and --normalise."""
     return normalised(named("augment", config.augment)(data), config.normalise)
+
+
+def _check(value: str, data: Any) -> None:
+    """Raise FlagError unless what the user's function returned is a Dataset that everything else can work with."""
+    flag = "dataset"
+    if not isinstance(data, Dataset):
+        refuse(flag, value, f"returned {kind_of(data)}; expected {DATASET}")
+    for name, part in (("train", data.train), ("test", data.test)):
+        tensors = (part.examples, part.targets) if isinstance(part, Split) else ()
+        if not tensors or not all(isinstance(one, torch.Tensor) for one in tensors):
+            refuse(flag, value, f"{name} is {kind_of(part)}; expected a data.dataset.Split of two tensors")
+        x, y = part.examples, part.targets
+        if len(x) != len(y) or len(y) == 0:
+            has = f"{name} has {len(x)} examples and {len(y)} targets"
+            refuse(flag, value, f"{has}; expected the same number of both, and at least one")
+        counts = (y >= 0) & (y < data.classes)
+        if y.dim() > 1:
+            counts[:, 1:] |= y[:, 1:] == IGNORED
+        if y.dtype != torch.int64 or not counts.all():
+            refuse(flag, value, f"{name} has other targets than int64 from 0 to classes - 1 = {data.classes - 1}")
+    one, other = data.train.examples, data.test.examples
+    if (one.dtype, one.shape[1:]) != (other.dtype, other.shape[1:]):
+        kinds = [f"{x.dtype} {tuple(x.shape[1:])}" for x in (one, other)]
+        refuse(flag, value, f"has training examples of {kinds[0]} and test examples of {kinds[1]}; expected one kind")
+    if data.clients is not None and not are_owners(data.clients, len(data.train)):
+        refuse(flag, value, "has clients that are not (n,) int64 on the CPU, in which each of 0 to K - 1 occurs")
+    with told(flag, value, "inputs out of its first examples"):
+        draws = torch.zeros(2, dtype=torch.int64)
+        plain, drawn = data.batch(data.train, slice(0, 2))[0], data.inputs(torch.arange(2) % len(data.train), draws)
+    if not (torch.isfinite(plain).all() and torch.isfinite(drawn).all()):
+        refuse(flag, value, f"makes inputs that are not finite (mean is {data.mean}, std is {data.std})")

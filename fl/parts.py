@@ -115,10 +115,10 @@ def aggregate_of(config: Config) -> Callable[[RoundStart], Aggregate]:
         from fl.aggregates.secure.aggregate import Secure  # here, because it needs a package that may be missing
 
         return Secure
-    named = _rule_of(config)
-    if not isinstance(named, type):
-        return partial(Robust, named)
-    return partial(_OwnAggregate, config.aggregate, named) if is_own("aggregate", config.aggregate) else named
+    rule = _rule_of(config)
+    if not isinstance(rule, type):
+        return partial(Robust, rule)
+    return partial(_OwnAggregate, config.aggregate, rule) if is_own("aggregate", config.aggregate) else rule
 
 
 class _OwnAggregate:

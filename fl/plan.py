@@ -90,27 +90,25 @@ def all_steps(x: Experiment) -> int:
 def federated_plan(x: Experiment, engine: str, workers: int) -> str:
     config, partition = x.config, x.partition
     sizes, m, T = partition.sizes, config.num_select_clients, config.global_epoch
-    E, B, K = config.local_epoch, config.batch_size, len(partition)
-    n = int(sizes.sum())
+    E, B, K, n = config.local_epoch, config.batch_size, len(partition), x.n
     u = E * n / (K * B) if B else float(E)
-    exact = min(T, MOST_ROUNDS_COUNTED)
     down, up = x.transfer_bytes
     steps = all_steps(x)
     counts, summary = x.label_counts, x.heterogeneity
     lines = [
         *_what(x),
-        f"partition     {config.partition}, sha256 {partition.sha256()}",
+        f"partition     {config.partition}, sha256 {x.facts['partition_sha256']}",
         f"clients       K = {K}, m = {m} a round; n_k from {int(sizes.min())} to {int(sizes.max())}, n = {n}",
         *_held_out(x),
         "labels        {} to {} a client, median {}; ".format(*(summary["labels"][i] for i in (0, 2, 1)))
         + f"total variation {summary['total_variation']:.4f} from the whole",
         f"local work    E = {E}, B = {B or 'the whole data set'}, u = E n / (K B) = {u:g} steps a client a round",
-        f"rounds        T = {T}: {'' if exact == T else 'about '}{steps:,} gradient steps in all",
+        f"rounds        T = {T}: {'' if T <= MOST_ROUNDS_COUNTED else 'about '}{steps:,} gradient steps in all",
         f"time          {_time(x, seconds_a_step(x, engine, workers), steps, T, workers)}",
         f"engine        {engine_line(engine, workers)}",
         f"algorithm     {config.algorithm}, aggregate {config.aggregate}, attack {config.attack or 'none'}",
         *described(config),
-        *([secure_line(x)] if config.secure_aggregation else []),
+        *_secure(x),
         *_changing(config),
         f"bytes a round {called(config) * down:,} down, {m * up:,} up",
         "client    n_k  examples of each label",
@@ -122,12 +120,15 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
     return "\n".join(lines)
 
 
-def secure_line(x: Experiment) -> str:
+def _secure(x: Experiment) -> list[str]:
+    """What secure aggregation needs and what it rounds, if it is on."""
+    if not x.config.secure_aggregation:
+        return []
     n = called(x.config)
-    return (
+    return [
         f"secure sum    {fewest_reports(x.config, n)} of {n} must report; values of the mean are coded to within "
         f"{2.0 ** -(scale_of(x.n) + 1):.1g}"
-    )
+    ]
 
 
 def _changing(c: Config) -> list[str]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 # Ctrl-C, what schedulers send, and what a terminal sends when it closes. Windows has no SIGHUP.
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+# Loaded here and not in a new process, where loading is not safe. Linux alone tells a process that its parent is gone.
+LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 asked: list[BaseException] = []  # what signals have raised, or will raise once `held` is over
 holding = 0  # how many `held` blocks we are in
@@ -87,3 +94,15 @@ def uninterrupted() -> Iterator[None]:
     with held():
         yield
     obey()
+
+
+def end_with(parent: int, number: int) -> None:
+    """Have this new process get the signal `number` when `parent`, the process that started it, ends.
+
+    Linux takes the end of the thread that started it for the end of the process. Elsewhere this does nothing.
+    """
+    if LIBC:
+        PR_SET_PDEATHSIG = 1
+        LIBC.prctl(PR_SET_PDEATHSIG, number)
+        if os.getppid() != parent:  # it ended before we asked
+            os._exit(1)

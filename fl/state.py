@@ -238,5 +238,6 @@ def along(vector: Tensor, like: Tensor) -> Tensor:
     return vector.view(-1, *[1] * (like.dim() - 1))
 
 
-def zeros(w: State) -> State:
+def zeros_as(w: State) -> State:
+    """Zeros of the shapes of w."""
     return {name: torch.zeros_like(tensor) for name, tensor in w.items()}

@@ -152,12 +152,12 @@ def real_pictures() -> None:
 @pytest.fixture(autouse=True)
 def _plain_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "real_pictures" not in request.fixturenames:
-        from fl.pictures import client_picture, ledger, plot
+        from fl.pictures import client_picture, ledger, plot, style
 
         drawn = [(plot, "save_curves"), (plot, "save_partition"), (plot, "save_drift"), (ledger, "save_ledger"),
                  (client_picture, "save_clients"), (client_picture, "save_personalised")]  # fmt: skip
         for module, name in drawn:
-            monkeypatch.setattr(module, name, lambda path, *_: plot.write_atomic(path, b"a picture"))
+            monkeypatch.setattr(module, name, lambda path, *_: style.write_atomic(path, b"a picture"))
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,8 @@ import pytest
 pytest.importorskip("cryptography", reason="identities need cryptography: sh requirements.sh deploy")
 
 from deploy import identity
-from deploy.up import portable, without
+from deploy.up import portable
+from fl.command_line import without
 from fl.config import Config
 from fl.errors import FlagError
 
@@ -27,7 +28,7 @@ def test_flags_mean_the_same_in_another_working_directory(tmp_path, monkeypatch)
 
 def test_flags_that_name_a_folder_are_left_out_with_their_values():
     words = ["--out_dir", "runs", "--name=x", "--quiet", "--name", "y", "--seed", "3"]
-    assert without(words, "--out_dir", "--name") == ["--quiet", "--seed", "3"]
+    assert without(["out_dir", "name"], words) == ["--quiet", "--seed", "3"]
 
 
 def test_a_servers_identity_is_not_replaced(tmp_path):

@@ -15,7 +15,7 @@ from fl.engines.sequential import Sequential
 from fl.engines.stacked import Stacked, has_hand_made_layers, obstacle_to_stacking
 from fl.engines.stacked.engine import default_stack_size, side_by_side
 from fl.engines.stacked.hand_made import HandMade
-from fl.engines.stacked.narrow import Narrow, is_narrow
+from fl.engines.stacked.pixel_pairs import PixelPairs, fits_pixel_pairs
 from fl.experiment import federated
 from fl.models import MODELS
 from tests.rounds import run_rounds
@@ -91,13 +91,13 @@ def test_a_narrow_first_layer_of_one_client(model, optimizer, monkeypatch):
     c = config(model=model, global_epoch=2, **OPTIMIZERS[optimizer])
     task = task_of(c)
     made = HandMade(task.model, task.data.shape, {k: p.unsqueeze(0) for k, p in task.model.named_parameters()}, True)
-    assert isinstance(made.layers[0], Narrow)
+    assert isinstance(made.layers[0], PixelPairs)
     both(c, stack_size=1)
 
 
 def test_layers_that_are_wide_or_leave_an_odd_pixel_are_not_narrow():
     def narrow(shape, *layers):
-        return is_narrow(layers, shape)
+        return fits_pixel_pairs(layers, shape)
 
     pool = nn.MaxPool2d(2)
     assert narrow((1, 12, 12), nn.Conv2d(1, 8, 5), pool)

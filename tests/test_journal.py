@@ -158,7 +158,7 @@ def test_a_limit_that_cuts_a_line(command, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "name", ["fl.records.checkpoint.write_atomic", "fl.pictures.plot.write_atomic", "fl.record.write_atomic"]
+    "name", ["fl.records.checkpoint.write_atomic", "fl.pictures.style.write_atomic", "fl.record.write_atomic"]
 )
 def test_an_error_without_words_is_not_shown_as_none(name, command, monkeypatch):
     def refuse(*_):

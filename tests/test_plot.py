@@ -9,6 +9,7 @@ from PIL import Image
 
 from fl.pictures.comparison import save_comparison
 from fl.pictures.plot import save_curves, save_partition
+from fl.pictures.style import wrapped
 from tests.conftest import ROOT
 from tests.folders import make_run
 
@@ -69,7 +70,7 @@ def test_curves(tmp_path):
 def figures(monkeypatch):
     """The figures that are drawn, in place of files."""
     made = []
-    monkeypatch.setattr("fl.pictures.plot.encoded", lambda figure, *_: made.append(figure) or b"")
+    monkeypatch.setattr("fl.pictures.style.encoded", lambda figure, *_: made.append(figure) or b"")
     return made
 
 
@@ -137,3 +138,10 @@ def test_a_matplotlibrc_that_is_no_text_is_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("compare.py: matplotlib: cannot be loaded ('utf-8' codec can't decode")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_title_breaks_between_settings_and_not_within_them():
+    title = "fedavg, 2nn, mnist, 10 of 100 clients, two labels each, seed 0"
+    assert wrapped(title, 62) == [title]
+    assert wrapped(title, 61) == [title.removesuffix(" seed 0"), "seed 0"]
+    assert wrapped("no comma in a title of its own", 20) == ["no comma in a title", "of its own"]

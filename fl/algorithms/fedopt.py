@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from fl.algorithms.algorithm import Algorithm
-from fl.state import Got, Kept, RoundStart, State, zeros
+from fl.state import Got, Kept, RoundStart, State, zeros_as
 
 
 def averaged_with_momentum(now: RoundStart, got: Got) -> tuple[State, Kept]:
     """v <- beta v + Delta, w <- w + eta v, written so that beta = 0 and eta = 1 give the mean to the bit."""
     c, eta = now.config, server_rate(now)
-    v = now.kept.server.get("velocity") or zeros(now.parameters)
+    v = now.kept.server.get("velocity") or zeros_as(now.parameters)
     new, new_v = dict(got.mean), dict(v)
     for name, w in now.parameters.items():
         target = got.mean[name] + c.server_momentum * v[name] if c.server_momentum else got.mean[name]
@@ -39,8 +39,8 @@ def adaptive(second_moment: Callable[[Tensor, Tensor, float], Tensor]) -> Algori
         # A tau that is zero in the arithmetic of the model would divide by zero where nothing changes.
         tau = max(c.server_tau, torch.finfo(next(iter(now.parameters.values())).dtype).tiny)
         kept = now.kept.server
-        m = kept.get("momentum") or zeros(now.parameters)
-        v = kept.get("second") or {name: z + tau**2 for name, z in zeros(now.parameters).items()}
+        m = kept.get("momentum") or zeros_as(now.parameters)
+        v = kept.get("second") or {name: z + tau**2 for name, z in zeros_as(now.parameters).items()}
         new, new_m, new_v = dict(got.mean), dict(m), dict(v)
         for name, w in now.parameters.items():
             delta = got.mean[name] - w

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from fl.algorithms.algorithm import Algorithm
-from fl.state import Correction, Got, Kept, RoundStart, State, Told, along, zeros
+from fl.state import Correction, Got, Kept, RoundStart, State, Told, along, zeros_as
 
 
 def variates(now: RoundStart, clients: Sequence[int]) -> State:
@@ -43,7 +43,7 @@ def server(now: RoundStart, got: Got) -> tuple[State, Kept]:
     eta = now.config.lr(now.t)
     if eta < torch.finfo(next(iter(now.parameters.values())).dtype).tiny:
         return got.mean, got.kept
-    c = now.kept.server.get("c") or zeros(now.parameters)
+    c = now.kept.server.get("c") or zeros_as(now.parameters)
     c_k = variates(now, [report.client for report in got.reports])
     like = next(iter(c.values()))
     steps = like.new_tensor([report.steps * eta for report in got.reports])

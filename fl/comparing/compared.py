@@ -188,5 +188,5 @@ def counts(name: str, flags: dict[str, Any]) -> bool:
     """Whether runs that differ in this flag only are other experiments, and not repetitions of one."""
     if name == "data_dir":
         return is_own("dataset", flags["dataset"]) or entry_of("dataset", flags["dataset"]).of_the_user
-    experiment = FLAGS[name].metadata["experiment"]
-    return bool(flags[experiment] if isinstance(experiment, str) else experiment)
+    differs = FLAGS[name].metadata["experiment"]
+    return bool(flags[differs] if isinstance(differs, str) else differs)

@@ -91,9 +91,9 @@ def within(t: float, freedom: int) -> float:
     return 2 / math.pi * (theta + math.sin(theta) * total) if odd else math.sin(theta) * total
 
 
-def is_telling(differences: dict[str, dict[Quantity, Difference]]) -> bool:
+def is_telling(found: dict[str, dict[Quantity, Difference]]) -> bool:
     """Whether any experiment has two seeds or more in common with the reference."""
-    return any(one.n > 1 for row in differences.values() for one in row.values())
+    return any(one.n > 1 for row in found.values() for one in row.values())
 
 
 def difference_cells(rows: Sequence[Row]) -> list[list[str]]:

@@ -34,9 +34,17 @@ def choose(x: Experiment) -> tuple[str, int]:
     (fl/processes/workers.py), because threads that wait for each other at every layer crawl when another program
     takes a core from one of them, while processes wait for each other once a round.
     """
-    import torch
+    config, obstacle = x.config, check_stackable(x)
+    asked = config.workers or config.engine == "distributed"  # for several processes
+    if config.engine == "sequential" or (config.keep_optimizer_state and not asked):
+        return "sequential", 1
+    # A stack has one optimizer, which begins every round afresh.
+    inner = "sequential" if obstacle or config.keep_optimizer_state else "stacked"
+    return inner, 1 if config.engine == "stacked" else processes_of(x)
 
-    from fl.engines.cost import multiply_adds
+
+def check_stackable(x: Experiment) -> str | None:
+    """What keeps the clients' models from being stacked, if anything does. Raises FlagError if they have to be."""
     from fl.engines.stacked import has_hand_made_layers, has_unused, obstacle_to_stacking
 
     config, algorithm = x.config, entry_of("algorithm", x.config.algorithm)
@@ -51,13 +59,16 @@ def choose(x: Experiment) -> tuple[str, int]:
         raise FlagError(f"--algorithm {config.algorithm}: {config.model} {obstacle}; choose another --model")
     if config.engine == "stacked" and obstacle:
         raise FlagError(f"--engine stacked: {config.model} {obstacle}; use --engine sequential or distributed")
-    asked = config.workers or config.engine == "distributed"  # for several processes
-    if config.engine == "sequential" or (config.keep_optimizer_state and not asked):
-        return "sequential", 1
-    # A stack has one optimizer, which begins every round afresh.
-    inner = "sequential" if obstacle or config.keep_optimizer_state else "stacked"
-    if config.engine == "stacked":
-        return inner, 1
+    return obstacle
+
+
+def processes_of(x: Experiment) -> int:
+    """How many processes share the clients of each round. Raises FlagError for more than there are GPUs."""
+    import torch
+
+    from fl.engines.cost import multiply_adds
+
+    config = x.config
     is_one = ":" in config.device or x.device.type == "mps"
     if is_one and config.workers > 1:
         raise FlagError(f"--workers {config.workers}: --device {config.device} is one device; leave one of the two out")
@@ -73,8 +84,8 @@ def choose(x: Experiment) -> tuple[str, int]:
         examples = config.num_select_clients * config.local_epoch * len(x.data.train) // len(x.partition)
         a_round = examples * multiply_adds(x.model, x.data.batch(x.data.train, slice(1))[0])
         if a_round < WORTH_SHARING or config.global_epoch * a_round < worth_starting:
-            workers = 1
-    return inner, workers
+            return 1
+    return workers
 
 
 def make_engine(name: str, x: Experiment, tick: Callable[[int], None] = lambda steps: None) -> Engine:

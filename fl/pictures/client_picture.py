@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fl.pictures.curves import Record
-from fl.pictures.style import COLOURS, Axes, Figure, MaxNLocator, as_shipped, encoded
-from fl.records.files import write_atomic
+from fl.pictures.style import COLOURS, Axes, Figure, MaxNLocator, as_shipped, save
 
 NAMES = {"before": "the model of all", "after": "tuned by each client", "local_only": "each client alone"}
 BINS = [5 * i for i in range(21)]  # per cent
@@ -36,8 +34,7 @@ def save_clients(path: Path, records: Sequence[Record], accuracies: Sequence[flo
     left.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize="small")
     histogram(right, accuracies, COLOURS[0])
     right.set_xlabel("accuracy after the last round, %")
-    figure.suptitle("\n".join(textwrap.wrap(title, 100)), parse_math=False)
-    write_atomic(path, encoded(figure, path, title))
+    save(figure, path, title)
 
 
 @as_shipped
@@ -51,8 +48,7 @@ def save_personalised(path: Path, accuracies: Accuracies, title: str) -> None:
         axes.axvline(mean, color="black", linewidth=1)
         axes.set_title(f"{NAMES[name]}: mean {mean:.1f} %", loc="left", fontsize="medium")
     panels[-1].set_xlabel("accuracy on the client's own test examples, %")
-    figure.suptitle("\n".join(textwrap.wrap(title, 80)), parse_math=False)
-    write_atomic(path, encoded(figure, path, title))
+    save(figure, path, title, width=80)
 
 
 def histogram(axes: Axes, accuracies: Sequence[float], colour: str) -> None:

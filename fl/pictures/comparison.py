@@ -10,7 +10,7 @@ from typing import Any
 
 from fl.pictures.curves import METRICS, PER_CENT, Record, averaged, telling, view_of
 from fl.pictures.panel import TARGET, draw, out_of_view
-from fl.pictures.style import SIZES, Figure, Line2D, Patch, Size, Style, as_shipped, encoded, matplotlib, style
+from fl.pictures.style import SIZES, Figure, Line2D, Patch, Size, Style, as_shipped, encoded, matplotlib, style, wrapped
 from fl.records.files import write_atomic
 
 CUT = "seeds of different length: a line ends with its shortest"
@@ -81,7 +81,7 @@ def _figure(runs: Mapping[str, Sequence[Sequence[Record]]], sheet: Sheet, size: 
     below = _legend(figure, named or runs, styles, notes, sheet.band, size, width)
     above = 0.0
     if sheet.title:
-        lines = textwrap.wrap(sheet.title, int(width * 72 / (EM * size.font)))
+        lines = wrapped(sheet.title, int(width * 72 / (EM * size.font)))
         figure.suptitle("\n".join(lines), parse_math=False, x=0.01, ha="left")
         above = len(lines) * size.font * 1.3 / 72
     figure.set_size_inches(width, rows * size.panel_height + below + above)
@@ -104,9 +104,9 @@ def _legend(
     letter = EM * (size.font - 1) / 72  # inches
     widest = max(8, int((width - 0.5) / letter))
     labels = [f"{label} (n={len(seeds)})" if len(sizes) > 1 else label for label, seeds in runs.items()]
-    wrapped = ["\n".join(textwrap.wrap(label, widest)) for label in labels]
+    texts = ["\n".join(textwrap.wrap(label, widest)) for label in labels]
     handles = [_handle(styles[label], len(seeds) > 1) for label, seeds in runs.items()]
-    longest = max(len(line) for label in wrapped for line in label.splitlines())
+    longest = max(len(line) for label in texts for line in label.splitlines())
     columns = min(len(labels), max(1, int(width / (0.55 + longest * letter))))
     said = [line for note in notes for line in textwrap.wrap(note, widest)]
     # The text is set afterwards: matplotlib would leave out a label that begins with "_", and read "$" as mathematics.
@@ -114,11 +114,11 @@ def _legend(
         handles, [str(number) for number in range(len(labels))], loc="outside lower center", ncols=columns,
         frameon=False, title="\n".join(said) or None, alignment="left", handlelength=2.6, columnspacing=1.4,
     )  # fmt: skip
-    for text, label in zip(legend.get_texts(), wrapped, strict=True):
+    for text, label in zip(legend.get_texts(), texts, strict=True):
         text.set_text(label)
         text.set_parse_math(False)
     legend.get_title().set_parse_math(False)
-    lines = -(-len(labels) // columns) * max(label.count("\n") + 1 for label in wrapped)
+    lines = -(-len(labels) // columns) * max(label.count("\n") + 1 for label in texts)
     return (lines * 1.7 + len(said) * 1.25 + 1) * (size.font - 1) / 72
 
 

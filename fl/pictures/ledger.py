@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from fl.pictures.curves import Record
+from fl.pictures.curves import AXES, Record
 from fl.pictures.panel import unit
-from fl.pictures.style import COLOURS, Axes, Figure, MaxNLocator, as_shipped, encoded
-from fl.records.files import write_atomic
+from fl.pictures.style import COLOURS, Axes, Figure, MaxNLocator, as_shipped, save
 
 FATES = ("reported", "declined", "dropped", "late", "reported in vain")
 
@@ -30,8 +28,7 @@ def save_ledger(path: Path, records: Sequence[Record], title: str) -> None:
     left, right = figure.subplots(1, 2)
     draw_fates(left, records[1:])
     draw_traffic(right, records)
-    figure.suptitle("\n".join(textwrap.wrap(title, 100)), parse_math=False)
-    write_atomic(path, encoded(figure, path, title))
+    save(figure, path, title)
 
 
 def draw_fates(axes: Axes, records: Sequence[Record]) -> None:
@@ -63,8 +60,7 @@ def fates_of(record: Record) -> dict[str, int]:
 def draw_traffic(axes: Axes, records: Sequence[Record]) -> None:
     """Cumulative, down to the clients and up from them."""
     axis = "simulated" if any("simulated_seconds" in record for record in records) else "rounds"
-    spent = list(accumulate(record.get("simulated_seconds", 0.0) for record in records))
-    x = spent if axis == "simulated" else [float(record["round"]) for record in records]
+    x = AXES[axis](records)
     bytes_of = {key: list(accumulate(record[key] for record in records)) for key in ("downlink_bytes", "uplink_bytes")}
     across, name = unit(axis, x[-1])
     up, size = unit("bytes", max(total[-1] for total in bytes_of.values()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING
 from data.heterogeneity import heterogeneity, in_words
 from fl.pictures.curves import Record, averaged, view_of
 from fl.pictures.panel import TARGET, draw, out_of_view
-from fl.pictures.style import COLOURS, LABEL_COLOURS, Axes, Figure, MaxNLocator, as_shipped, encoded, matplotlib, style
-from fl.records.files import write_atomic
+from fl.pictures.style import COLOURS, LABEL_COLOURS, Axes, Figure, MaxNLocator, as_shipped, matplotlib, save, style
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,10 +45,9 @@ def save_curves(path: Path, records: Sequence[Record], title: str, targets: Sequ
         notes += out_of_view(drawn, view, axes is left)
         if axes is right:
             axes.legend(lines, [curve.label for curve in drawn], frameon=False)
-    figure.suptitle("\n".join(textwrap.wrap(title, 100)), parse_math=False)
     if notes:
         figure.supxlabel("\n".join(notes), x=0.01, ha="left", fontsize="small", parse_math=False)
-    write_atomic(path, encoded(figure, path, title))
+    save(figure, path, title)
 
 
 @as_shipped
@@ -65,9 +62,7 @@ def save_partition(path: Path, counts: Tensor, title: str) -> None:
         _bars(figure, counts)
     else:
         _map(figure, counts)
-    words = [*textwrap.wrap(title, 100), in_words(heterogeneity(counts))]
-    figure.suptitle("\n".join(words), parse_math=False)
-    write_atomic(path, encoded(figure, path, title))
+    save(figure, path, title, below=in_words(heterogeneity(counts)))
 
 
 @as_shipped
@@ -86,8 +81,7 @@ def save_drift(path: Path, counts: dict[int, Tensor], title: str) -> None:
     panels[0].set_ylabel("examples")
     if next(iter(counts.values())).shape[1] <= MOST_LABELS_AS_BARS:
         _legend_of_labels(figure, panels[0])
-    figure.suptitle("\n".join(textwrap.wrap(title, 100)), parse_math=False)
-    write_atomic(path, encoded(figure, path, title))
+    save(figure, path, title)
 
 
 def _bars(figure: Figure, counts: Tensor) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import logging
 import os
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fl.errors import FlagError
+from fl.records.files import write_atomic
 from fl.streams import warn
 
 # Matplotlib reads the user's settings when it is imported: a backend that it does not know ends the import, and it
@@ -93,6 +95,8 @@ SIZES = {
     "sheet": Size(10.0, 3.1, 10, 4),
 }
 
+HARD_SPACE = "\N{NO-BREAK SPACE}"
+
 
 def encoded(figure: Figure, path: Path, title: str = "") -> bytes:
     """The picture in the format that the path's name ends in: pdf, png or svg. The same figure has the same bytes."""
@@ -105,3 +109,16 @@ def encoded(figure: Figure, path: Path, title: str = "") -> bytes:
     if any("missing from font" in str(one.message) for one in caught):
         warn(f"{path}: the font has not all of the letters; boxes take the place of the others")
     return buffer.getvalue()
+
+
+def save(figure: Figure, path: Path, title: str, width: int = 100, below: str = "") -> None:
+    """Write the picture under its title, whose lines have at most `width` letters, and another line below these."""
+    lines = [*wrapped(title, width), *([below] if below else [])]
+    figure.suptitle("\n".join(lines), parse_math=False)
+    write_atomic(path, encoded(figure, path, title))
+
+
+def wrapped(title: str, width: int) -> list[str]:
+    """The title in lines of at most `width` letters; "seed 0" and other words between two commas stay together."""
+    parts = [part.replace(" ", HARD_SPACE) if len(part) < width else part for part in title.split(", ")]
+    return [line.replace(HARD_SPACE, " ") for line in textwrap.wrap(", ".join(parts), width)]

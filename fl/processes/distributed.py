@@ -33,6 +33,8 @@ class Distributed(Group):
     Raises WorkerError when a rank dies, or answers nothing for `timeout` seconds.
     """
 
+    device: torch.device
+
     half_way = False  # whether a start of this process failed while it joined; then torch.distributed joins no other
 
     def __init__(
@@ -52,7 +54,7 @@ class Distributed(Group):
 
     def join(self, store: Callable[[], dist.Store] | None) -> None:
         """Meet the other ranks, which may still be starting."""
-        backend = "nccl" if self.device and self.device.type == "cuda" else "gloo"
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
         rank, size = (self.rank, self.size) if store else (-1, -1)  # torchrun's are in the environment
         failed: list[BaseException] = []
 
@@ -136,7 +138,7 @@ class Distributed(Group):
             try:
                 while not work.is_completed():
                     self.look_around()
-                    if self.device and self.device.type == "cuda":
+                    if self.device.type == "cuda":
                         time.sleep(1e-4)  # NCCL's `wait` returns at once and leaves the waiting to the GPU
                     else:
                         with suppress(RuntimeError):  # a timeout; the last work.wait() raises any other error again

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import pkgutil
@@ -11,6 +10,8 @@ import sys
 import threading
 import traceback
 from contextlib import suppress
+
+from fl.signals import end_with
 
 PRELOAD: list[str] = []  # modules that workers import before anything else
 said: list[int] = []  # the descriptor on which this worker says that it is about to join the others
@@ -21,10 +22,7 @@ def main(work: str) -> None:
 
     work: "module:function", which takes the job and returns an exit code. It brings torch, so that it is imported late.
     """
-    PR_SET_PDEATHSIG = 1
-    # Linux alone has this, by which a worker goes with rank 0 even while it is stopped.
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with(os.getppid(), signal.SIGKILL)  # even while this worker is stopped
     said.append(os.dup(1))
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # what parts of the user's own print

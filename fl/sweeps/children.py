@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -12,18 +11,16 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fl.errors import DivergedError, RunFolderError, RunnerError, WorkerError, reason
 from fl.launch import VARIABLES
-from fl.signals import held, uninterrupted, without_terminal
+from fl.signals import LIBC, end_with, held, uninterrupted, without_terminal
 
 SCRIPT = Path(__file__).parents[2] / "run_federated.py"
 SECONDS_TO_STOP = 60.0  # for a checkpoint; it takes one round's write at most
 SECONDS_BETWEEN_LOOKS = 0.1
 STARTED = "== started"  # how a start is marked in a run's log, which keeps what was said before
-# Loaded here and not in a new process, where loading is not safe. Linux alone tells a process that its parent is gone.
-LIBC: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Job(NamedTuple):
@@ -85,7 +82,8 @@ def start(job: Job) -> subprocess.Popen[bytes]:
             return subprocess.Popen(
                 [sys.executable, str(SCRIPT), *job.flags, "--run_dir", str(job.folder), "--resume"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=alone(),
-                preexec_fn=partial(go_with, os.getpid()) if LIBC else None,
+                # It writes its checkpoint, and then ends, if this process is killed.
+                preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM) if LIBC else None,
             )  # fmt: skip
     except OSError as error:
         raise RunFolderError(f"{error.filename or job.folder}: {reason(error)}") from None
@@ -97,14 +95,6 @@ def alone() -> dict[str, str]:
     A launcher may have set them for this process, even where it is the only one.
     """
     return {name: value for name, value in os.environ.items() if name not in VARIABLES} | {"OMP_NUM_THREADS": "1"}
-
-
-def go_with(parent: int) -> None:
-    """Have this new process end, after it has written its checkpoint, when the one that started it is killed."""
-    PR_SET_PDEATHSIG = 1
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it was killed before we asked
-        os._exit(1)
 
 
 def stop(children: Sequence[subprocess.Popen[bytes]]) -> None:

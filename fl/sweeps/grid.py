@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from fl.check import is_read
-from fl.command_line import expanded, parse
+from fl.command_line import expanded, parse, without
 from fl.comparing.labels import exact, word
 from fl.config import DEFAULTS, FLAGS, Config, check_value
 from fl.errors import FlagError
@@ -47,8 +47,8 @@ def cells_of(grids: Sequence[str], flags: Sequence[str]) -> list[Cell]:
         if names.count(name) > 1:
             raise FlagError(f"--grid {name}: is given twice; put all its values into one")
     words = without(names, expanded(flags))
-    if help := {"-h", "--help"} & set(words):
-        raise FlagError(f"{help.pop()}: does not go with a sweep; python3 run_federated.py --help lists the flags")
+    if asked := {"-h", "--help"} & set(words):
+        raise FlagError(f"{asked.pop()}: does not go with a sweep; python3 run_federated.py --help lists the flags")
     told = io.StringIO()
     with redirect_stderr(told):
         cells = [cell(names, texts, axes, words) for texts in product(*(one.values for one in axes))]
@@ -62,21 +62,6 @@ def cells_of(grids: Sequence[str], flags: Sequence[str]) -> list[Cell]:
         if folders.setdefault(one.folder, one) is not one:
             raise FlagError(f"--grid: {one.label} and {folders[one.folder].label} would share a folder, {one.folder}")
     return cells
-
-
-def without(names: Sequence[str], words: Sequence[str]) -> list[str]:
-    """The words but for these flags and their values, so that a switch can be off and a repeatable flag begins anew."""
-    kept, takes_value = [], False
-    for one in words:
-        if takes_value and not one.startswith("--"):
-            takes_value = False
-            continue
-        name, sign, _ = one[2:].partition("=")
-        is_ours = one.startswith("--") and name in names
-        takes_value = is_ours and not sign and FLAGS[name].metadata["kind"] is not SWITCH
-        if not is_ours:
-            kept.append(one)
-    return kept
 
 
 def axis(text: str) -> Axis:

@@ -30,8 +30,8 @@ def add_own_noise(now: RoundStart, update: Update) -> Update:
     """What each client does before it sends."""
     deviation = now.config.local_noise * norm_at(now)
     for i, report in enumerate(update.reports):
-        noise = noise_like(now.moving, deviation, now.noise_key, "local", now.t, report.client)
-        for name, tensor in noise.items():
+        drawn = noise_like(now.moving, deviation, now.noise_key, "local", now.t, report.client)
+        for name, tensor in drawn.items():
             update.w[name][i] += tensor
     return update
 
@@ -41,8 +41,8 @@ def hide(now: RoundStart, got: Got) -> Got:
     c = now.config
     share = len(got.reports) / c.num_select_clients
     deviation = noise_on_updates(c) * norm_at(now) / c.num_select_clients
-    noise = noise_like(now.moving, deviation, now.noise_key, "sum", now.t)
-    mean = {name: w + share * (got.mean[name] - w) + noise[name] for name, w in now.moving.items()}
+    drawn = noise_like(now.moving, deviation, now.noise_key, "sum", now.t)
+    mean = {name: w + share * (got.mean[name] - w) + drawn[name] for name, w in now.moving.items()}
     return replace(got, mean=got.mean | mean, is_noised=True)
 
 

@@ -7,7 +7,7 @@ network.py      the interface of what takes a step of S networks:
 hand_made.py      of layers whose forward and backward passes are written by hand
 functional.py     by torch.func, for models with other layers
 graphed.py        either of them, recorded as CUDA graphs
-layers.py  narrow.py  delayed.py  weights.py  products.py     what the hand-made networks consist of
+layers.py  pixel_pairs.py  delayed.py  weights.py  products.py     what the hand-made networks consist of
 """
 
 from fl.engines.stacked.engine import Stacked, obstacle_to_stacking

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fl.engines.stacked.delayed import Delayed
 from fl.engines.stacked.layers import Conv2d, Flatten, GroupNorm, Layer, Linear, MaxPool2d, ReLU
-from fl.engines.stacked.narrow import Narrow, is_narrow
 from fl.engines.stacked.network import by_client, first_clients
+from fl.engines.stacked.pixel_pairs import PixelPairs, fits_pixel_pairs
 from fl.engines.stacked.weights import Weights
 from fl.state import NO_CORRECTION, Correction, State
 
@@ -85,7 +85,7 @@ class HandMade:
                 modules[i], modules[i + 1] = modules[i + 1], modules[i]
         # Only one client on a CPU: convolutions of several have groups, and a GPU fills its vectors in another way.
         one_on_cpu = self.S == 1 and next(iter(parameters.values())).device.type == "cpu"
-        narrow = one_on_cpu and is_narrow([module for _, module in modules], shape)
+        in_pairs = one_on_cpu and fits_pixel_pairs([module for _, module in modules], shape)
         for name, module in modules[1:] if flattened else modules:
             if type(module) in WEIGHTED:
                 weights = Weights({key: parameters[f"{name}.{key}"] for key, _ in module.named_parameters()}, folded)
@@ -94,9 +94,9 @@ class HandMade:
                 wide = isinstance(module, nn.Linear) and module.out_features >= WIDE
                 if wide and self.vectors and not self.layers and folded and delay and arithmetic is None:
                     self.first = Delayed(weights)
-                elif narrow and not self.layers:
+                elif in_pairs and not self.layers:
                     pool = modules.pop(1)[1]
-                    self.layers.append(Narrow(module, pool, weights))
+                    self.layers.append(PixelPairs(module, pool, weights))
                 else:
                     self.layers.append(WEIGHTED[type(module)](module, weights))
             elif isinstance(module, nn.Flatten):

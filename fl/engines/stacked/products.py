@@ -43,7 +43,7 @@ def computable(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.bfloat16 and x.device.type == "cpu" and not HAS_BF16 else x
 
 
-def linear(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
+def by_onednn(x: Tensor, W: Tensor, b: Tensor | None = None) -> Tensor:
     """x W^T + b by oneDNN: (B, i), (o, i), (o,) to (B, o)."""
     y: Tensor = onednn(x, W, b, "none", [], "")
     return y
@@ -56,11 +56,11 @@ def product(x: Tensor, W: Tensor, b: Tensor | None, rows: Sequence[int] | None =
         return torch.bmm(x, W) if b is None else torch.baddbmm(b.unsqueeze(1), x, W)
     S, B, _ = x.shape
     if S == 1:
-        return linear(x[0], W[0], None if b is None else b[0]).unsqueeze(0)
+        return by_onednn(x[0], W[0], None if b is None else b[0]).unsqueeze(0)
     y = x.new_zeros(S, B, W.shape[1])
     for k in range(S):
         real = slice(0, rows[k] if rows else B)
-        y[k, real] = linear(x[k, real], W[k], None if b is None else b[k])
+        y[k, real] = by_onednn(x[k, real], W[k], None if b is None else b[k])
     return y
 
 
@@ -69,8 +69,8 @@ def product_back(g: Tensor, W: Tensor) -> Tensor:
     if not suits_onednn(g, W):
         return torch.bmm(g, W)
     if len(g) == 1:
-        return linear(g[0], W[0].t()).unsqueeze(0)
-    return torch.stack([linear(g_k, W_k.t()) for g_k, W_k in zip(g, W, strict=True)])
+        return by_onednn(g[0], W[0].t()).unsqueeze(0)
+    return torch.stack([by_onednn(g_k, W_k.t()) for g_k, W_k in zip(g, W, strict=True)])
 
 
 def gram(x: Tensor, W: Tensor, rows: Sequence[int]) -> Tensor:
@@ -79,7 +79,7 @@ def gram(x: Tensor, W: Tensor, rows: Sequence[int]) -> Tensor:
         return torch.bmm(x, x.transpose(1, 2))
     y = x.new_zeros(*x.shape[:2], x.shape[1])
     for k, R in enumerate(rows):
-        y[k, :R, :R] = linear(x[k, :R], x[k, :R])
+        y[k, :R, :R] = by_onednn(x[k, :R], x[k, :R])
     return y
 
 
@@ -91,6 +91,6 @@ def add_outer(W: Tensor, b: Tensor | None, g: Tensor, x: Tensor, rows: Sequence[
             b += g.sum(1)
         return
     for k, R in enumerate(rows):
-        W[k].add_(linear(g[k, :R].t(), x[k, :R].t()))
+        W[k].add_(by_onednn(g[k, :R].t(), x[k, :R].t()))
         if b is not None:
             b[k].add_(g[k, :R].sum(0))

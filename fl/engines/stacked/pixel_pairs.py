@@ -19,8 +19,8 @@ aten: Any = torch.ops.aten  # the backward passes that autograd itself calls
 HALF = 8  # of a CPU's widest vector, in float32
 
 
-def is_narrow(layers: Sequence[nn.Module], shape: Sequence[int]) -> bool:
-    """Whether Narrow can take the place of the first two layers, for examples (C, H, W)."""
+def fits_pixel_pairs(layers: Sequence[nn.Module], shape: Sequence[int]) -> bool:
+    """Whether PixelPairs can take the place of the first two layers, for examples (C, H, W)."""
     if [type(layer) for layer in layers[:2]] != [nn.Conv2d, nn.MaxPool2d]:
         return False
     layer: Any = layers[0]
@@ -29,7 +29,7 @@ def is_narrow(layers: Sequence[nn.Module], shape: Sequence[int]) -> bool:
     return plain and layer.out_channels <= HALF and width % 2 == 0
 
 
-class Narrow:
+class PixelPairs:
     """nn.Conv2d for two neighbouring pixels at once, and nn.MaxPool2d: (B, C, H, W) to (B, O, H', W').
 
     It is one convolution with a horizontal stride of 2 and 16 output channels: eight for the left pixel of each pair
