@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from contextlib import redirect_stdout
 from itertools import product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-import run_federated
-from fl.records.reading import read_records, rounds_to_target
+from benchmarks.runs import records_of, spread
+from fl.records.reading import rounds_to_target
 
 SETTING = "--model 2nn --partition shards --num_clients 100 --client_fraction 0.1 --batch_size 10 --optimizer sgd"
 TARGET = 0.95
@@ -41,20 +40,13 @@ GRIDS: dict[str, dict[str, tuple[float, ...]]] = {
 
 def run(folder: Path, algorithm: str, flags: dict[str, float], rounds: int, seed: int) -> list[dict[str, Any]]:
     """The records of a run, from its folder if it is there."""
-    if not (folder / "summary.json").exists():
-        words = f"{SETTING} --algorithm {algorithm} --global_epoch {rounds} --seed {seed} --quiet --overwrite"
-        if algorithm != "fedsgd":
-            words += " --local_epoch 5"
-        else:
-            words = words.replace("--batch_size 10 ", "")
-        words += f" --run_dir {folder} --checkpoint_every {rounds} --target_accuracy {TARGET}"
-        with redirect_stdout(sys.stderr):
-            code = run_federated.run([*words.split(), *(f"--{key}={value:g}" for key, value in flags.items())])
-        if code == 5:  # diverged: that is a result, and no summary is written
-            return []
-        if code:
-            raise SystemExit(f"{folder}: exit code {code}")
-    return read_records(folder)
+    words = f"{SETTING} --algorithm {algorithm} --global_epoch {rounds} --seed {seed} --quiet --overwrite"
+    if algorithm != "fedsgd":
+        words += " --local_epoch 5"
+    else:
+        words = words.replace("--batch_size 10 ", "")
+    words += f" --checkpoint_every {rounds} --target_accuracy {TARGET}"
+    return records_of(folder, " ".join([words, *(f"--{key}={value:g}" for key, value in flags.items())]))
 
 
 def final(records: list[dict[str, Any]], rounds: int) -> float:
@@ -107,10 +99,6 @@ def line(algorithm: str, row: dict[str, Any], rounds: int) -> str:
         to_target = f"over {rounds} in {len(needed) - len(reached)} of {len(needed)}"
     flags = ", ".join(f"{key} {value:g}" for key, value in row["flags"].items())
     return f"| {algorithm} | {flags} | {to_target} | {spread([100 * a for a in accuracy], '{:.2f}')} |"
-
-
-def spread(values: list[float], form: str) -> str:
-    return form.format(mean(values)) + (" ± " + form.format(stdev(values)) if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,9 @@ w - 10 (w_k - w) (--attack sign_flip). Runs that are there already are not run a
 from __future__ import annotations
 
 import argparse
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 
-import run_federated
-from fl.records.reading import read_records
+from benchmarks.runs import records_of
 
 SETTING = "--model 2nn --num_clients 20 --num_select_clients 20 --local_epoch 1 --batch_size 10 --optimizer sgd " \
           "--init_lr 0.1 --global_epoch 20 --quiet --overwrite"  # fmt: skip
@@ -42,12 +39,7 @@ def main() -> None:
         accuracies = []
         for seed in range(words.seeds):
             folder = Path(words.out_dir) / f"{name}-seed{seed}"
-            if not (folder / "summary.json").exists():
-                with redirect_stdout(sys.stderr):
-                    code = run_federated.run([*f"{SETTING} {more} --seed {seed} --run_dir {folder}".split()])
-                if code:
-                    raise SystemExit(f"{folder}: exit code {code}")
-            accuracies.append(read_records(folder)[-1]["test_accuracy"])
+            accuracies.append(records_of(folder, f"{SETTING} {more} --seed {seed}")[-1]["test_accuracy"])
         clean = clean or accuracies
         lost = [100 * (a - b) for a, b in zip(clean, accuracies, strict=True)]
         shown = ", ".join(f"{value:.2%}" for value in accuracies)

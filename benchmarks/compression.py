@@ -11,12 +11,9 @@ already are not run again.
 from __future__ import annotations
 
 import argparse
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 
-import run_federated
-from fl.records.reading import read_records
+from benchmarks.runs import records_of
 
 SETTING = "--model 2nn --num_clients 100 --num_select_clients 10 --local_epoch 1 --batch_size 10 --optimizer sgd " \
           "--init_lr 0.1 --global_epoch 50 --quiet --overwrite"  # fmt: skip
@@ -41,12 +38,7 @@ def main() -> None:
         accuracies, sent = [], 0
         for seed in range(words.seeds):
             folder = Path(words.out_dir) / f"{name}-seed{seed}"
-            if not (folder / "summary.json").exists():
-                with redirect_stdout(sys.stderr):
-                    code = run_federated.run([*f"{SETTING} {flags} --seed {seed} --run_dir {folder}".split()])
-                if code:
-                    raise SystemExit(f"{folder}: exit code {code}")
-            records = read_records(folder)
+            records = records_of(folder, f"{SETTING} {flags} --seed {seed}")
             accuracies.append(records[-1]["test_accuracy"])
             sent = records[-1]["uplink_bytes"] // len(records[-1]["clients"])
         shown = ", ".join(f"{value:.2%}" for value in accuracies)

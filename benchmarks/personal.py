@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median
 
 import torch
 
-import run_federated
+from benchmarks.runs import records_of, spread
 from fl.check import resolve
 from fl.client_eval import client_accuracies
 from fl.engines import make_engine
@@ -71,24 +69,15 @@ def main() -> None:
         for partition in PARTITIONS:
             ends = [json.loads((one / "summary.json").read_text()) for one in folders[partition, run]]
             found = [end["personalised"][kind] for end in ends]
-            cells += [said([100 * one[key] for one in found]) for key in ("mean", "std", "worst_decile")]
+            cells += [spread([100 * one[key] for one in found]) for key in ("mean", "std", "worst_decile")]
         print(f"| {row} | {' | '.join(cells)} |")
     draw(words.picture, folders)
 
 
 def trained(place: Path, partition: str, run: str, seed: int) -> Path:
     folder = place / f"{partition.split()[0].lower().strip(',')}-{run}-seed{seed}"
-    if not (folder / "summary.json").exists():
-        flags = f"{SETTING} {PARTITIONS[partition]} {RUNS[run]} --seed {seed} --run_dir {folder}"
-        with redirect_stdout(sys.stderr):
-            code = run_federated.run(flags.split())
-        if code:
-            raise SystemExit(f"{folder}: exit code {code}")
+    records_of(folder, f"{SETTING} {PARTITIONS[partition]} {RUNS[run]} --seed {seed}")
     return folder
-
-
-def said(values: list[float]) -> str:
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 @as_shipped

@@ -20,19 +20,15 @@ advantage is the share of members that it finds, less the share of 500 others th
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
+from statistics import mean
 
 import torch
 import torch.nn.functional as F
 
 import fl.pictures.plot
-import run_federated
+from benchmarks.runs import records_of, spread
 from data.dataset import Dataset, Split
 from data.mnist import mnist
 from fl.client import load_state
@@ -41,7 +37,6 @@ from fl.config_file import read_config
 from fl.experiment import federated
 from fl.pictures.style import SIZES, Figure, as_shipped, encoded, matplotlib, style
 from fl.records.files import write_atomic
-from fl.records.reading import read_records
 
 COMMON = "--sampling poisson --optimizer sgd --quiet --overwrite --device cpu"
 ACCURACY = "--model logistic --local_epoch 1 --batch_size 10 --init_lr 0.1 --global_epoch 40 --eval_every 40 " \
@@ -69,16 +64,6 @@ def some_digits(data_dir: Path, seed: int) -> Dataset:
     return replace(data, train=some(data.train), test=some(data.test))
 
 
-def run(folder: Path, words: str) -> list[dict[str, Any]]:
-    """The records of a run, from its folder if it is there."""
-    if not (folder / "summary.json").exists():
-        with redirect_stdout(sys.stderr):
-            code = run_federated.run(f"{words} --run_dir {folder}".split())
-        if code:
-            raise SystemExit(f"{folder}: exit code {code}")
-    return read_records(folder)
-
-
 def hidden(epsilon: float, clip: float) -> str:
     return f"--clip_norm {clip} --target_epsilon {epsilon:g} --insecure_noise"
 
@@ -89,7 +74,7 @@ def accuracies(out_dir: Path, clients: int, epsilon: float | None, seeds: int) -
     words += f" {hidden(epsilon, CLIP)}" if epsilon else ""
     name = f"K{clients}-{epsilon or 'plain'}"
     return [
-        100 * run(out_dir / f"{name}-seed{seed}", f"{words} --seed {seed}")[-1]["test_accuracy"]
+        100 * records_of(out_dir / f"{name}-seed{seed}", f"{words} --seed {seed}")[-1]["test_accuracy"]
         for seed in range(seeds)
     ]
 
@@ -97,7 +82,7 @@ def accuracies(out_dir: Path, clients: int, epsilon: float | None, seeds: int) -
 def attacked(out_dir: Path, name: str, words: str, seed: int) -> tuple[float, float, float]:
     """Accuracy on the members, on the others, and the advantage of the attack, all in per cent."""
     folder = out_dir / f"{name}-seed{seed}"
-    run(folder, f"{COMMON} {ATTACKED} {words} --seed {seed}")
+    records_of(folder, f"{COMMON} {ATTACKED} {words} --seed {seed}")
     flags = read_config(folder)
     flags.pop("script")
     x = federated(Config(**flags))
@@ -111,10 +96,6 @@ def attacked(out_dir: Path, name: str, words: str, seed: int) -> tuple[float, fl
         right.append(100 * float((logits.argmax(1) == targets).double().mean()))
     found, mistaken = (float((one <= losses[0].mean()).double().mean()) for one in losses)
     return right[0], right[1], 100 * (found - mistaken)
-
-
-def shown(values: Sequence[float]) -> str:
-    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
 @as_shipped
@@ -162,14 +143,14 @@ def main() -> None:
     for clients in CLIENTS:
         found[clients] = {epsilon: accuracies(out_dir, clients, epsilon, words.seeds) for epsilon in columns}
         print(
-            f"K = {clients:<15,}" + "".join(f"{shown(values):>14s}" for values in found[clients].values()), flush=True
+            f"K = {clients:<15,}" + "".join(f"{spread(values):>14s}" for values in found[clients].values()), flush=True
         )
     draw(Path(words.out or out_dir / "privacy.png"), found)
     print("\nattacked, %            members    others   advantage")
     defences = {"plain": "", "clipped": "--clip_norm 0.5"} | {f"epsilon {e:g}": hidden(e, 0.5) for e in (8, 1)}
     for name, flags in defences.items():
         three = [attacked(out_dir, f"attacked-{name.replace(' ', '')}", flags, seed) for seed in range(words.seeds)]
-        print(f"{name:16s}" + "".join(f"{shown(values):>14s}" for values in zip(*three, strict=True)), flush=True)
+        print(f"{name:16s}" + "".join(f"{spread(values):>14s}" for values in zip(*three, strict=True)), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
+
+from benchmarks.runs import spread
 
 HERE = Path(__file__).resolve().parents[1]
 CIFAR = "@configs/cifar_lenet.txt --dataset folder --data_dir {images}"
@@ -57,10 +59,6 @@ def both(name: str, flags: str, seed: int, out: Path) -> tuple[dict[str, Any], d
     centralised = run("baseline", f"--match {folder / 'federated'}", folder / "baseline")
     print(f"{name}, seed {seed}: centralised {centralised['test_accuracy']:.2%}", file=sys.stderr, flush=True)
     return federated, centralised
-
-
-def spread(values: list[float], form: str) -> str:
-    return form.format(mean(values)) + (" ± " + form.format(stdev(values)) if len(values) > 1 else "")
 
 
 def line(name: str, flags: str, results: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
