@@ -34,7 +34,9 @@ LARGEST = 1e4  # of the noise multipliers that are tried
 
 def epsilon(config: Config, rounds: int) -> float:
     """epsilon at --delta of the models of `rounds` rounds together; the top of the file says whom it protects."""
-    return spent(config.sampling, called(config), config.num_clients, config.noise_multiplier, rounds, config.delta)
+    return spent(
+        config.sampling, clients_called(config), config.num_clients, config.noise_multiplier, rounds, config.delta
+    )
 
 
 def local_epsilon(config: Config) -> float:
@@ -42,7 +44,7 @@ def local_epsilon(config: Config) -> float:
     return spent("uniform", 1, 1, config.local_noise, 1, config.delta)
 
 
-def called(config: Config) -> int:
+def clients_called(config: Config) -> int:
     """The number of clients that a round selects, --over_select included; with --sampling poisson, the expected one."""
     wanted = config.over_select * config.num_select_clients
     return min(math.ceil(wanted - 1e-9), config.num_clients)  # 1.1 times 100 is a little more than 110 in floats

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from data.partition import Partition
-from fl.accountant import called
+from fl.accountant import clients_called
 from fl.config import DEFAULTS, Config
 from fl.devices import HOUR, STATES, comes_and_goes, devices_of, eligible, fate_of, has_clock, most_eligible
 from fl.errors import FlagError
@@ -81,7 +81,7 @@ def call(config: Config, K: int, t: int, clock: float) -> tuple[list[int], float
     drawn with probability m / K, and there may be more than m, or none.
     """
     m = config.num_select_clients
-    wanted = called(config)
+    wanted = clients_called(config)
     if comes_and_goes(config):
         return called_when_eligible(config, t, clock, m, wanted)
     if config.sampling == "poisson":
@@ -170,7 +170,7 @@ def check_cohorts(config: Config, partition: Partition, transfer: tuple[int, int
         E, clients = config.straggler_epochs or config.local_epoch, range(len(partition))
         sizes = partition.sizes.tolist()
         needed = sorted(seconds_needed(config, k, E * sizes[k], transfer) for k in clients)
-        least = max(1, fewest(config, called(config)))
+        least = max(1, fewest(config, clients_called(config)))
         if needed[least - 1] > config.round_deadline:
             raise FlagError(
                 f"--round_deadline {config.round_deadline:g}: the fastest {least} clients need "

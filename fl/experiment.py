@@ -16,7 +16,7 @@ from data.held_out import hold_out
 from data.heterogeneity import heterogeneity
 from data.niid_bench import noisy
 from data.partition import Partition
-from fl.accountant import called, check_buffers
+from fl.accountant import check_buffers, clients_called
 from fl.aggregates.secure.allowed import check_no_buffers
 from fl.aggregates.secure.wire import bytes_of_one
 from fl.aggregates.total import Aggregate
@@ -36,7 +36,7 @@ from fl.parts import aggregate_of, algorithm_of, build_model, split, transforms_
 from fl.proxy import set_aside
 from fl.state import Kept, RoundStart, State
 from fl.transforms.attack import poisoned
-from fl.transforms.personal import keep_at_home, personal_names, starting_at_home, stay_at_home
+from fl.transforms.personal import personal_names, starting_with_own, withhold, withhold_again
 from fl.transforms.transform import Transform
 
 
@@ -91,7 +91,7 @@ class Experiment:
     @cached_property
     def algorithm(self) -> Algorithm:
         algorithm = algorithm_of(self.config)
-        return starting_at_home(self.personal, algorithm) if self.personal else algorithm
+        return starting_with_own(self.personal, algorithm) if self.personal else algorithm
 
     @cached_property
     def aggregate(self) -> Callable[[RoundStart], Aggregate]:
@@ -104,10 +104,10 @@ class Experiment:
             return others
         # The first transform hides the personal layers from all others. The last one resets them to w_t once more,
         # because an attack or noise may have changed them.
-        return [keep_at_home(self.personal), *others, stay_at_home(self.personal)]
+        return [withhold(self.personal), *others, withhold_again(self.personal)]
 
     @cached_property
-    def held(self) -> Held:
+    def partition_at(self) -> Held:
         """What the clients hold in round t: all that they own, the very `partition`, unless --data_drift changes it."""
         c = self.config
         drift: Callable[..., Held] = named("data_drift", c.data_drift)
@@ -125,7 +125,7 @@ class Experiment:
 
     def label_counts_at(self, rounds: Iterable[int]) -> dict[int, Tensor]:
         """The same of what each client holds in these rounds."""
-        return {t: self.held(t).label_counts(self.clean.labels, self.clean.classes) for t in rounds}
+        return {t: self.partition_at(t).label_counts(self.clean.labels, self.clean.classes) for t in rounds}
 
     @cached_property
     def heterogeneity(self) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class Experiment:
         whole = model = sum(tensor.nbytes for tensor in sent.values())
         down, up = (vectors * whole for vectors in self.algorithm.transfers)
         if self.config.secure_aggregation:
-            more_down, up = bytes_of_one(called(self.config), self.parameters)
+            more_down, up = bytes_of_one(clients_called(self.config), self.parameters)
             return down + more_down, up
         for transform in self.transforms:
             if transform.bytes:
@@ -160,7 +160,7 @@ class Experiment:
         """Who is called to round t, and who reports. Where time passes, the rounds before it are gone through first."""
 
         def at(t: int, clock: float) -> Cohort:
-            return cohort(self.config, self.held(t), t, clock, self.transfer_bytes)
+            return cohort(self.config, self.partition_at(t), t, clock, self.transfer_bytes)
 
         if has_clock(self.config):
             for earlier in range(len(self.clocks), t):
@@ -173,7 +173,7 @@ class Experiment:
         return evaluate(self.model, self.data, group)
 
     def round_start(self, t: int, w: State, kept: Kept, S_t: Cohort = NOBODY) -> RoundStart:
-        held = self.held(t)
+        held = self.partition_at(t)
         sizes = dict(zip(S_t.reporting, held.sizes_of(S_t.reporting), strict=True))
         now = RoundStart(self.config, t, w, kept, self.trained, len(held.indices), sizes, cohort=S_t)
         changed = None if held is self.partition else held
@@ -205,7 +205,7 @@ def federated(config: Config, device: torch.device | None = None) -> Experiment:
     check_no_buffers(config, buffers)
     check_no_statistics(config, [name for name in buffers if x.w[name].is_floating_point()])
     if has_clock(config):
-        check_cohorts(config, x.held(1), x.transfer_bytes)
+        check_cohorts(config, x.partition_at(1), x.transfer_bytes)
     _ = x.algorithm, x.aggregate, x.transforms  # if one of the user's own fails, it does so before a run begins
     return x
 

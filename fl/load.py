@@ -13,7 +13,7 @@ from data.augment import normalised
 from data.dataset import IGNORED, Dataset, Split
 from fl.config import DEFAULTS, Config
 from fl.errors import FlagError
-from fl.names import entry_of, is_own, named, refuse, told
+from fl.names import blaming, entry_of, is_own, named, refuse
 from fl.parts import callable_of, flags_of
 from fl.returned import are_owners, kind_of
 
@@ -29,7 +29,7 @@ def load_data(config: Config) -> Dataset:
     if entry_of(flag, value).of_the_user and config.data_dir == DEFAULTS["data_dir"]:
         raise FlagError(f"--dataset {value}: needs --data_dir, which says where your data are")
     make = callable_of(flag, value, DATASET)
-    with told(flag, value, DATASET):
+    with blaming(flag, value, DATASET):
         made: Any = make(Path(config.data_dir), **flags_of(make, config, after=1))
         if is_own(flag, value) and isinstance(made, Mapping | tuple):
             made = from_arrays(value, made, config.test_fraction, config.seed)
@@ -67,7 +67,7 @@ def _check(value: str, data: Any) -> None:
         refuse(flag, value, f"has training examples of {kinds[0]} and test examples of {kinds[1]}; expected one kind")
     if data.clients is not None and not are_owners(data.clients, len(data.train)):
         refuse(flag, value, "has clients that are not (n,) int64 on the CPU, in which each of 0 to K - 1 occurs")
-    with told(flag, value, "inputs out of its first examples"):
+    with blaming(flag, value, "inputs out of its first examples"):
         draws = torch.zeros(2, dtype=torch.int64)
         plain, drawn = data.batch(data.train, slice(0, 2))[0], data.inputs(torch.arange(2) % len(data.train), draws)
     if not (torch.isfinite(plain).all() and torch.isfinite(drawn).all()):

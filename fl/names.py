@@ -51,7 +51,7 @@ def named(flag: str, value: str) -> Any:
         return pkgutil.resolve_name(entry_of(flag, value).target)
     file, name = file_and_name(value)
     path = os.path.abspath(file)
-    with told(flag, value, "a file of Python that can be imported"):
+    with blaming(flag, value, "a file of Python that can be imported"):
         content = Path(path).read_bytes()
         USED.setdefault(path, [])
         if (flag, value) not in USED[path]:
@@ -104,7 +104,7 @@ def refuse(flag: str, value: str, reason: str) -> NoReturn:
 
 
 @contextmanager
-def told(flag: str, value: str, expected: str, own: bool | None = None) -> Iterator[None]:
+def blaming(flag: str, value: str, expected: str, own: bool | None = None) -> Iterator[None]:
     """Whatever the user's own code raises in here becomes one line that says what was expected of it.
 
     own: whether the code in the block is the user's; None: it is if the value is FILE.py:NAME.

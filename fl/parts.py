@@ -24,7 +24,7 @@ from fl.aggregates.robust import Robust
 from fl.aggregates.total import Aggregate
 from fl.algorithms.algorithm import Algorithm, alike
 from fl.config import FLAGS, Config
-from fl.names import entry_of, is_own, named, refuse, told
+from fl.names import blaming, entry_of, is_own, named, refuse
 from fl.returned import kind_of
 from fl.rng import seeded
 from fl.state import RoundStart
@@ -54,7 +54,7 @@ def build_model(config: Config, data: Dataset) -> nn.Module:
     # One of ours may not fit the examples: a network for images has no use for the rows of a table.
     expected = MODEL if is_own(flag, value) else f"another --model for examples of shape {data.shape}"
     with seeded(config.seed, "model"):
-        with told(flag, value, expected, own=True):
+        with blaming(flag, value, expected, own=True):
             flags = flags_of(build, config, after=2, optional=not is_own(flag, value))
             model: nn.Module = build(data.shape, data.classes, **flags)
         _check_model(value, model, data)
@@ -74,7 +74,7 @@ def _check_model(value: str, model: nn.Module, data: Dataset) -> None:
         refuse("model", value, "has more than tensors of real numbers in its state_dict")
     x, y = data.batch(data.test, slice(0, 2))
     shape = (len(y), data.classes, *y.shape[1:])
-    with torch.no_grad(), told("model", value, f"inputs {tuple(x.shape)} to logits {shape}", own=True):
+    with torch.no_grad(), blaming("model", value, f"inputs {tuple(x.shape)} to logits {shape}", own=True):
         logits = copy.deepcopy(model).eval()(x)
     if not isinstance(logits, Tensor) or logits.shape != shape or not logits.is_floating_point():
         refuse("model", value, f"made {kind_of(logits)} of inputs {tuple(x.shape)}; expected logits {shape}")
@@ -84,7 +84,7 @@ def split(config: Config, data: Dataset) -> Partition:
     """The partition of --partition. Arguments after the third are the flags of the same names. Raises FlagError."""
     flag, value = "partition", config.partition
     partitioner = callable_of(flag, value, PARTITION)
-    with told(flag, value, PARTITION):
+    with blaming(flag, value, PARTITION):
         names = list(inspect.signature(partitioner).parameters)[3:]
     for name in names:
         if name not in FLAGS and name != "clients":
@@ -93,12 +93,12 @@ def split(config: Config, data: Dataset) -> Partition:
     flags = flags_of(partitioner, config, after=3)
     if "clients" in names:
         flags["clients"] = data.clients
-    with told(flag, value, PARTITION):
+    with blaming(flag, value, PARTITION):
         partition: Partition = partitioner(labels, config.num_clients, config.seed, **flags)
     if is_own(flag, value):
         if not isinstance(partition, Partition):
             refuse(flag, value, f"returned {kind_of(partition)}; expected {PARTITION}")
-        with told(flag, value, PARTITION):
+        with blaming(flag, value, PARTITION):
             sizes, owned = partition.sizes.tolist(), partition.indices.sort().values
             whole = owned.dtype == torch.int64 and torch.equal(owned, torch.arange(len(labels)))
         if len(sizes) != (config.num_clients or len(sizes)) or min(sizes, default=0) < 1:
@@ -125,7 +125,7 @@ class _OwnAggregate:
     """An aggregate of the user's own class, whose result is refused if it is no model."""
 
     def __init__(self, value: str, make: Callable[[RoundStart], Any], now: RoundStart):
-        with told("aggregate", value, AGGREGATE):
+        with blaming("aggregate", value, AGGREGATE):
             self.aggregate = make(now)
 
         def good(made: Any, denominator: float) -> bool:
@@ -157,7 +157,7 @@ def _rule_of(config: Config) -> Callable[..., Any]:
 
     @wraps(rule)
     def checked(models: Tensor, weights: Tensor, config: Config) -> Tensor:
-        with told(flag, value, RULE):
+        with blaming(flag, value, RULE):
             model = rule(models, weights, config)
         if not isinstance(model, Tensor) or model.shape != models.shape[1:]:
             refuse(flag, value, f"returned {kind_of(model)} of models {tuple(models.shape)}; expected {RULE}")
@@ -202,7 +202,7 @@ def _transform(config: Config, value: str) -> Transform:
     transform = named(flag, value)
     if not isinstance(transform, Transform):
         make = callable_of(flag, value, TRANSFORM)
-        with told(flag, value, TRANSFORM):
+        with blaming(flag, value, TRANSFORM):
             transform = make(config)
     if not isinstance(transform, Transform):
         refuse(flag, value, f"returned {kind_of(transform)}; expected {TRANSFORM}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from fl.accountant import called, described
+from fl.accountant import clients_called, described
 from fl.aggregates.secure.fixed_point import scale_of
 from fl.client import steps_of
 from fl.config import Config
@@ -26,7 +26,7 @@ MOST_ROUNDS_COUNTED = 1000
 def round_steps(x: Experiment, t: int) -> int:
     """Gradient steps of all the clients of round t."""
     S_t = x.cohort(t)
-    sizes = zip(S_t.reporting, x.held(t).sizes_of(S_t.reporting), strict=True)
+    sizes = zip(S_t.reporting, x.partition_at(t).sizes_of(S_t.reporting), strict=True)
     return sum(steps_of(x.config, n_k, S_t.epochs.get(k)) for k, n_k in sizes)
 
 
@@ -110,7 +110,7 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
         *described(config),
         *_secure(x),
         *_changing(config),
-        f"bytes a round {called(config) * down:,} down, {m * up:,} up",
+        f"bytes a round {clients_called(config) * down:,} down, {m * up:,} up",
         "client    n_k  examples of each label",
     ]
     for k in range(min(K, MOST_CLIENTS_LISTED)):
@@ -124,7 +124,7 @@ def _secure(x: Experiment) -> list[str]:
     """What secure aggregation needs and what it rounds, if it is on."""
     if not x.config.secure_aggregation:
         return []
-    n = called(x.config)
+    n = clients_called(x.config)
     return [
         f"secure sum    {fewest_reports(x.config, n)} of {n} must report; values of the mean are coded to within "
         f"{2.0 ** -(scale_of(x.n) + 1):.1g}"

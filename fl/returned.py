@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fl.names import refuse, told
+from fl.names import blaming, refuse
 from fl.records.reading import TAKEN
 from fl.state import Correction, Got, Kept, Report, RoundStart, State, Told, Update
 
@@ -32,7 +32,7 @@ def checked(
 ) -> Callable[..., Any]:
     @wraps(function)
     def call(*args: Any) -> Any:
-        with told(flag, value, f"{name} to return {expected}"):
+        with blaming(flag, value, f"{name} to return {expected}"):
             made = function(*args)
             right = good(made, *args)
         if not right:

@@ -92,7 +92,7 @@ def test_a_share_of_all_changes_nothing(drift):
 
 def test_without_drift_a_round_has_the_very_partition():
     x = federated(config())
-    assert x.held(1) is x.held(2) is x.partition
+    assert x.partition_at(1) is x.partition_at(2) is x.partition
     assert x.round_start(1, x.w, Kept(), x.cohort(1)).partition is None
 
 
@@ -115,7 +115,7 @@ def test_all_clients_one_epoch_whole_batches_is_one_step_on_what_is_held(flags):
     task = task_of(c)
     w0 = task.w
     done = run(c, task, ragged())
-    held = replace(task, partition=ragged()).held
+    held = replace(task, partition=ragged()).partition_at
     assert len({len(held(t).indices) for t in range(1, 5)} | {0, 12}) > 2
     w = w0
     for t in range(1, 5):

@@ -24,7 +24,7 @@ from fl.names import entry_of
 from fl.processes.workers import start
 from fl.rng import shuffles
 from fl.state import Kept, Report, RoundStart, Update
-from fl.transforms.personal import keep_at_home, personal_names
+from fl.transforms.personal import personal_names, withhold
 from tests.rounds import run_rounds
 from tests.test_engines import OPTIMIZERS
 from tests.test_golden import SIZES, close, config, ragged, task_of
@@ -161,7 +161,7 @@ def test_each_client_is_tested_with_its_own_layers():
 
 
 def test_own_layers_that_are_not_finite_have_the_update_turned_away():
-    transform, w = keep_at_home(["b"]), {"a": torch.zeros(2), "b": torch.zeros(3)}
+    transform, w = withhold(["b"]), {"a": torch.zeros(2), "b": torch.zeros(3)}
     now = RoundStart(config(), 1, w, Kept(), ["a", "b"], 12, {0: 4, 1: 4})
     models = {"a": torch.ones(2, 2), "b": torch.tensor([[1.0, 2, 3], [1, math.inf, 3]])}
     sent = transform.client(now, Update([Report(k, 4, 0.0, 4, 1) for k in (0, 1)], models, {0: {"optimizer": {}}}))

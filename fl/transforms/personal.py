@@ -49,7 +49,7 @@ def personal_names(model: nn.Module, layers: int) -> list[str]:
     return [name for name in tensors_of(model) if name.rpartition(".")[0] in last]
 
 
-def keep_at_home(names: Sequence[str]) -> Transform:
+def withhold(names: Sequence[str]) -> Transform:
     """Each client keeps those tensors of its model, and sends those of w_t, which it got, in their place.
 
     So all updates agree in them, whatever --aggregate and other transforms do with the rest, and the server's stay
@@ -86,7 +86,7 @@ def sent(now: RoundStart, update: Update, names: Sequence[str], finite: Tensor) 
     return update._replace(w=update.w | w)
 
 
-def stay_at_home(names: Sequence[str]) -> Transform:
+def withhold_again(names: Sequence[str]) -> Transform:
     """The last transform of all: whatever an attack or noise has put into those tensors does not leave the client."""
 
     @torch.no_grad()
@@ -96,7 +96,7 @@ def stay_at_home(names: Sequence[str]) -> Transform:
     return Transform(client=client)
 
 
-def starting_at_home(names: Sequence[str], algorithm: Algorithm) -> Algorithm:
+def starting_with_own(names: Sequence[str], algorithm: Algorithm) -> Algorithm:
     """The same algorithm, in which each client starts with the layers that it has kept.
 
     A pull towards w_t, such as FedProx's, draws the shared layers there, and a client's own ones to where they start.
@@ -105,7 +105,7 @@ def starting_at_home(names: Sequence[str], algorithm: Algorithm) -> Algorithm:
     def tell(now: RoundStart, clients: Sequence[int]) -> Told:
         told, own = algorithm.tell(now, clients), layers_of(now, clients, names)
         start = (told.start or {}) | own
-        return Told(_pulled_home(now, told.correction, own), start)
+        return Told(_pulled_to_own(now, told.correction, own), start)
 
     return replace(algorithm, tell=tell)
 
@@ -118,7 +118,7 @@ def layers_of(now: RoundStart, clients: Sequence[int], names: Sequence[str]) -> 
     }
 
 
-def _pulled_home(now: RoundStart, correction: Correction, own: State) -> Correction:
+def _pulled_to_own(now: RoundStart, correction: Correction, own: State) -> Correction:
     """pull (w - own) for the clients' own layers, as pull (w - centre) and a drift of pull (centre - own)."""
     if correction.centre is None:
         return correction

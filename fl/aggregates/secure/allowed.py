@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from fl.accountant import called
+from fl.accountant import clients_called
 from fl.config import DEFAULTS, Config
 from fl.errors import FlagError
 from fl.flags.privacy import is_noisy
@@ -56,7 +56,7 @@ def check_enough(config: Config) -> None:
         return
     if m < LEAST:
         raise FlagError(f"--num_select_clients {m}: the sum of one update is that update; expected at least {LEAST}")
-    n = called(config)
+    n = clients_called(config)
     if (needed := fewest_reports(config, n)) > m:
         raise FlagError(
             f"--over_select {config.over_select:g}: calls {n} clients, of whom {needed} must report, and a round "
