@@ -3,8 +3,8 @@
     python3 -m benchmarks.secure
 
 Both train the same rounds on MNIST dealt at random to 100 clients (E = 1, B = 10, SGD), by turns, on one thread. The
-first round of each is left out. Seconds are medians over rounds, evaluation excluded; a share of the clients that
-vanish leaves masks behind, which the server has to make again.
+first round of each is left out. Seconds are medians over rounds, evaluation excluded. In some lines a share of the
+clients drops out; their masks are then still in the sum, and the server has to generate them again.
 """
 
 from __future__ import annotations

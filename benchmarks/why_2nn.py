@@ -50,9 +50,9 @@ HERE = shlex.quote(__file__)
 
 
 def tutorial(shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """The 2NN with weights as in TensorFlow's "Deep MNIST for experts" of 2016: deviation 0.1, biases of 0.1.
+    """The 2NN with weights as in TensorFlow's "Deep MNIST for experts" of 2016: standard deviation 0.1, biases of 0.1.
 
-    Its example of 2015, convolutional.py, drew them so, too, but for the first biases, which were 0.
+    TensorFlow's example of 2015, convolutional.py, drew them in the same way, except that its first biases were 0.
     """
     return drawn(two_nn(shape, classes), lambda inputs, outputs: 0.1, bias=0.1)
 
@@ -77,7 +77,7 @@ def small(shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 
 def drawn(model: nn.Module, deviation: Any, bias: float = 0.0) -> nn.Module:
-    """Weights from a normal distribution, cut off at two deviations as tf.truncated_normal does it."""
+    """Weights from a normal distribution, cut off at two standard deviations, as by tf.truncated_normal."""
     for layer in layers(model):
         std = deviation(layer.in_features, layer.out_features)
         nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)

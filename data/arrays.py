@@ -1,6 +1,6 @@
-"""Arrays that a function of the user's own returns, made into a data set; and what is put aside for a test.
+"""Make a data set of the arrays that a user-supplied function returns, and hold out test examples if it has none.
 
-{"x": inputs, "y": labels}                   --test_fraction of each label is put aside for the test
+{"x": inputs, "y": labels}                   --test_fraction of each label is held out for the test
 {..., "x_test": inputs, "y_test": labels}    the two parts as they are
 {..., "clients": owners}                     the client that owns each example of x, for --partition natural
 (inputs, labels), or (inputs, labels, test inputs, test labels)
@@ -54,7 +54,7 @@ def from_arrays(name: str, made: Mapping[str, Any] | Sequence[Any], test_fractio
                 raise ValueError("no example can be put aside for the test; return x_test and y_test")
             train, test = Split(x[kept], y[kept]), Split(x[aside], y[aside])
             clients = None if clients is None else clients[kept]
-        classes = int(y.max()) + 1  # of sequences some labels may only be in what is put aside
+        classes = int(y.max()) + 1  # of all of y, because with sequences some labels may be in held-out examples only
         if classes < 2:
             raise ValueError("y: all labels are 0; expected two classes or more")
         if train.targets.dim() == 1 and int(train.targets.min()) > 0:
@@ -169,11 +169,11 @@ def compared(train: Split, test: Split) -> None:
 
 
 def put_aside(labels: Tensor, fraction: float, seed: int, clients: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Which examples train and which are for the test, ascending: `fraction` of each label, drawn by the seed.
+    """The indices of the training and of the held-out examples, each ascending; the seed draws which.
 
-    labels (n,) int64 of two examples or more each: one at least is put aside, and one stays. With clients (n,) int64,
-    first one example of each client stays in training. Of the others, each client gives its share of each label, give
-    or take one example.
+    `fraction` of each label is held out, at least one example and not all. labels: (n,) int64, each label at least
+    twice. With clients, (n,) int64, one example of each client is first kept for training; a label of which nothing is
+    left then has no test example. Each client gives its share of what is left of a label, to within one example.
     """
     whose = torch.zeros_like(labels) if clients is None else clients
     sizes = torch.bincount(labels)

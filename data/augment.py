@@ -24,7 +24,7 @@ from fl.errors import FlagError
 PAD = 4  # pixels that an image is padded by before it is cropped
 CROP = 24  # pixels of a side, in the 2017 paper
 LEAST, MOST = 0.2, 1.8  # factors on contrast, in the 2017 paper
-PIXELS = {"unit": (0.0, 1.0), "centred": (0.5, 1.0)}  # the mean and the deviation that a byte / 255 is taken to have
+PIXELS = {"unit": (0.0, 1.0), "centred": (0.5, 1.0)}  # (mean, std): a byte b becomes (b / 255 - mean) / std
 
 
 def normalised(data: Dataset, how: str) -> Dataset:

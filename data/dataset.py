@@ -160,7 +160,10 @@ class Dataset:
 
 
 def channel_statistics(pixels: Tensor) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel of (n, C, S, S), as numbers in [0, 1]; no deviation is 0."""
+    """Mean and standard deviation of each channel of the bytes (n, C, S, S), scaled to [0, 1].
+
+    A standard deviation of 0 becomes 1, so that one can divide by it.
+    """
     mean, std = [], []
     for channel in pixels.unbind(1):
         counts = torch.bincount(channel.reshape(-1), minlength=256).double()

@@ -37,7 +37,7 @@ def emnist_byclass(data_dir: Path) -> Dataset:
 
 
 def load(split: str, classes: int, data_dir: Path) -> Dataset:
-    """One split out of the archive. Mean and deviation are those of its training images."""
+    """One split from the archive. Mean and standard deviation are those of its training images."""
     folder, hashes = data_dir / "EMNIST" / "raw", {ARCHIVE: MD5}
     wanted = Wanted("EMNIST", data_dir, folder, hashes, [(URL, lambda: {ARCHIVE: from_url(URL)})])
     files, source = found_or_fetched(wanted, lambda: lying_in(folder, hashes))

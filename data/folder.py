@@ -1,7 +1,7 @@
 """Images of your own, in one folder per class: --dataset folder --data_dir DIR. Decoded once, then read from a cache.
 
 DIR/train/<class>/*  DIR/test/<class>/*      the two parts as they are
-DIR/train/<class>/*, or DIR/<class>/*        --test_fraction of each class is put aside for the test
+DIR/train/<class>/*, or DIR/<class>/*        --test_fraction of each class is held out for the test
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def folder(data_dir: Path, image_size: int, grey: bool, test_fraction: float, sk
     """The images as bytes (n, C, S, S), C = 1 if grey and else 3, S = image_size; classes in alphabetical order.
 
     The largest square in the middle of an image is scaled to S x S pixels. Of 16 bits a channel the upper 8 count, and
-    what is transparent is white. Mean and deviation are those of the training images, per channel. The cache lies in
+    what is transparent is white. Mean and standard deviation are per channel, of the training images. The cache lies in
     `data_dir`, under a name that follows from the flags and from the names, sizes and times of the files; it is the
     same for every seed. Raises DataError (exit 3).
     """
@@ -122,7 +122,7 @@ def some(paths: Sequence[Path]) -> str:
 
 
 def by_class(listed: Sequence[Image], classes: int, fraction: float, seed: int) -> tuple[list[Image], list[Image]]:
-    """Training and test images: `fraction` of each class is put aside, one at least and not all, drawn by the seed."""
+    """Training and test images: `fraction` of each class, at least one and not all, is held out, drawn by the seed."""
     train: list[Image] = []
     test: list[Image] = []
     by_class: list[list[Image]] = [[] for _ in range(classes)]
@@ -139,7 +139,7 @@ def by_class(listed: Sequence[Image], classes: int, fraction: float, seed: int) 
 
 
 def decoded(data_dir: Path, listed: Sequence[Image], n: int, size: int, grey: bool, skip: bool) -> dict[str, Any]:
-    """pixels (all, C, S, S), good (all,), and mean and deviation of the first n: from the cache, or put there.
+    """pixels (all, C, S, S), good (all,), and mean and std of the first n images; from the cache, or written to it.
 
     good: whether the image can be read; its pixels are 0 otherwise.
     """

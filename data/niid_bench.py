@@ -1,4 +1,4 @@
-"""What NIID-Bench does to data, where it is another thing than data/partition.py does.
+"""How NIID-Bench splits data and adds noise to them, where it differs from data/partition.py.
 
 Li, Diao, Chen and He 2022, Federated Learning on Non-IID Data Silos, arXiv 2102.02079, and its published code.
 """

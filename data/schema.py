@@ -1,7 +1,7 @@
 """What is learnt from the training rows of a table: classes, means, categories. It turns columns into inputs.
 
-Where parts of a table lie in several places that do not show each other their rows, each learns from its own, and
-`merged` makes of it what all of them then use, so that an input means the same everywhere.
+If a table is spread over several places that do not show each other their rows, each place learns a Schema from its own
+rows. `merged` combines these into one Schema that all places then use, so that an input means the same everywhere.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from fl.errors import DataError
 class Learnt(NamedTuple):
     """Of one column. texts: its categories, in alphabetical order; None if it is one of numbers.
 
-    known: how many numbers the mean and the deviation are of. missing: whether a value is missing in a training row.
+    known: the number of values from which mean and deviation (the standard deviation) were computed. missing: whether a
+    value is missing in a training row.
     """
 
     texts: list[str] | None
@@ -42,7 +43,8 @@ def learnt(column: Numbers | Texts, train: np.ndarray) -> Learnt:
         values = column.values[train]
         known = values[~np.isnan(values)]
         mean, deviation = (float(known.mean()), float(known.std())) if len(known) else (0.0, 0.0)
-        if len(known) and known.min() == known.max():  # a mean of equal numbers may be a little off, and then so is it
+        # The computed mean of equal numbers may be rounded, and then their standard deviation would not be 0.
+        if len(known) and known.min() == known.max():
             mean, deviation = float(known[0]), 0.0
         return Learnt(None, len(known), mean, deviation, len(known) < len(values))
     codes = column.codes[train]
@@ -51,11 +53,11 @@ def learnt(column: Numbers | Texts, train: np.ndarray) -> Learnt:
 
 
 def encoded(column: Numbers | Texts, known: Learnt) -> list[np.ndarray]:
-    """(n, k) each: what becomes of a column, for all its rows.
+    """The input columns for one column of the table, for all n rows: arrays (n, k).
 
-    A number becomes (x - mean) / deviation, and 0, which is the mean, where it is missing. A text becomes a one in the
-    column of its category; a text that is no category becomes zeros. Either gets one more column, which says that the
-    value is missing, if it is missing in a training row.
+    A number becomes (x - mean) / standard deviation, and 0 (that is the mean) if it is missing. A text becomes a one in
+    the column of its category; a text that is no known category becomes zeros. If a value is missing in some training
+    row, one more column says in which rows it is missing.
     """
     if isinstance(column, Numbers) and known.texts is not None:  # it has no values here, and texts elsewhere
         missing = np.isnan(column.values)

@@ -78,7 +78,7 @@ def rows_of(
     whose = None if client is None else torch.from_numpy(numbered(data_dir, "client", client, columns)[0])
     train, test = put_aside(targets, test_fraction, seed, whose)
     if len(test) == 0:
-        raise DataError(f"{data_dir}: no row can be put aside for the test, for each client of {client} has one alone")
+        raise DataError(f"{data_dir}: no row can be held out for a test, because each client of {client} has only one")
     for name in texts:
         del columns[name]
     return Rows(columns, classes, targets, whose, train, test)

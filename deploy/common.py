@@ -1,10 +1,10 @@
 """What clients with data of their own must agree on before the first round, so that an input means the same to all.
 
-For a table, they agree on its classes, the mean and deviation of each column of numbers, and the categories of each
-column of text (data/schema.py). For images, they agree on the names of the classes, and on the mean and deviation of
-the pixels. Each client sends these summaries of its own training examples, and gets back those of all examples
-together. Beside these, a client tells nothing of its examples but models, gradients, counts, scores and a hash. If a
-category, or the count of a class, is itself a secret, leave the column out with --drop.
+For a table, they agree on its classes, the mean and standard deviation of each column of numbers, and the categories of
+each column of text (data/schema.py). For images, they agree on the names of the classes, and on the mean and standard
+deviation of the pixels. Each client sends these summaries of its own training examples, and gets back those of all
+examples together. Apart from these summaries, all that a client reveals of its examples is models, gradients, counts,
+scores and a hash. If a category, or the count of a class, is itself a secret, leave the column out with --drop.
 """
 
 from __future__ import annotations

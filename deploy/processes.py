@@ -63,7 +63,7 @@ class Processes:
                 raise WorkerError(f"the {name} ended with code {code}: {last[-400:]}")
 
     def __exit__(self, *exception: object) -> None:
-        """End all of them, the last first, and then what they started, which may have left their family."""
+        """End all programs, the last one first, and then all that they started, even if its own parent is gone."""
         family = descendants(os.getpid())
         for child in reversed(self.children.values()):
             with suppress(ProcessLookupError):

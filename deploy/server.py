@@ -42,7 +42,7 @@ from fl.run import follow
 from fl.state import State
 from fl.streams import complain
 
-MOST_EXAMPLES = 10**8  # that a client may claim to have: it weighs as much in every mean
+MOST_EXAMPLES = 10**8  # that a client may claim to have, because its update is weighted by this number
 ROOM = 1 << 20  # bytes of an answer beside the model
 
 

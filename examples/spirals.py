@@ -35,8 +35,8 @@ def load(data_dir: Path) -> dict[str, np.ndarray]:
     """--dataset takes a function of --data_dir, where your files may lie; this one reads none.
 
     It returns arrays or tensors: inputs (n, ...) and labels (n,) from 0 to classes - 1, for training and for the test.
-    Without x_test and y_test, --test_fraction of each label is put aside. clients, which may be left out as well, says
-    whose each training example is: for --partition natural.
+    Without x_test and y_test, --test_fraction of each label is held out for the test. `clients` may be left out, too;
+    it says to which client each training example belongs, for --partition natural.
     """
     draw = np.random.default_rng(0)  # the same data in every run, whatever its --seed
     x, y, clients = spirals(6000, draw)

@@ -1,13 +1,13 @@
-"""What the noise is worth: epsilon by Renyi differential privacy, and the runs for which no epsilon can be stated.
+"""The privacy accountant: epsilon by Renyi differential privacy, and the runs for which no epsilon can be stated.
 
-Mironov 2017, "Renyi Differential Privacy", arXiv 1702.07476. The formulas are those of the package dp-accounting. What
-a neighbour is follows from how clients are drawn, because each bound is proven for one kind:
+Mironov 2017, "Renyi Differential Privacy", arXiv 1702.07476. The formulas are those of the package dp-accounting.
+Which sets of clients are neighbours depends on --sampling, because each bound is proven for one definition only:
 
-poisson: one client more or less. The sum changes by at most C, and the noise is z times that. Mironov, Talwar and
-Zhang 2019, "Renyi Differential Privacy of the Sampled Gaussian Mechanism", arXiv 1908.10530.
-uniform: one client with other data, K stays. The sum changes by at most 2 C, and the noise is z / 2 times that. Wang,
-Balle and Kasiviswanathan 2019, "Subsampled Renyi Differential Privacy and Analytical Moments Accountant",
-arXiv 1808.00087, theorem 27.
+poisson: one client is added or removed. The sum changes by at most C, and the noise multiplier is z. Mironov, Talwar
+and Zhang 2019, "Renyi Differential Privacy of the Sampled Gaussian Mechanism", arXiv 1908.10530.
+uniform: the data of one client are replaced, and K stays the same. The sum changes by at most 2 C, so the same noise
+has the multiplier z / 2. Wang, Balle and Kasiviswanathan 2019, "Subsampled Renyi Differential Privacy and Analytical
+Moments Accountant", arXiv 1808.00087, theorem 27.
 
 Imports no torch, and dp-accounting only when it is needed.
 """
@@ -28,8 +28,8 @@ from fl.flags.privacy import has_noise, is_noisy
 from fl.names import entry_of, is_own
 
 NEIGHBOURS = {"poisson": "one client more or less", "uniform": "one client's data replaced by any other"}
-FINEST = 1.0005  # steps of the noise multiplier that is looked for
-LARGEST = 1e4  # of the noise multipliers that are tried
+FINEST = 1.0005  # the noise multiplier for --target_epsilon is found to within this factor
+LARGEST = 1e4  # the largest noise multiplier that is tried
 
 
 def epsilon(config: Config, rounds: int) -> float:
@@ -109,7 +109,7 @@ def rounded_up(z: float) -> float:
 
 
 def count_noise(config: Config) -> float:
-    """sigma_b, the deviation of the noise on the number of clients that were not clipped: m / 20.
+    """sigma_b = m / 20, the standard deviation of the noise on the number of clients that were not clipped.
 
     Andrew, Thakkar, McMahan and Ramaswamy 2021, "Differentially Private Learning with Adaptive Clipping",
     arXiv 1905.03871, section 3.1.
@@ -118,9 +118,10 @@ def count_noise(config: Config) -> float:
 
 
 def noise_on_updates(config: Config) -> float:
-    """z_Delta, the multiplier on the sum of updates. The noisy count of clients that were not clipped costs as well.
+    """z_Delta, the noise multiplier for the sum of updates. It is z without --clip_quantile, and larger with it.
 
-    Theorem 1 of Andrew et al. 2021: both together are worth z if z_Delta = (z^-2 - (2 sigma_b)^-2)^(-1/2).
+    It is larger because the noisy count of clients that were not clipped spends privacy as well. Theorem 1 of Andrew et
+    al. 2021: both together spend as much as z alone if z_Delta = (z^-2 - (2 sigma_b)^-2)^(-1/2).
     """
     z = config.noise_multiplier
     if config.clip_quantile is None or not z:
@@ -129,7 +130,7 @@ def noise_on_updates(config: Config) -> float:
 
 
 def check_private(config: Config) -> None:
-    """Raise FlagError for noise whose worth cannot be stated, or that would hide nothing."""
+    """Raise FlagError for noise for which no epsilon can be stated, or which would not hide the clients."""
     if not has_noise(config):
         return
     z, target = config.noise_multiplier, config.target_epsilon

@@ -9,8 +9,8 @@ from fl.flags.flag import listed
 from fl.flags.privacy import has_noise
 from fl.names import entry_of
 
-LARGE_FOR_ADAM = 0.02  # its usual rates are 1e-4 to 1e-3
-SMALL_FOR_SGD = 1 / 500  # of the rate that suits the model
+LARGE_FOR_ADAM = 0.02  # a learning rate; usual ones for Adam are 1e-4 to 1e-3
+SMALL_FOR_SGD = 1 / 500  # times the model's default learning rate for SGD
 
 
 def advice(config: Config, given: dict[str, Any], script: str) -> list[str]:
@@ -34,7 +34,7 @@ def unread(given: dict[str, Any], script: str) -> list[str]:
 
 
 def unusual_rate(config: Config, given: dict[str, Any]) -> list[str]:
-    """A rate that was meant for the other optimizer."""
+    """A learning rate that looks as if it was meant for the other optimizer."""
     lr, usual = config.init_lr, entry_of("model", config.model).sgd_lr
     if "init_lr" not in given:
         return []
@@ -59,11 +59,11 @@ def large_delta(config: Config) -> list[str]:
 
 
 def learnt_scales(config: Config) -> list[str]:
-    """Inputs that are scaled by what the examples of all clients say, which no noise hides."""
+    """Inputs that are scaled by statistics of all clients' examples, which no noise hides."""
     own = entry_of("dataset", config.dataset).of_the_user
     if not (has_noise(config) and own and config.normalise == DEFAULTS["normalise"]):
         return []
     return [
-        f"--dataset {config.dataset}: inputs are scaled by means and deviations of all clients' examples, and epsilon "
-        "does not count that (docs/privacy.md)"
+        f"--dataset {config.dataset}: inputs are scaled by means and standard deviations of all clients' examples, and "
+        "epsilon does not count that (docs/privacy.md)"
     ]

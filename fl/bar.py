@@ -41,9 +41,9 @@ class Bar:
             self.show(now - self.began)
 
     def over(self, rounds: Generator[Round], steps: Callable[[int], int], first: int, last: int) -> Generator[Round]:
-        """The same rounds, from `first` to `last`, with the bar out of the way of what is printed in between.
+        """Yield the same rounds, `first` to `last`; the bar is cleared before each, so that lines can be printed.
 
-        steps(t): the steps of round t, of which there are none in round 0.
+        steps(t): the number of steps of round t. It is not called for round 0, which has none.
         """
         self.last, self.steps_of = last, steps
         try:
@@ -80,7 +80,7 @@ class Bar:
 
     @property
     def steps_left(self) -> int:
-        """Those of the run, if all rounds to come are as long as this one."""
+        """Steps until the end of the run, if all later rounds have as many steps as this one."""
         return self.total - self.steps + (self.last - self.t) * self.total
 
 

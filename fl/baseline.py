@@ -43,9 +43,10 @@ def centralised(x: Experiment, ends: Sequence[int], begun: Begun, tick: Callable
 
 
 def stream(seed: int, data: Dataset, B: int, first: int, last: int) -> Iterator[Batch]:
-    """Batches of the visits `first` to `last` of one shuffled pass after another over the training examples.
+    """Cut an endless stream of examples into batches, from position `first` up to, but without, position `last`.
 
-    Batches are cut at multiples of B within a pass, at the end of a pass, and at `first` and `last`.
+    The stream is one pass after another over the training examples, each shuffled anew. A batch ends at a multiple of B
+    within a pass, at the end of a pass, or at `last`.
     """
     n = len(data.train)
     while first < last:

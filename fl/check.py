@@ -39,7 +39,7 @@ def resolve(given: dict[str, Any], script: str = "federated") -> Config:
 
 
 def with_matched(given: dict[str, Any], script: str) -> dict[str, Any]:
-    """What a baseline takes from the run that --match names, and what it is given itself, which wins."""
+    """The given flags; for a baseline with --match also flags of the matched run, unless they are given."""
     if "match" not in given:
         return given
     folder = given["match"]
@@ -57,10 +57,10 @@ def with_matched(given: dict[str, Any], script: str) -> dict[str, Any]:
     taken = {name: recorded[name] for name in names if name not in given}
     is_other = given.get("optimizer", recorded["optimizer"]) != recorded["optimizer"]
     if is_other or entry_of("algorithm", recorded["algorithm"]).own_rate:
-        taken.pop("init_lr", None)  # a rate is that of one optimizer, or of one algorithm
+        taken.pop("init_lr", None)  # a learning rate suits only the optimizer and the algorithm that it was chosen for
     check_names(folder, taken, script)
     config = Config(**(taken | given))
-    # Such as a momentum, where the baseline is given another optimizer.
+    # Leave out flags that do nothing here, such as --momentum if the baseline is given another optimizer.
     used = {name for name in taken if is_possible(name, config) and is_asked_for(name, config)}
     return {name: taken[name] for name in used} | given
 
@@ -120,9 +120,9 @@ def with_rate(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(config: Config, given: dict[str, Any], is_begun: bool = False) -> None:
-    """Refuse flags in `given` that nothing would read: they are mistakes the user should hear of.
+    """Raise FlagError for flags in `given` that would do nothing, because they are probably mistakes.
 
-    is_begun: the flags are those of a run that goes on, and fitted each other when it began.
+    is_begun: whether these are the flags of a run that is being resumed; some conditions are then not checked again.
     """
     for name in FLAGS:
         if name in given and given[name] is not False:
@@ -144,7 +144,7 @@ def check(config: Config, given: dict[str, Any], is_begun: bool = False) -> None
 
 
 def check_entry(config: Config, given: dict[str, Any], name: str, chosen: str, is_begun: bool) -> None:
-    """Refuse what the entry of `chosen`, a value of --name, does not allow other flags to be.
+    """Raise FlagError if another flag has a value that the entry of `chosen`, a value of --name, does not allow.
 
     If the needed value is the other flag's default, the error is about the other flag, which was given; otherwise it is
     about --name, which needs the other flag.
@@ -167,7 +167,7 @@ def check_entry(config: Config, given: dict[str, Any], name: str, chosen: str, i
 
 
 def check_reports(config: Config, said: str, needed: int) -> None:
-    """Raise FlagError if rounds may count to which fewer than `needed` clients report."""
+    """Raise FlagError if a round may count although fewer than `needed` clients report."""
     for name in THINNING:
         value = getattr(config, name)
         if value != DEFAULTS[name] and config.min_reports < needed:
@@ -196,14 +196,15 @@ def is_read(name: str, config: Config, script: str) -> bool:
 
 
 def is_possible(name: str, config: Config) -> bool:
-    """Whether all holds that the flag needs."""
+    """Whether all conditions in the flag's `needs` are met."""
     return all(need.holds(config) for need in FLAGS[name].metadata["needs"])
 
 
 def is_asked_for(name: str, config: Config) -> bool:
-    """Whether the algorithm, rule or other name that the flag belongs to is the chosen one, if it belongs to any.
+    """Whether one of the chosen names, such as the algorithm, reads the flag; True if the flag belongs to no name.
 
-    What the user's own code reads is not known, so it may read any flag of its kind.
+    User-supplied code counts as reading every flag that belongs to names of its kind, because nobody knows what it
+    reads.
     """
     tables = readers_of(name)
     chosen = [(table, one) for table in tables for one in names_in(getattr(config, table))]

@@ -22,7 +22,7 @@ from fl.state import NO_CORRECTION, Correction, State
 def first_names(model: nn.Module) -> dict[str, str]:
     """For each name of the state_dict the first one that its tensor has there, because layers may share a tensor."""
     first: dict[int, str] = {}
-    # With keep_vars the very objects of the model, and not others that share their memory.
+    # keep_vars=True gives the model's own tensor objects. Otherwise each name would have a new object with another id.
     return {name: first.setdefault(id(v), name) for name, v in model.state_dict(keep_vars=True).items()}
 
 
@@ -39,7 +39,7 @@ def state_of(model: nn.Module) -> State:
 
 
 def load_state(model: nn.Module, w: State) -> None:
-    """Copy w into the model in place: no new tensors, so optimizers and memory formats keep."""
+    """Copy w into the model's tensors in place, so that optimizers still refer to them and memory formats stay."""
     with torch.no_grad():
         for name, tensor in tensors_of(model).items():
             tensor.copy_(w[name])
@@ -135,8 +135,8 @@ def correct(model: nn.Module, correction: Correction, x: Tensor, y: Tensor) -> N
 def gradient_sum(model: nn.Module, data: Dataset, indices: Tensor) -> State:
     """n_k times the gradient of the mean loss over the examples `indices` (n_k,) at the model's weights, by parameter.
 
-    Of the examples as they are, because one gradient of all of them has no visits that augmentation could draw for.
-    Zero for parameters that the model does not use.
+    The examples are not augmented, because augmentation is drawn for each visit in a pass, and this is no pass. The
+    gradient is zero for parameters that the model does not use.
     """
     model.train()
     parameters = dict(model.named_parameters())

@@ -1,7 +1,7 @@
 """How accurate models are on each client's own test examples.
 
-Everyone's model is tested in one pass over the test examples of all clients, which lie client after client. Where
-clients have models of their own, each is loaded in turn.
+A model that all clients share is tested in one pass over the test examples of all clients, which are stored client
+after client. If each client has its own model, the models are loaded one after another.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def own_layers(x: Experiment, kept: Kept, k: int) -> State:
 
 
 def accuracies_of(x: Experiment, models: Models, group: Group) -> Tensor:
-    """(c,) float64: of a model for each tested client. models: those of this rank's clients; ranks share none."""
+    """(c,) float64, by tested client: the accuracy of its own model. models: (k, w_k) of the clients of this rank."""
     tests = held_out_of(x)
 
     def each() -> Iterator[tuple[slice, Tensor]]:
@@ -94,8 +94,8 @@ def sums(values: Tensor, tests: Partition) -> Tensor:
 def spread(accuracies: Tensor) -> dict[str, float]:
     """The mean of accuracies (c,), their standard deviation, and the mean of the worst tenth.
 
-    Clients count alike. The deviation divides by c, because these are all clients. The worst tenth is the
-    max(floor(c / 10), 1) clients with the lowest accuracies.
+    All clients have equal weight. The standard deviation divides by c, not c - 1, because these are all clients and not
+    a sample. The worst tenth is the max(floor(c / 10), 1) clients with the lowest accuracies.
     """
     worst = accuracies.sort().values[: max(len(accuracies) // 10, 1)]
     return {

@@ -22,12 +22,12 @@ EVENTS = ("decline_rate", "dropout_rate", "straggler_rate", "over_select", "min_
 
 
 class Cohort(NamedTuple):
-    """Clients by what becomes of them, ascending. Nobody trains but those who report.
+    """The clients of a round by what happens to them, each list ascending. Only clients that report are trained.
 
-    called: S_t, and with --over_select more. reporting: those whose updates arrive in time. declined: took no part.
-    dropped: vanished after they had got the model. late: would have reported when the round was over.
-    epochs: of those who train for fewer than E. seconds: simulated, from the end of the round before; None where
-    nothing takes time. abandoned: too few reported, and the model stays as it is.
+    called: S_t, or more clients with --over_select. reporting: their updates arrive in time. declined: they take no
+    part. dropped: they drop out after they got the model. late: they would report after the end of the round.
+    epochs: by client, its number of epochs if that is below E. seconds: simulated time since the end of the previous
+    round; None if nothing takes time. abandoned: whether too few clients report, so that the model stays the same.
     """
 
     called: Sequence[int] = ()
@@ -44,7 +44,7 @@ class Cohort(NamedTuple):
         return len(self.called) - len(self.declined)
 
     def record(self) -> dict[str, Any]:
-        """The keys of metrics.jsonl that it adds: those that say something."""
+        """Keys for the round's line in metrics.jsonl; those without content are left out."""
         named = {"declined": self.declined, "dropped": self.dropped, "late": self.late}
         line: dict[str, Any] = {key: list(clients) for key, clients in named.items() if clients}
         if line or self.abandoned:

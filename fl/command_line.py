@@ -60,7 +60,7 @@ def without(names: Sequence[str], words: Sequence[str]) -> list[str]:
 
 
 def _as_typed(text: Any) -> Any:
-    """A flag's text, or the texts of a repeatable one: argparse before Python 3.13 makes [] of `--flag=--`."""
+    """The text of a flag, or the texts of a repeatable one. Before Python 3.13 argparse returns [] for `--flag=--`."""
     if isinstance(text, list):
         return [_as_typed(one) for one in text] if text else "--"
     return text
@@ -177,7 +177,7 @@ def _expand(argv: Sequence[str], depth: int = 0) -> list[str]:
 
 
 def _split(text: str) -> list[str]:
-    """The words of a preset. Quotes keep a word together; a backslash is itself, because Windows' paths have them."""
+    """The words of a preset. Quotes keep a word together. A backslash is an ordinary character, as in Windows paths."""
     lexer = shlex.shlex(text, posix=True)
     lexer.whitespace_split = True
     lexer.escape = ""

@@ -190,9 +190,9 @@ def names_in(value: Any) -> tuple[str, ...]:
 
 
 def identity(config: Config, script: str) -> dict[str, Any]:
-    """The flags that make a run what it is: a checkpoint keeps them, and continues no other run.
+    """The flags that a resumed run cannot change. A checkpoint stores them, and only a run with equal ones can use it.
 
-    Each is a string, a number or None, which is all that a checkpoint may say of flags.
+    Each value is a string, a number or None, because a checkpoint accepts no other types for flags.
     """
     flags = {name: getattr(config, name) for name in FLAGS if name not in RESUMABLE}
     plain = {name: " ".join(value) if isinstance(value, tuple) else value for name, value in flags.items()}

@@ -17,8 +17,8 @@ LONGEST_NAME = 4096
 def read_config(folder: str | Path) -> dict[str, Any]:
     """The recorded flags of a run folder, checked like typed ones, and its script under the key "script".
 
-    What a name such as --model's stands for may be gone, or known to a later version only: fl.names.check_names tells.
-    Raises RunFolderError when there are none or they are not ours.
+    A recorded name, such as that of a model, may not exist any more, or only in a later version; fl.names.check_names
+    checks that. Raises RunFolderError if there is no config.json, or if it is not one that a run wrote.
     """
     path = Path(folder) / "config.json"
     try:

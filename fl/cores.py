@@ -10,19 +10,19 @@ from pathlib import Path
 
 
 def cores(root: Path = Path("/")) -> int:
-    """Those that its affinity names, and no more than a container's quota of time is worth, rounded up.
+    """The number of cores in the process's CPU affinity, but at most the container's CPU quota, rounded up.
 
-    root: of the file system, for tests. Torch sees affinities and no quotas: in a container that may use two of 64
-    cores it would start 64 threads, and we 64 processes.
+    root: the root folder of the file system; tests pass another one. Torch respects the affinity but not the quota: in
+    a container that may use two of 64 cores, torch would start 64 threads, and this package 64 processes.
     """
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min([here, *quotas(root)])))
 
 
 def quotas(root: Path) -> Iterator[float]:
-    """The cores' worth of time that this process's control group and those above it allow, where they set a limit.
+    """The CPU quotas, in cores, of this process's control group and of the groups above it; those without are skipped.
 
-    In a container the path on record may be that of the host, of which only the top can be seen there.
+    In a container /proc/self/cgroup may give the path on the host, of which only the top folder exists there.
     """
     with suppress(OSError, ValueError):  # ValueError: a line that is no control group
         for line in (root / "proc/self/cgroup").read_text().splitlines():

@@ -44,7 +44,7 @@ def keep_freed_memory() -> None:
 
 
 def make_deterministic(precision: str, device: torch.device) -> None:
-    """Algorithms that repeat to the bit, in the arithmetic of --precision. Must run before the first CUDA call.
+    """Make torch's results repeat bit for bit, in the arithmetic of --precision. Call this before any call of CUDA.
 
     Raises FlagError for tf32 where there is none.
     """
@@ -64,7 +64,7 @@ def make_deterministic(precision: str, device: torch.device) -> None:
 
 
 def send(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """The numbers as a tensor on the device; on CUDA without waiting for what it is at work on."""
+    """The numbers as a tensor on the device. On CUDA this does not wait until the GPU has finished its earlier work."""
     return torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 

@@ -27,9 +27,10 @@ BITS = 1e6 / 8  # bytes a second of a megabit a second
 
 
 class Devices(NamedTuple):
-    """Of all K clients, (K,) float64 each: seconds that the local time is ahead of the server's, and the speeds.
+    """Properties of all K clients, (K,) float64 each.
 
-    A speed that no flag sets is infinite.
+    ahead: seconds by which the client's local time is ahead of the server's. The others are its speeds; a speed that no
+    flag sets is infinite.
     """
 
     ahead: Tensor

@@ -59,7 +59,7 @@ def cut(partition: Partition, clients: Sequence[int], most: int) -> Partition:
 
 
 def seconds_a_central_step(x: Experiment) -> float:
-    """Of the baseline: one of its first minibatches."""
+    """Measured seconds of one step of the baseline, on its first minibatches."""
     c, n = x.config, x.n
     B = min(c.batch_size or n, n)
     optimizer = make_optimizer(x.model.parameters(), c, c.init_lr)
@@ -79,12 +79,12 @@ def seconds_an_evaluation(x: Experiment) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until the device has done all that it was asked."""
+    """Wait until the device has finished all work that was queued on it."""
     torch.zeros(1, device=device).item()
 
 
 def rough(seconds: float) -> str:
-    """In words, for nobody knows it better than by a quarter."""
+    """The time in words with two digits, because the estimate may be wrong by a quarter."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"about {float(f'{seconds / size:.2g}'):,.10g} {unit}"  # 110 minutes, not 1.1e+02

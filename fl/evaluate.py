@@ -10,14 +10,15 @@ from data.dataset import Dataset
 from fl.device import accumulator_dtype
 from fl.group import Group
 
-CHUNK = {"cpu": 500, "cuda": 10_000}  # examples at once; bounds the memory, does not touch the result's meaning
+CHUNK = {"cpu": 500, "cuda": 10_000}  # examples in one forward pass, which limits the memory that it needs
 
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, data: Dataset, group: Group) -> tuple[float, float]:
     """Accuracy in [0, 1] and cross-entropy in nats of the model, means over the test set's targets that count.
 
-    The chunks are shared out over the group and summed in their own order: the bits do not depend on its size.
+    The chunks are divided between the ranks, but always summed in the same order, so that the result has the same bits
+    for any number of ranks.
     """
     was_training = model.training
     model.eval()

@@ -1,4 +1,4 @@
-"""From flags to all that a run is made of. The one wiring: both scripts, workers and benchmarks begin here."""
+"""From flags to all parts of a run, put together: this is where both scripts, workers and benchmarks start."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Experiment:
 
     @cached_property
     def frozen(self) -> list[str]:
-        """Those of them that no step moves."""
+        """The names of the parameters that are not trained, because requires_grad is False."""
         return [name for name, p in self.model.named_parameters() if not p.requires_grad]
 
     @cached_property
@@ -108,7 +108,7 @@ class Experiment:
 
     @cached_property
     def partition_at(self) -> Held:
-        """What the clients hold in round t: all that they own, the very `partition`, unless --data_drift changes it."""
+        """A function from t to what clients hold in round t: `partition` itself, or part of it with --data_drift."""
         c = self.config
         drift: Callable[..., Held] = named("data_drift", c.data_drift)
         return drift(self.partition, self.clean.labels, c.seed, c.drift_share, c.drift_rounds)
@@ -157,7 +157,10 @@ class Experiment:
         return [0.0]
 
     def cohort(self, t: int) -> Cohort:
-        """Who is called to round t, and who reports. Where time passes, the rounds before it are gone through first."""
+        """Who is called in round t, and who reports.
+
+        With simulated time the cohorts of all earlier rounds are computed first, because they say when round t begins.
+        """
 
         def at(t: int, clock: float) -> Cohort:
             return cohort(self.config, self.partition_at(t), t, clock, self.transfer_bytes)

@@ -1,7 +1,8 @@
 """The processes that share out the clients of each round.
 
-Rank 0 selects, aggregates, records and prints; every rank trains its share and holds the same model. `Group` has what
-the parts of a run ask of the others, for a process that is alone. fl/processes/distributed.py is the group of several.
+Every rank draws the same cohort, trains its share of the clients, and computes the same new model from sums over all
+ranks. Rank 0 alone decides whether another round begins, records and prints. `Group` is the interface through which the
+ranks communicate, and itself serves a process that is alone; fl/processes/distributed.py is the group of several.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Group:
         return iter(range(first, last + 1))
 
     def end_rounds(self) -> None:
-        """Rank 0 has seen enough, so that no other round begins; the others hear it if they wait for a word."""
+        """End the rounds, also before the last one: tell ranks that wait for a round that no further one begins."""
 
     def __enter__(self) -> Group:
         return self

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None, script: str, description: str, train: Calla
     """The exit code of a training script: parse the flags, then train."""
 
     def work() -> None:
-        # Imported only now, because from here on a signal finds someone who obeys it.
+        # Imported only now, because signals are handled from here on, also during these slow imports.
         from fl.command_line import parse
         from fl.launch import check_launch
         from fl.names import USED
@@ -96,7 +96,7 @@ def complain_of_own(error: BaseException) -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process of a script, without the moment in which Python has taken its signal handlers away."""
+    """End a script's process without Python's own shutdown, during which our signal handlers are gone already."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     atexit._run_exitfuncs()

@@ -32,7 +32,7 @@ HASHES: dict[str, str] = {}  # the SHA-256 of each
 
 
 def entry_of(flag: str, value: str) -> Entry:
-    """The entry of that name; one that asks for nothing, for a name that is in no table."""
+    """The entry of that name; an Entry without any conditions if the name is not in the table."""
     entry = FLAGS[flag].metadata["kind"].table.get(value, "")
     return entry if isinstance(entry, Entry) else Entry(entry)
 
@@ -125,7 +125,7 @@ def describe(error: BaseException) -> str:
 
 
 def blamed(error: BaseException) -> RunnerError | None:
-    """The error to end with if it came out of a file of the user's own while the run called it; None if it did not.
+    """The error to end with if `error` came from user-supplied code that the run called; None if it did not.
 
     Several flags may name objects of the same file. The error names the flag whose function or class raised, or all of
     them if that is not known. The user's model is also blamed for errors inside its layers, which may be PyTorch's.
@@ -171,7 +171,7 @@ def own_part(error: BaseException) -> TracebackType | None:
 
 
 def own_model(error: BaseException) -> str | None:
-    """The model of the user's own, if it happened in a layer and such a model is in use: the one used last."""
+    """The last user-supplied model in use, if the error was raised inside a layer; otherwise None."""
     models = [value for uses in USED.values() for flag, value in uses if flag == "model"]
     calls = sys.modules.get("torch.nn.modules.module")  # the file that calls every layer
     frames = traceback.walk_tb(error.__traceback__)

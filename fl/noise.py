@@ -54,7 +54,7 @@ def normals(key: bytes, purpose: str, *number: int, n: int) -> Tensor:
 
 
 def noise_like(like: State, deviation: float, key: bytes, purpose: str, *number: int) -> State:
-    """Noise for each tensor, of its shape and dtype and on its device."""
+    """Normal noise with that standard deviation for each tensor, in its shape and dtype and on its device."""
     sizes = [tensor.numel() for tensor in like.values()]
     flat = normals(key, purpose, *number, n=sum(sizes)).mul_(deviation)
     parts = zip(like.items(), flat.split(sizes), strict=True)

@@ -1,7 +1,7 @@
 """The parts of an experiment that flags name: each is looked up, and made from the flags.
 
-A part of the user's own (FILE.py:NAME) is checked for what it must be, and so is all that it gives back; what is wrong
-ends the run in one line. Parts of ours are taken at their word.
+A user-supplied part (FILE.py:NAME) is checked, and so is everything that it returns; an error ends the run with one
+line. Built-in parts are not checked, except that every model is tried on two examples.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def split(config: Config, data: Dataset) -> Partition:
 
 
 def aggregate_of(config: Config) -> Callable[[RoundStart], Aggregate]:
-    """What --aggregate makes of a round. Raises FlagError."""
+    """A function from a round's start to the Aggregate that combines its models: --aggregate. Raises FlagError."""
     if config.secure_aggregation:
         from fl.aggregates.secure.aggregate import Secure  # here, because it needs a package that may be missing
 
@@ -136,7 +136,7 @@ class _OwnAggregate:
 
     @property
     def costs(self) -> dict[str, Any]:
-        """Looked at when the result is there, which may be what sets them."""
+        """A property, because they are read after `result`, which may be what sets them."""
         return getattr(self.aggregate, "costs", {})
 
 
@@ -225,9 +225,9 @@ def _transform(config: Config, value: str) -> Transform:
 
 
 def flags_of(function: Callable[..., Any], config: Config, after: int, optional: bool = True) -> dict[str, Any]:
-    """The flags with the names of the function's arguments, but for the first ones.
+    """By name, the values of the flags that are named like arguments of the function; the first `after` do not count.
 
-    optional: whether arguments that have a default get them, too.
+    optional: whether arguments with a default get the flag's value, too.
     """
     parameters = list(inspect.signature(function).parameters.values())[after:]
     names = [one.name for one in parameters if one.name in FLAGS and (optional or one.default is one.empty)]

@@ -27,8 +27,8 @@ from fl.transforms.personal import layers_of
 class Outcome:
     """Accuracies in [0, 1] by name, each (c,), of the c clients that have test examples.
 
-    before: of the final model, with each client's own layers where there are any. after: tuned by each client.
-    local_only: of what each client has made of w_0 on its own.
+    before: of the final model; with --personal_layers each client has its own layers in it. after: of this model after
+    the client has tuned it on its own data. local_only: of the model that the client has trained alone, from w_0 on.
     """
 
     clients: list[int]

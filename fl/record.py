@@ -225,8 +225,8 @@ class RunFolder:
 def check_folder(path: Path, config: Config) -> None:
     """Raise RunFolderError unless `path` is free for this run: nothing is there, or a run that the flags speak of.
 
-    A run's folder has a config.json of ours. A run that was killed before it wrote that has left nothing but its
-    lock and an unfinished config.json, for nothing is written earlier.
+    A run's folder has a config.json that a run wrote. A run that was killed before it wrote that file has left at most
+    its lock and an unfinished config.json, because it writes nothing else earlier.
     """
     if not path.is_dir():
         return
@@ -244,7 +244,7 @@ def check_folder(path: Path, config: Config) -> None:
 
 
 def finite(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with non-finite numbers as None, for JSON has no other word for them."""
+    """The record with None in place of numbers that are not finite, because JSON cannot express them."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in record.items()
     }

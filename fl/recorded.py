@@ -1,4 +1,4 @@
-"""What becomes of a trained round: its model is evaluated, refused if it diverged, and put on record."""
+"""What follows the training of a round: the run ends if the model diverged; else it is evaluated and recorded."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def federated_rounds(
 
 
 def everywhere(x: Experiment, group: Group, start: Round | None) -> Begun:
-    """Where rank 0 goes on, at every rank."""
+    """The state from which rank 0 continues, or begins, sent to every rank."""
     if start:
         begun = Begun(start.t, start.w, start.kept)
     else:
@@ -109,7 +109,7 @@ def record(x: Experiment, done: Trained, round_seconds: float, last: int, group:
     if x.held_out and every and (now.t % every == 0 or now.t == last):
         clients = spread(client_accuracies(x, done.w, done.kept, group))
     examples = sum(report.examples for report in reports)
-    # Centralised training has no clients, and so no algorithm, which may be one of the user's own that fails.
+    # If no client is called, as in the baseline, the algorithm is not used, because a user-supplied one may fail.
     down, up = x.transfer_bytes if now.cohort.called else (0, 0)
     line: dict[str, Any] = {
         "round": now.t,
@@ -153,5 +153,5 @@ def check_finite(x: Experiment, done: Trained) -> None:
 def diverged(t: int, config: Config) -> DivergedError:
     return DivergedError(
         f"{', '.join(rates(config))}: training diverged, the model of round {t} is not finite; "
-        "use a smaller rate (a rate for adam is far too small for sgd, and the other way round too large)"
+        "use a smaller value (a learning rate that suits sgd is far too large for adam)"
     )

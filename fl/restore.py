@@ -1,4 +1,4 @@
-"""A checkpoint that a run may go on from: one that looks like what a round of this very run leaves behind."""
+"""Read a checkpoint, and check that it has the form of one that this very run would have written."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def _by_client(value: Any, config: Config, where: str) -> dict[int, Any]:
 
 
 def _optimizer(saved: Any, like: dict[str, Any], where: str) -> dict[str, Any]:
-    """The saved state of an optimizer whose settings are those of `like`, for the flags say all of them.
+    """The saved state of an optimizer; its settings are taken from `like`, because they all follow from the flags.
 
     Parameters that have not been stepped have no state.
     """

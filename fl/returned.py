@@ -20,7 +20,10 @@ PLAIN = (Tensor, bool, int, float, str, type(None))  # what torch.load reads wit
 
 
 def with_checks(flag: str, value: str, part: T, checks: Mapping[str, tuple[str, Callable[..., bool]]]) -> T:
-    """The part with functions that are refused as soon as they return something else than they should."""
+    """The part, with functions that end the run if they return a wrong value.
+
+    checks: by the function's name, what it must return, in words, and a function that says whether it did.
+    """
     functions = {name: getattr(part, name) for name in checks}
     return replace(part, **{  # type: ignore[type-var]
         name: checked(flag, value, name, function, *checks[name]) for name, function in functions.items() if function

@@ -1,7 +1,7 @@
 """THE LOOP. FederatedAveraging, Algorithm 1 of McMahan et al. 2017 (arXiv 1602.05629), and nothing else.
 
-What --algorithm, --aggregate and the transforms make of it stands in files of their own; fl/recorded.py evaluates and
-records what the loop yields.
+The parts that vary, --algorithm, --aggregate and the transforms, are called here and are in files of their own.
+fl/recorded.py evaluates and records the rounds that the loop yields.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fl.state import Begun, Trained
 
 
 def federated_averaging(x: Experiment, engine: Engine, group: Group, begun: Begun) -> Generator[Trained]:
-    """The rounds after `begun`. Every rank goes through all of them, and trains its share of the clients."""
+    """Train and yield the rounds after `begun`. Every rank runs all of them, and trains its share of the clients."""
     algorithm, (done, w, kept, _) = x.algorithm, begun
     for t in group.rounds(done + 1, x.config.global_epoch):
         S_t = x.cohort(t)

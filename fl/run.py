@@ -45,7 +45,8 @@ def follow(
     try:
         if not why_end(folder, config):
             board = tensorboard(folder.path, folder.records, config.tensorboard)
-            with closing(rounds), board as write:  # at once, not when it is collected: workers wait for the word
+            # `closing` ends the generator here and not at its garbage collection, because workers wait for the end.
+            with closing(rounds), board as write:
                 for trained in rounds:
                     done = marked_if_exploded(trained, folder, config)
                     with uninterrupted():
@@ -80,7 +81,10 @@ def why_end(folder: RunFolder, config: Config) -> str:
 
 
 def marked_if_exploded(done: Round, folder: RunFolder, config: Config) -> Round:
-    """The round with `exploded` in its record if its loss has; the first time, on the screen too."""
+    """The round; if its loss is over EXPLODED times that of the untrained model, with "exploded" in its record.
+
+    The first such round also prints a warning.
+    """
     loss, first = largest_loss(done.record), folder.records[0]["test_loss"] if folder.records else None
     if first is None or math.isnan(first) or loss <= EXPLODED * first:
         return done

@@ -34,8 +34,8 @@ class Report(NamedTuple):
 class Update(NamedTuple):
     """What S clients send back: their reports, and their models stacked: each tensor (S, ...), in that order.
 
-    The tensors are the engine's, which uses them again for the next update. kept: by client, what it keeps of this
-    round for its next, such as {"optimizer": a state_dict} with --keep_optimizer_state.
+    The tensors belong to the engine, which overwrites them for the next update. kept: by client, the state that it
+    keeps until it is called again, such as {"optimizer": a state_dict} with --keep_optimizer_state.
     """
 
     reports: list[Report]
@@ -85,9 +85,9 @@ class Correction:
     same numbers. The difference w - centre is formed before it is multiplied, because that is exact near the centre:
     pull w - pull centre would round at the size of w, which may be more than a whole step.
 
-    Everything is elementwise, so that one line serves one client or a stack: drift has a leading dimension, S with
-    an entry for each client, or 1; anchor and centre are everyone's, with a leading 1. Each of the three that is given
-    has all the parameters.
+    Everything is elementwise, so the same line serves one client and a stack of S clients. drift: (S, ...), or (1, ...)
+    if it is the same for all clients. anchor, centre: (1, ...), always the same for all clients. Each of these three
+    that is not None has all the parameters.
     """
 
     pull: float = 0.0
@@ -229,7 +229,7 @@ class Trained:
 
 
 def floating(w: State) -> State:
-    """What is averaged: all but integer buffers."""
+    """The tensors of w that can be averaged: all but integer buffers."""
     return {name: tensor for name, tensor in w.items() if tensor.is_floating_point()}
 
 

@@ -23,7 +23,7 @@ def test_weights_are_numbers_of_examples():
 
 
 @pytest.mark.parametrize("n_k", [[600], [7, 601, 13], [60_000] * 4])
-def test_equal_models_have_themselves_as_mean_to_the_bit(n_k):
+def test_the_mean_of_equal_models_equals_them_bit_for_bit(n_k):
     values = torch.randn(200_000, generator=GENERATOR) * 10 ** torch.linspace(-6, 2, 200_000)
     w = {"a": torch.cat([values, torch.zeros(3)])}
     assert torch.equal(mean(*((w, n) for n in n_k))["a"], w["a"])

@@ -42,7 +42,7 @@ def run(c, engine=Sequential, partition=None, **options):
     return list(run_rounds(task, partition, engine(task.model, task.data, partition, c, **options), c))
 
 
-# --- where it must be FedAvg, to the bit
+# --- where it must be FedAvg, bit for bit
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def run(c, engine=Sequential, partition=None, **options):
         {"aggregate": "trimmed_mean", "trim": 0.0},
     ],
 )
-def test_degenerate_cases_are_fedavg_to_the_bit(degenerate):
+def test_degenerate_cases_are_fedavg_bit_for_bit(degenerate):
     common = {key: value for key, value in degenerate.items() if key in ("batch_size", "global_epoch")}
     expected, ours = (run(config(**more))[-1].w for more in (common, degenerate))
     assert all(torch.equal(ours[name], expected[name]) for name in expected)

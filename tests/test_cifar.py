@@ -157,7 +157,7 @@ def test_it_is_fetched_verified_and_kept(small, tmp_path, monkeypatch, server, c
 
 @pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
 def test_the_real_one(name):
-    """Skipped where data/ has none, for tests fetch nothing."""
+    """Skipped if data/ has none, because tests download nothing."""
     kind = getattr(source, name)
     place = ROOT / "data"
     if not (place / kind.archive).exists() and not (place / kind.folder).exists():

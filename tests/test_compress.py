@@ -149,7 +149,7 @@ def test_what_is_left_out_comes_later(kind):
     assert kept.of(1, "residual").norm() > 0.1
 
 
-def test_a_client_whose_update_is_turned_away_keeps_what_it_kept():
+def test_a_client_whose_update_is_rejected_keeps_its_old_residual():
     c = config(compress="top_k")
     task = task_of(c)
     rounds = []

@@ -386,7 +386,7 @@ def test_batches_are_normalised_on_the_fly():
 
 
 def test_the_real_mnist(monkeypatch):
-    """Trains on the real data; skipped where data/ has none, for tests fetch nothing."""
+    """Trains on the real data; skipped if data/ has none, because tests download nothing."""
     monkeypatch.undo()
     folder = Path(__file__).parents[1] / "data"
     if not (folder / "MNIST" / "raw" / NAMES[0]).exists():

@@ -129,7 +129,7 @@ def test_all_clients_one_epoch_whole_batches_is_one_step_on_what_is_held(flags):
 
 
 def test_what_is_grown_goes_on_as_if_it_had_always_been_there():
-    """From round R + 1 on a round is that of the plain run from the same model, to the bit."""
+    """From round R + 1 on, a round is the same, up to rounding, as one without drift from the same model."""
     grown, plain = config(global_epoch=4, **CHANGING[0]), config(global_epoch=4)
     task = task_of(grown)
     rounds = run(grown, task, ragged())

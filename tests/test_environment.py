@@ -41,7 +41,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
 
 
 def test_the_commit_is_that_of_the_code_whatever_git_says_in_the_environment(checkout, tmp_path, monkeypatch):
-    """As it does for the commands that its hooks run."""
+    """git sets such variables, for example GIT_DIR, for the commands that its hooks run."""
     other = repository(tmp_path / "other")
     git(checkout, "commit", "--allow-empty", "-m", "another")
     ours = git(checkout, "rev-parse", "HEAD")

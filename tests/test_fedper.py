@@ -160,7 +160,7 @@ def test_each_client_is_tested_with_its_own_layers():
     assert client_accuracies(task, w, kept, Group()).tolist() == right
 
 
-def test_own_layers_that_are_not_finite_have_the_update_turned_away():
+def test_an_update_is_rejected_if_own_layers_are_not_finite():
     transform, w = withhold(["b"]), {"a": torch.zeros(2), "b": torch.zeros(3)}
     now = RoundStart(config(), 1, w, Kept(), ["a", "b"], 12, {0: 4, 1: 4})
     models = {"a": torch.ones(2, 2), "b": torch.tensor([[1.0, 2, 3], [1, math.inf, 3]])}

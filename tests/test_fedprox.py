@@ -37,7 +37,7 @@ def last(c, engine, task=None):
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 @pytest.mark.parametrize("model", ["2nn", "small_cnn", "tanh"])
 @pytest.mark.parametrize("engine", list(ENGINES))
-def test_the_first_step_is_fedavgs_to_the_bit(engine, model, optimizer, monkeypatch):
+def test_the_first_step_is_fedavgs_bit_for_bit(engine, model, optimizer, monkeypatch):
     """A client begins at w_t, where the pull is zero: in float32 too, where mu w - mu w_t after g is not."""
     monkeypatch.setitem(MODELS, "tanh", "tests.test_engines:tanh_net")
     flags = OPTIMIZERS[optimizer] | {"weight_decay": 0.0}

@@ -82,7 +82,7 @@ def test_one_client_is_the_baseline_step_for_step(optimizer, E, T):
             assert a == b or a == pytest.approx(b, rel=1e-12)
 
 
-def test_one_client_is_the_baseline_to_the_bit_in_float32(command):
+def test_one_client_is_the_baseline_bit_for_bit_in_float32(command):
     one = (
         "--num_clients 1 --num_select_clients 1 --local_epoch 2 --keep_optimizer_state --optimizer adam --init_lr 0.01"
     )

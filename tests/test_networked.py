@@ -130,7 +130,7 @@ def test_a_client_that_fails_is_left_out_and_the_record_says_why(why, change):
     assert model_sha256(rounds[-1].w) == model_sha256(others[-1].w)
 
 
-def test_an_answer_that_is_not_finite_is_turned_away():
+def test_an_answer_that_is_not_finite_is_rejected():
     def spoil(made):
         return made | {"w": {name: v * math.nan for name, v in made["w"].items()}}
 

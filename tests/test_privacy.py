@@ -1,6 +1,6 @@
 """Clipping and noise: what each client can change at most, and what hides it. tests/test_epsilon.py has its worth.
 
-Where the test names no rate, noise comes from the seed and the result is always the same.
+If a test states no rate of false alarms, its noise comes from the seed, and its result is always the same.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def updates(c, engine):
 @pytest.mark.parametrize("engine", ["sequential", "stacked"])
 @pytest.mark.parametrize("model", ["2nn", "gn_cnn"])
 def test_no_client_changes_the_model_by_more_than_the_norm(engine, model):
-    """Up to what w + (w_k - w) rounds in float32. Who was below C sends what it has trained, to the bit."""
+    """Up to the rounding of w + (w_k - w) in float32. A client below C sends its trained model, bit for bit."""
     c = config(model=model, num_clients=6, num_select_clients=6)
     every = torch.cat([lengths(now, sent._replace(w=before)) for now, before, sent in updates(c, engine)])
     C = float(every.sort().values[2])
@@ -84,7 +84,7 @@ def test_with_a_norm_that_nobody_reaches_and_no_noise_it_is_fedavg(command):
     assert not any("epsilon" in r for r in clipped.records)
 
 
-def test_with_noise_clients_count_alike_and_the_sum_is_divided_by_the_flag():
+def test_with_noise_clients_have_equal_weight_and_the_sum_is_divided_by_the_flag():
     """w + (sum of w_k - w) / m, with noise too small to see, where m = 3 were called and two reported."""
     c = noisy(clip_norm=1e3, noise_multiplier=1e-18)
     assert algorithm_of(c).weights(None, [1, 2]) == [1, 1]

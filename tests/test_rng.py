@@ -26,7 +26,7 @@ def test_permutations_are_uniform():
     assert all(abs(count - 1000) < 144 for count in counts.values())
 
 
-def testsplitmix64_matches_its_published_outputs():
+def test_splitmix64_matches_its_published_outputs():
     # Reference outputs for state 1234567, from the public-domain C code of Vigna.
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
     import fl.rng

@@ -1,4 +1,4 @@
-"""Robust aggregation: what each rule computes, what it withstands, and updates that are turned away."""
+"""Robust aggregation: what each rule computes, which attacks it withstands, and which updates are rejected."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def replace_in(update, name, change):
 @pytest.mark.parametrize(
     ("engine", "reason"), [(Misshapen, WRONG_SHAPE), (Boaster, ABSURD_WEIGHT), (Nothing, ABSURD_WEIGHT)]
 )
-def test_other_updates_that_are_turned_away(engine, reason, rule):
+def test_other_updates_that_are_rejected(engine, reason, rule):
     c = config(aggregate=rule, global_epoch=1, **FITTING.get(rule, {}))
     bad, without = run(c, engine)[-1], run(c, Spoilt)[-1]
     assert bad.record["rejected"] == {1: reason}
@@ -228,7 +228,7 @@ def spoilt_rounds(c, group):
     return list(run_rounds(task, ragged(), Spoilt(task.model, task.data, ragged(), c), c, group))
 
 
-def test_workers_agree_on_what_is_turned_away():
+def test_workers_agree_on_what_is_rejected():
     c = config(engine="distributed", global_epoch=2)
     with start(c, 2, spoilt_rounds) as group:
         together = spoilt_rounds(c, group)
@@ -243,7 +243,7 @@ class AllSpoilt(Spoilt):
 
 
 @pytest.mark.parametrize("rule", ["mean", *RULES])
-def test_an_update_that_is_not_finite_is_turned_away_under_every_rule(rule):
+def test_an_update_that_is_not_finite_is_rejected_under_every_rule(rule):
     c = config(aggregate=rule, global_epoch=2, **FITTING.get(rule, {}))
     for spoilt in run(c, Spoilt)[1:]:
         assert spoilt.record["rejected"] == {1: NOT_FINITE}

@@ -41,7 +41,7 @@ def both(data):
 
 
 def parts():
-    """Which of the twelve rows train, and which are put aside."""
+    """The indices of the training rows and of the held-out rows among the twelve."""
     return put_aside(torch.arange(12) % 2, FLAGS["test_fraction"], FLAGS["seed"])
 
 
@@ -201,7 +201,7 @@ def test_files_that_are_read_in_parts(load, monkeypatch):
         ({"lines": ["ill,site", *(f"{i % 2},a" for i in range(9))], "client": "site"}, "no column is left"),
         (
             {"lines": ["ill,site,x", *(f"{i % 2},{i},1" for i in range(9))], "client": "site"},
-            "no row can be put aside for the test, for each client of site has one alone",
+            "no row can be held out for a test, because each client of site has only one",
         ),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the server makes of the models, by name: --aggregate.
+"""The rules by which the server combines the clients' models, by name: --aggregate.
 
 The names stand here without their modules, so that reading the flags imports no torch. A new rule is one function
 (models (m, P), weights (m,), config) -> model (P,) and one entry here.

@@ -113,8 +113,8 @@ class WeightedMean:
 class Mean:
     """The mean of a round's models.
 
-    The algorithm weighs the parameters. Buffers are statistics of a client's examples, not the end of its steps, so
-    they weigh n_k whatever the algorithm.
+    Parameters are weighted as the algorithm says. Buffers are statistics of a client's examples and not a result of its
+    steps, so they are weighted by n_k under every algorithm.
     """
 
     def __init__(self, now: RoundStart):

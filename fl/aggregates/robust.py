@@ -26,7 +26,8 @@ MOST_STEPS = 100_000  # of the geometric median: some seconds
 def median(models: Tensor, weights: Tensor, config: Config) -> Tensor:
     """Coordinate-wise median (Yin, Chen, Ramchandran and Bartlett 2018, arXiv 1803.01498, Definition 1).
 
-    As in the paper all clients count alike, whatever their n_k. Of an even number, the mean of the two in the middle.
+    As in the paper, all clients have equal weight, whatever their n_k. If m is even, it is the mean of the two middle
+    values.
     """
     ordered = models.sort(0).values
     m = len(models)
@@ -99,7 +100,7 @@ def geometric_median(models: Tensor, weights: Tensor, config: Config) -> Tensor:
 
 
 class Robust:
-    """What a rule makes of a round's models, all of which it keeps until the round is over."""
+    """The Aggregate of a robust rule: it stores all models of the round, and applies the rule at the end."""
 
     def __init__(self, rule: Rule, now: RoundStart):
         self.rule, self.now, self.models = rule, now, Models(now)
@@ -119,7 +120,7 @@ class Robust:
         return more
 
     def result(self, denominator: float) -> State:
-        """The rule's model; a rule divides by what it has chosen, whatever the denominator."""
+        """The model that the rule returns. `denominator` is not used, because a rule normalises the weights itself."""
         counted = (self.weights > 0).nonzero().flatten()
         models = {name: tensor[counted.to(tensor.device)] for name, tensor in self.models.stacked.items()}
         parts = {name: tensor.reshape(len(tensor), -1) for name, tensor in floating(models).items()}

@@ -33,10 +33,10 @@ class Aggregate(Protocol):
 
 
 class Total:
-    """The sum of a round. keep_models: whether the algorithm asks for all models beside what is made of them.
+    """Screens a round's updates and adds them up. keep_models: whether the algorithm needs all single models, too.
 
-    With --secure_aggregation `examine` is what each client does before it masks its update: the server would see
-    nothing but noise. If too few are left to unmask the sum, nobody's update counts.
+    With --secure_aggregation each client applies `examine` to its own update before it masks it, because the server
+    cannot check a masked update. If too few updates are left to unmask the sum, none counts.
     """
 
     def __init__(self, now: RoundStart, aggregate: Aggregate, keep_models: bool = False):
@@ -49,7 +49,7 @@ class Total:
 
     @torch.inference_mode()
     def add(self, update: Update, weights: Sequence[float]) -> None:
-        """weights: of the S models in the mean. Updates that `examine` turns away leave nothing but the reason."""
+        """weights: of the S models in the mean. Of an update that `examine` rejects, only the reason is kept."""
         reasons = examine(update, self.now)
         if any(reasons):
             self.rejected |= {r.client: why for r, why in zip(update.reports, reasons, strict=True) if why}
@@ -117,7 +117,7 @@ KEPT, REASON, COLUMNS = 5, 6, 8  # of the table
 
 
 def examine(update: Update, now: RoundStart) -> list[str | None]:
-    """Why each of the S updates is turned away; None if it is not."""
+    """For each of the S updates, why it is rejected; None if it is accepted."""
     if {k: x.shape[1:] for k, x in update.w.items()} != {k: x.shape for k, x in now.w.items()}:
         return [WRONG_SHAPE for _ in update.reports]
     whole = torch.stack([tensor.reshape(len(tensor), -1).sum(1) for tensor in floating(update.w).values()]).sum(0)

@@ -11,12 +11,12 @@ from fl.state import Got, Kept, Report, RoundStart, State, Told
 
 
 def by_examples(now: RoundStart, reports: Sequence[Report]) -> list[float]:
-    """Each client counts as much as it has examples: n_k."""
+    """The default weights: each client's number of training examples, n_k."""
     return [report.n_k for report in reports]
 
 
 def alike(now: RoundStart, reports: Sequence[Report]) -> list[float]:
-    """Every client counts as much as any other: where noise must hide each of them."""
+    """Equal weights, used if the server adds noise, because the noise must hide every client equally well."""
     return [1.0 for _ in reports]
 
 

@@ -1,11 +1,12 @@
 """FedOpt: the mean change of the clients' models, Delta_t, is a gradient for an optimizer on the server.
 
 FedAdagrad, FedAdam and FedYogi: Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar and McMahan 2021, "Adaptive
-Federated Optimization", arXiv 2003.00295, Algorithm 2: no bias correction, and v starts at tau^2. Delta_t is the plain
-mean there; here, as under every algorithm, client k weighs n_k. The paper runs FedAdagrad without momentum, beta_1 = 0,
-and the others with 0.9; those are the defaults of --server_momentum.
+Federated Optimization", arXiv 2003.00295, Algorithm 2: no bias correction, and v starts at tau^2. There Delta_t is the
+plain mean; here, as in the other algorithms, client k is weighted by n_k. The paper runs FedAdagrad without momentum
+(beta_1 = 0), and the others with 0.9; those are the defaults of --server_momentum.
 FedAvgM: Hsu, Qi and Brown 2019, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual
-Classification", arXiv 1909.06335, where client k weighs n_k, too. With rate 1 and no momentum it is FedAvg.
+Classification", arXiv 1909.06335, where client k is weighted by n_k, too. With a server learning rate of 1 and no
+momentum it is FedAvg.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from fl.state import Got, Kept, RoundStart, State, zeros_as
 
 
 def averaged_with_momentum(now: RoundStart, got: Got) -> tuple[State, Kept]:
-    """v <- beta v + Delta, w <- w + eta v, written so that beta = 0 and eta = 1 give the mean to the bit."""
+    """v <- beta v + Delta, w <- w + eta v, computed so that beta = 0 and eta = 1 give exactly the mean, bit for bit."""
     c, eta = now.config, server_rate(now)
     v = now.kept.server.get("velocity") or zeros_as(now.parameters)
     new, new_v = dict(got.mean), dict(v)

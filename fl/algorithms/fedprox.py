@@ -3,7 +3,7 @@
 Li, Sahu, Zaheer, Sanjabi, Talwalkar and Smith 2020, "Federated Optimization in Heterogeneous Networks",
 arXiv 1812.06127, Algorithm 2, with E epochs of the local optimizer for the inexact solver. |.| is the Euclidean norm,
 over all parameters. The paper draws client k with probability n_k / n and takes the plain mean of the models; here, as
-under every algorithm, clients are drawn uniformly and client k weighs n_k in the mean.
+in the other algorithms, clients are drawn uniformly, and the model of client k is weighted by n_k in the mean.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ S_k = diag(phi_j / phi_kj) and A = diag(K / omega_j) make up for features that f
 the runner are dense: every client has every feature, phi_kj = phi_j = 1 and omega_j = K, so that both are the
 identity, and they do not appear below. fl/optimizers/ has them, for sparse features.
 
-The full gradient is that of the round's clients, because in the paper all of them take part; in it and in the mean
-client k weighs n_k / n, as in the paper, with n counting the examples of those clients. One more exchange a round.
+In the paper all clients take part in every round. Here the full gradient is that of the round's clients. As in the
+paper, client k is weighted by n_k / n, in the full gradient and in the mean; here n counts the examples of the round's
+clients. The full gradient takes one more exchange with the clients in each round.
 """
 
 from __future__ import annotations

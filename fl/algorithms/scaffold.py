@@ -1,9 +1,10 @@
 """SCAFFOLD: control variates, c of the server and c_k of every client, take the clients' drift out of their steps.
 
 Karimireddy, Kale, Mohri, Reddi, Stich and Suresh 2020, "SCAFFOLD: Stochastic Controlled Averaging for Federated
-Learning", arXiv 1910.06378, Algorithm 1 with option II and global rate 1. The paper's clients count alike, in the
-mean of the models and in c = 1 / N sum of c_k; here, as everywhere, client k weighs n_k: the mean is over the clients
-that reported, and c = sum of n_k / n c_k over all K, with c_k = 0 for those that have not trained yet.
+Learning", arXiv 1910.06378, Algorithm 1 with option II and global learning rate 1. In the paper all clients have equal
+weight, in the mean of the models and in c = 1 / N sum of c_k. Here client k is weighted by n_k, as in the other
+algorithms: the mean is over the clients that reported, and c = sum of n_k / n c_k over all K clients, with c_k = 0 for
+those that have not trained yet.
 """
 
 from __future__ import annotations

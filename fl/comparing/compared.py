@@ -147,9 +147,10 @@ def curve(run: Run) -> list[tuple[float | None, float | None]]:
 
 
 def experiment(run: Run) -> Key:
-    """What makes a run the experiment that it is: the flags that do anything in it, and how far it got.
+    """The key of the run's experiment: runs with equal keys repeat the same experiment.
 
-    What it trained may be code that is gone; names are enough.
+    It has all flags that do something in the run, without the seed, and how far the run got. User-supplied code is
+    compared by its name only, because the file may not exist any more.
     """
     key = [*telling(run.flags), ("finished", run.finished), ("diverged", run.diverged)]
     if not run.finished and not run.diverged:
@@ -185,7 +186,7 @@ def matched(run: Run) -> Key | None:
 
 
 def counts(name: str, flags: dict[str, Any]) -> bool:
-    """Whether runs that differ in this flag only are other experiments, and not repetitions of one."""
+    """Whether runs that differ only in this flag are different experiments rather than repetitions of one."""
     if name == "data_dir":
         return is_own("dataset", flags["dataset"]) or entry_of("dataset", flags["dataset"]).of_the_user
     differs = FLAGS[name].metadata["experiment"]

@@ -1,8 +1,8 @@
-"""Differences paired by seed, each with an interval: what compare.py and sweep.py say against one row of theirs.
+"""Differences between experiments and a reference, paired by seed, with confidence intervals: compare.py and sweep.py.
 
 With the same seed, experiments that share data, partition and batch size have the same clients and batches. So two runs
-of one seed share much of their luck, and their difference varies less than either of them. Where these flags differ the
-pairs are only as good as any others.
+with the same seed share much of their randomness, and their difference varies less than their results do. If these
+flags differ, pairing by seed has no such advantage.
 """
 
 from __future__ import annotations

@@ -105,9 +105,10 @@ def telling_apart(experiments: Sequence[Experiment], figure: Callable[[Any], str
 
 
 def free(experiment: Experiment) -> dict[str, tuple[Any, Any]]:
-    """The flags that do something in the experiment and that no name fixes: what to compare, and the value.
+    """By flag, a pair: what to compare between experiments, and the value. Only flags that the user can choose freely.
 
-    A flag that is at the default of the name that reads it, such as an algorithm, follows from the name: it is UNSET.
+    These are the flags that do something in the experiment, without those that a name, such as an algorithm, fixes. If
+    a flag depends on such a name and has the default that goes with it, UNSET is compared instead of its value.
     """
     key = experiment.key
     entries: list[Entry] = [entry_of(name, one) for name in NAMES if name in key for one in names_in(key[name])]
@@ -168,7 +169,7 @@ def shared_title(experiments: Sequence[Experiment]) -> str:
 
 
 def owners_of(name: str, key: Values) -> list[tuple[str, str]]:
-    """What reads the flag in an experiment: the flags whose values do, and these values."""
+    """The (flag, value) pairs of an experiment that read --name, such as ("algorithm", "fedprox") for proximal_mu."""
     chosen = [(table, key[table]) for table in readers_of(name) if table in key]
     return [(table, str(one)) for table, one in chosen if one in readers_of(name)[table] or is_own(table, one)]
 

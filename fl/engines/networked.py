@@ -45,9 +45,9 @@ class Channel(Protocol):
 
 
 class Networked:
-    """An Engine. also: what every question says beside the round.
+    """An Engine whose clients are on the network. also: content that is added to every question.
 
-    What became of the clients of the last round stands in `outcome`, as keys of its record.
+    outcome: keys for the record of the last round, such as bytes that were sent and clients that did not answer.
     """
 
     def __init__(self, x: Experiment, channel: Channel, also: Mapping[str, Any]):

@@ -1,6 +1,6 @@
-"""The flags of devices and links: a part of the table in fl/config.py, which is one with the others.
+"""The flags of devices and links, which are a part of the table of flags in fl/config.py.
 
-All of them are off by default, and then nothing of fl/devices.py runs.
+All of them are off by default, and then no devices are simulated.
 """
 
 from __future__ import annotations

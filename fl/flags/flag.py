@@ -18,7 +18,8 @@ class Kind(NamedTuple):
     """How a flag's text becomes a value: `parse` raises ValueError for what `accepts` does not describe.
 
     metavar: what stands for the value in --help.
-    table: what the flag's values name, if they name anything. fault: the error of one of the user's own that fails.
+    table: the names that the flag takes as values, if it takes names. fault: the class of errors that are due to
+    user-supplied code, FILE.py:NAME, in place of such a name.
     """
 
     parse: Callable[[str], Any]
@@ -180,7 +181,7 @@ def listed(words: Sequence[str], last: str = "or") -> str:
 
 
 def ascending(values: Sequence[Any]) -> tuple[Any, ...]:
-    """Each value once."""
+    """The values in ascending order, each once."""
     return tuple(sorted(set(values)))
 
 

@@ -2,11 +2,11 @@
 
 Two things make it learn fast, and both rest on normalisation (GroupNorm, Wu and He 2018, arXiv 1803.08494).
 
-Small first weights. GroupNorm divides by the deviation of what a convolution gives it, so the scale of the
-convolution's weights does not change the output, only their direction does. Adam (Kingma and Ba 2015, arXiv
-1412.6980) moves every weight by about the learning rate, whatever the weight's size. Therefore the smaller the
-weights begin, the further one step turns them: with a deviation of 0.002 and a rate of 5e-5 a first step is a
-fortieth of a weight.
+Small first weights. GroupNorm divides the output of a convolution by its standard deviation, so the output depends
+only on the direction of the convolution's weights, not on their scale. Adam (Kingma and Ba 2015, arXiv 1412.6980) moves
+every weight by about the learning rate, whatever the weight's size. Therefore, the smaller the first weights are, the
+more one step changes their direction: with a standard deviation of 0.002 and a learning rate of 5e-5, the first step
+moves a weight by a fortieth of that standard deviation.
 
 A large gain. Each norm multiplies its output by 8, so that a step of the last linear layer changes the logits by
 eight times as much. That layer begins at zero, because otherwise the gain would make large random logits of it.

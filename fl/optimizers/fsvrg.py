@@ -17,11 +17,11 @@ from fl.optimizers.fedavg import FederatedAvgServer, Parameters
 class FSVRGServer(FederatedAvgServer):
     """The server of FSVRG (Konecny et al. 2016, arXiv 1610.02527, Algorithm 4): w_t + A (mean - w_t).
 
-    A = diag(K / omega_j), omega_j the number of clients that have feature j, applies to the first parameter (vectors
-    of another length, such as biases, may stand before it), which must have a weight per feature: in its last
-    dimension, as nn.Linear (out, d) or a vector (d,), or else in the first of two, as nn.EmbeddingBag (d, out); a
-    square one is taken as nn.Linear's. To the other parameters the identity applies, as it does to all before
-    get_phi_and_compute_A is called.
+    A = diag(K / omega_j), where omega_j is the number of clients that have feature j. It scales one parameter only: the
+    first, where vectors whose length is not d, such as biases, are skipped. That parameter must have a weight for each
+    of the d features: in its last dimension, as nn.Linear (out, d) or a vector (d,), or else in the first of two, as
+    nn.EmbeddingBag (d, out); a square matrix is taken as nn.Linear's. All other parameters are set to the mean, and so
+    are all parameters before get_phi_and_compute_A is called.
     """
 
     def get_phi_and_compute_A(self, phis: Iterable[FeatureCounts]) -> tuple[Tensor, Tensor]:
@@ -185,7 +185,7 @@ class FSVRGClient(torch.optim.Optimizer):
         return rates
 
     def _S(self, phi: Tensor) -> dict[int, Tensor]:
-        """S_k by place, made once and not for every step of a round: phi and phi_k stay the same."""
+        """S_k by the index of its parameter; cached, because phi and phi_k stay the same for all steps of a round."""
         phi_k, p = shared(self).get("phi_k"), self.parameters[0]
         version = phi._version if isinstance(phi, Tensor) and not phi.is_inference() else 0
         of = (id(phi), version, id(phi_k), p.dtype, p.device)

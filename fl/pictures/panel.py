@@ -14,7 +14,7 @@ YLABELS = {
     "loss": "loss (nats)", "client_accuracy": "clients' own test accuracy (%)",
 }  # fmt: skip
 BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))
-FAR_APART = 10  # compressed updates end so many times further left; only a logarithm then shows both
+FAR_APART = 10  # if uplink bytes at the curves' ends differ by more than this factor, their axis is logarithmic
 UNITS = {
     "rounds": ("rounds", ()),
     "examples": ("examples processed", ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))),

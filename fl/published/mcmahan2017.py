@@ -6,8 +6,9 @@ from typing import Any
 
 from fl.published.cells import Target
 
-# The paper does not say what it made of pixels. On IID data the 2NN needs a third of the paper's rounds with mean
-# 0 and deviation 1, and about as many with numbers in [-0.5, 0.5] (docs/reproduction.md). So there are cells for both.
+# The paper does not say how it scaled pixels. On IID data the 2NN needs a third of the paper's rounds if pixels have
+# mean 0 and standard deviation 1, and about as many as the paper if they are in [-0.5, 0.5] (docs/reproduction.md). So
+# there are cells for both.
 PIXELS = {"2nn": {"2nn": [], "2nn-centred": ["--normalise", "centred"]}}
 START = 0.1  # the rate with which a search begins
 FULL_BATCH_START = 0.464  # few steps, with little noise, want a larger one; a search that begins far off takes long

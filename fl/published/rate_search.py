@@ -1,7 +1,7 @@
 """The search for a learning rate on a multiplicative grid, as in McMahan et al. 2017, section 3. Imports no torch.
 
-A rate is start * 10^(i/6). First come steps of two, 10^(1/3), until the best rate lies strictly inside those that were
-tried; then its neighbours at 10^(1/6).
+A rate is start * 10^(i/6). At first only even i are tried, so that rates differ by a factor of 10^(1/3), until the best
+rate is neither the smallest nor the largest that was tried. Then its neighbours at a factor of 10^(1/6) are tried.
 """
 
 from __future__ import annotations

@@ -26,7 +26,11 @@ Line: TypeAlias = reproduced_rounds.Line | reproduced_accuracy.Line
 
 
 class Kind(NamedTuple):
-    """What there is to do with a kind of cells: its table's heading; runs to a result; a result, or None, to a line."""
+    """How one kind of cells is handled.
+
+    heading: of its table. search(cell, seeds, bench): run the cell, return its result. read(cell, result): the table's
+    line for a result; None means that the cell was not run.
+    """
 
     heading: list[str]
     search: Callable[[Any, int, Bench], dict[str, Any]]

@@ -30,7 +30,7 @@ def save(path: Path, content: Any) -> None:
 def load(path: Path) -> Any:
     """Read what `save` wrote, on the CPU. Raises RunFolderError if a byte of it has changed.
 
-    A file may be sealed with the right SHA-256 by someone else: what it holds must be checked by who uses it.
+    Anyone can write a file that ends with the right SHA-256, so the caller must check the content.
     """
     try:
         raw = read_regular(path)

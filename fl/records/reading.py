@@ -65,7 +65,7 @@ OPTIONAL = {
     "client_accuracy": SPREAD,
     "abandoned": Field(lambda value: value is True, "true"),
 }  # fmt: skip
-# What transforms of the user's own may not put into a record, because the runner reads it there.
+# Keys that user-supplied transforms may not add to a record, because the runner itself reads or writes them.
 TAKEN = {*FIELDS, *OPTIONAL, "rejected", "called", "declined", "dropped", "late", "lost", "exploded", "epsilon"}
 RECORD_KEYS = set(FIELDS)  # features add keys, of which a reader need not know
 

@@ -19,9 +19,10 @@ FOLDER = "tensorboard"  # in the run folder
 
 @contextmanager
 def tensorboard(folder: Path, records: Sequence[dict[str, Any]], wanted: bool) -> Iterator[Write]:
-    """What writes a record while inside; those already there come first, so that a resumed run has each once.
+    """A context that gives a function to write a record for TensorBoard; it does nothing unless `wanted`.
 
-    Raises FlagError if the package is missing.
+    On entry an earlier TensorBoard folder is deleted and `records` are written again, so that a resumed run has each
+    record once. Raises FlagError if the package is missing.
     """
     shutil.rmtree(folder / FOLDER, ignore_errors=True)  # what another run that was here has left, too
     if not wanted:

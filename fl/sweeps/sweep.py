@@ -141,7 +141,7 @@ def check_stop(folder: Path, records: Sequence[dict[str, Any]], config: Config) 
 def at_once(configs: Iterable[Config]) -> int:
     """How many of these runs go on side by side if --jobs does not say: on CPUs one per core.
 
-    On a GPU it is one, because each further one takes some of its memory; who knows that it is enough gives --jobs.
+    On a GPU it is one, because each further run takes GPU memory. If there is enough memory, give --jobs.
     """
     return cores() if on_cpu(configs) else 1
 

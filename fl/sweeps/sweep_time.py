@@ -30,7 +30,7 @@ def expected(left: Sequence[Planned], jobs: int) -> Iterator[str]:
 
 
 def time_of(seconds: Sequence[float], together: int) -> float:
-    """When runs that take so long each are over, if each begins as soon as fewer than `together` others still run."""
+    """Seconds until all runs are over, if they take `seconds` each and `together` of them run at a time."""
     ends = [0.0] * together
     for one in seconds:
         ends[ends.index(min(ends))] += one
@@ -38,7 +38,7 @@ def time_of(seconds: Sequence[float], together: int) -> float:
 
 
 def seconds_a_run(cell: Cell) -> float:
-    """Of one whole run of the cell, in one process on one thread."""
+    """Estimated seconds of one whole run of the cell, in one process on one thread."""
     config = replace(cell.config, workers=cell.config.workers or 1)
     x = federated(config, None)
     engine, workers = choose(x)

@@ -1,4 +1,4 @@
-"""Clients that send what harms: --attack, to show what --aggregate withstands.
+"""Malicious clients: --attack, to show which attacks the rules of --aggregate withstand.
 
 Which clients attack follows from the seed alone: the first --attackers K of a shuffle.
 """

@@ -1,4 +1,4 @@
-"""Each client's change is shortened to a norm of at most C: --clip_norm, and --clip_quantile, for which C follows.
+"""Clip each client's change w_k - w to a norm of at most C: --clip_norm. With --clip_quantile, C is adapted each round.
 
 Clipping: McMahan, Ramage, Talwar and Zhang 2018, "Learning Differentially Private Recurrent Language Models",
 arXiv 1710.06963, "flat clipping". Adaptive clipping: Andrew, Thakkar, McMahan and Ramaswamy 2021, "Differentially
@@ -47,12 +47,12 @@ def lengths(now: RoundStart, update: Update) -> Tensor:
 
 @torch.inference_mode()  # an engine's models may be tensors of that mode
 def shorten(now: RoundStart, update: Update) -> Update:
-    """w_k <- w + min(1, C / |w_k - w|) (w_k - w). One that is short enough stays as it is, to the bit.
+    """w_k <- w + min(1, C / |w_k - w|) (w_k - w). If the norm is at most C, w_k stays the same, bit for bit.
 
     Buffers stay as they are: no step made them, and fl/accountant.py refuses them where noise is asked for.
     """
     norms = lengths(now, update)
-    scale = (norm_at(now) / norms).clamp(max=1)  # (S,); an infinite norm gives NaN below, and is turned away
+    scale = (norm_at(now) / norms).clamp(max=1)  # (S,); an infinite norm gives NaN below, and the update is rejected
     long = (scale < 1).tolist()
     if any(long):
         for name, w in now.parameters.items():

@@ -5,9 +5,9 @@ algorithm 1 with the estimator f_f and weights w_k = 1:
 
     w_{t+1} = w_t + (sum over those who reported of (w_k - w_t) + z C N(0, I)) / m
 
-Everyone counts alike, and the sum is divided by the m of the flag whoever reported, because the number of reports tells
-who was there. For the same reason a round to which nobody reports has its noise like any other. Frozen parameters have
-none, because no client changes them.
+All clients have equal weight. The sum is divided by the m of --num_select_clients, however many clients reported,
+because their number would tell who took part. For the same reason noise is added even if nobody reports. Frozen
+parameters get no noise, because no client changes them.
 """
 
 from __future__ import annotations

@@ -52,8 +52,9 @@ def personal_names(model: nn.Module, layers: int) -> list[str]:
 def withhold(names: Sequence[str]) -> Transform:
     """Each client keeps those tensors of its model, and sends those of w_t, which it got, in their place.
 
-    So all updates agree in them, whatever --aggregate and other transforms do with the rest, and the server's stay
-    those of w_0. An update with tensors that are not finite goes as it is, so that it is turned away as a whole.
+    So all updates agree in these tensors, whatever --aggregate and other transforms do with the rest, and the server's
+    stay those of w_0. If the client's own tensors are not finite, they are sent as they are, so that the whole update
+    is rejected.
     """
 
     @torch.no_grad()

@@ -33,8 +33,9 @@ def nothing_to_record(now: RoundStart, got: Got) -> dict[str, Any]:
 class Transform:
     """client(now, update): what S clients send instead; the tensors of the update may be changed in place.
 
-    server(now, mean): what the server makes of the mean, in the reverse order of the transforms. finish(now, got): the
-    same for what needs more than the mean, such as the number of reports, or keeps something on the server.
+    server(now, mean): returns the mean as the server uses it; called in the reverse order of the transforms.
+    finish(now, got): the same for a transform that needs more than the mean, such as the number of reports, or that
+    keeps something on the server.
     bytes(w): the number of bytes that one client uploads; None if it uploads the plain model. keeps(w): a Kept like the
     one that a round leaves, with the server's entries and client 0's, by whose names, shapes and dtypes a checkpoint is
     checked. record(now, got): keys for the round's line in metrics.jsonl.

@@ -1,9 +1,9 @@
 """The weighted mean, computed by clients and a server without showing each other any single update.
 
-What a simulation does otherwise than a deployment: all clients live in the processes of the run, and draw their secrets
-from one key (RoundStart.mask_key), so that each process can play every client's exchange of keys by itself, and clients
-that train in different processes have masks that fit. In a deployment each device draws its own. The sum is exact
-whatever the masks are, so the model has the same bits with any key, any number of processes, and after a resumption.
+A simulation differs from a deployment in this: all clients live in the processes of the run, and derive their secrets
+from one key (RoundStart.mask_key). So each process can carry out the key exchange of all clients by itself, and the
+masks of clients that train in different processes cancel. In a deployment each device draws its own secrets. The sum is
+exact whatever the masks are, so the model has the same bits with any key, any number of processes, and after a resume.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from fl.state import RoundStart, State, Update
 class Secure:
     """A round of the protocol, for models that are all parameters: fl/aggregates/secure/allowed.py refuses others.
 
-    Every client that was called and did not decline shares keys. If it does not report, it has vanished after that. The
-    same holds if it refuses to send the update that it trained (`examine` in fl/aggregates/total.py, which it does by
-    itself).
+    Every client that was called and did not decline shares keys. A client that does not report has dropped out after
+    that. So has a client that does not send its update because its own check rejects it (`examine` in
+    fl/aggregates/total.py).
     """
 
     def __init__(self, now: RoundStart):
@@ -46,7 +46,7 @@ class Secure:
                 client.receive(mail[k])
 
     def add(self, update: Update, weights: Sequence[float]) -> None:
-        """Each client codes and masks weight (w_k - w), and the server gets that. weights: whole numbers below 2^53."""
+        """Each client encodes weight (w_k - w) as integers, masks them and sends them. weights: integers below 2^53."""
         with self.timed():
             for i, (report, weight) in enumerate(zip(update.reports, weights, strict=True)):
                 delta = flat({name: tensor[i] for name, tensor in update.w.items()}, self.w)

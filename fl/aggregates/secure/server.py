@@ -53,8 +53,8 @@ class Server:
     def unmasked(self, answers: Mapping[int, bytes]) -> Words:
         """The sum of the updates (P + 1,), modulo 2^64. Raises ValueError if fewer than t have answered.
 
-        A survivor's own mask is made from b. A client that vanished has left in the survivors' vectors the masks that
-        they agreed on with it, and these are made from its secret key.
+        The self-mask of a survivor is regenerated from its b. If a client dropped out, the survivors' vectors still
+        contain the pairwise masks that they share with it; these are regenerated from its private key.
         """
         if len(answers) < self.t:
             raise ValueError(f"{len(answers)} of the {self.t} answers that the sum needs")

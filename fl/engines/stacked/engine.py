@@ -1,9 +1,10 @@
 """The stacked engine: the clients of a stack advance together, one step of all of them at a time.
 
-Parameters have a leading dimension S, with one entry for each client. Clients differ in size and so in their numbers
-of steps. Therefore those with more steps come first in a stack, and those that still train are always its first ones. A
-batch smaller than B is padded with examples of weight zero, and its real examples weigh one over its true size. This is
-exact: it gives the sequential engine's result up to the order of floating-point sums.
+Parameters have a leading dimension S, with one entry for each client. Clients have different numbers of examples and
+therefore of steps. A stack is sorted by the number of steps, most first, so that the clients that still train are
+always its first ones. A batch smaller than B is padded with examples of weight 0, and each real example has the weight
+1 / (true size of the batch). This is exact: it gives the sequential engine's result up to the order of floating-point
+sums.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ def obstacle_to_stacking(model: nn.Module, data: Dataset) -> str | None:
 class Stacked:
     """As Sequential, for models without an `obstacle_to_stacking`.
 
-    stack_size: most clients at once, 0 for a good number. tick: called after every step with the number of clients.
-    graphs: what wraps a network whose steps are to be replayed.
+    stack_size: the largest number of clients in a stack; 0 chooses one. tick: called after every step with the number
+    of clients that took it. graphs: wraps each network so that its steps are recorded and replayed; the default is
+    Graphed on CUDA, and none elsewhere.
     """
 
     def __init__(
@@ -186,7 +188,7 @@ def side_by_side(tensor: Tensor) -> Tensor:
 
 
 def one_by_one(losses: Tensor) -> Sequence[Tensor | float]:
-    """(S,) as S losses; as numbers where reading them makes nobody wait, which is on a CPU."""
+    """The S losses of (S,): Python numbers on a CPU, else tensors, because reading a number would wait for the GPU."""
     return losses.tolist() if losses.device.type == "cpu" else losses.unbind()
 
 

@@ -85,7 +85,7 @@ class Graphed:
         if not self.place:  # at the first step all clients are active
             self.place = [torch.empty_like(tensor) for tensor in (*inputs, logits)]
         place = [first_clients(self.place[0], active), *self.place[1:]]
-        columns = len(weight)  # of a block that begins with fewer clients than another, fewer than there is place for
+        columns = len(weight)  # fewer than the buffers have, if this block begins with fewer clients
         for to, tensor in zip(place, inputs, strict=False):
             to.narrow(-1, 0, tensor.shape[-1]).copy_(tensor)
 

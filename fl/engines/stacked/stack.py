@@ -18,8 +18,8 @@ from fl.state import NO_CORRECTION, Correction, State
 class Stack:
     """S clients that advance together; kept from round to round, as are the addresses of its tensors.
 
-    shape: of an example. correction: of any round; another one has a scale and an anchor if this one has. graphs: what
-    wraps a network whose steps are to be replayed, or None.
+    shape: of an example. correction: that of one round; those of other rounds must agree with it in whether they have a
+    scale and an anchor. graphs: wraps each network so that its steps are recorded and replayed, or None.
     """
 
     def __init__(
