@@ -7,7 +7,7 @@ from typing import Any
 from fl.config import DEFAULTS, FLAGS, Config
 from fl.flags.flag import listed
 from fl.flags.privacy import has_noise
-from fl.names import entry_of
+from fl.names import entry_of, made_of
 
 LARGE_FOR_ADAM = 0.02  # a learning rate; usual ones for Adam are 1e-4 to 1e-3
 SMALL_FOR_SGD = 1 / 500  # times the model's default learning rate for SGD
@@ -15,17 +15,14 @@ SMALL_FOR_SGD = 1 / 500  # times the model's default learning rate for SGD
 
 def advice(config: Config, given: dict[str, Any], script: str) -> list[str]:
     """One line for each thing to know of the flags that were `given`."""
-    return [*unread(given, script), *unusual_rate(config, given), *large_delta(config), *learnt_scales(config)]
+    return [*unread(config, given, script), *unusual_rate(config, given), *large_delta(config), *learnt_scales(config)]
 
 
-def unread(given: dict[str, Any], script: str) -> list[str]:
+def unread(config: Config, given: dict[str, Any], script: str) -> list[str]:
     """Flags that only the other script reads."""
-    read = entry_of("dataset", given.get("dataset", DEFAULTS["dataset"])).made_of
-    names = [
-        f"--{name}"
-        for name in FLAGS
-        if name in given and name not in read and script not in FLAGS[name].metadata["reads"]
-    ]
+    others = [name for name in FLAGS if name in given and script not in FLAGS[name].metadata["reads"]]
+    read = made_of(config.dataset) if others else ()
+    names = [f"--{name}" for name in others if name not in read]
     if not names:
         return []
     other = "baseline" if script == "federated" else "federated"

@@ -17,7 +17,7 @@ from fl.config import DEFAULTS, FLAGS, MATCHED, NAMES, Config, names_in
 from fl.config_file import read_config
 from fl.errors import FlagError, RunFolderError
 from fl.flags.flag import listed
-from fl.names import check_names, entry_of, is_own
+from fl.names import check_names, entry_of, is_own, made_of
 from fl.records.reading import newest_runs
 
 LATEST = "latest"  # for --match, the newest federated run
@@ -53,7 +53,7 @@ def with_matched(given: dict[str, Any], script: str) -> dict[str, Any]:
     recorded = read_config(folder)
     if recorded["script"] != "federated":
         raise FlagError(f"--match {folder}: that is a {recorded['script']} run; expected a federated one")
-    names = [*MATCHED, *entry_of("dataset", given.get("dataset", recorded["dataset"])).made_of]
+    names = dict.fromkeys([*MATCHED, *made_of(given.get("dataset", recorded["dataset"]))])
     taken = {name: recorded[name] for name in names if name not in given}
     is_other = given.get("optimizer", recorded["optimizer"]) != recorded["optimizer"]
     if is_other or entry_of("algorithm", recorded["algorithm"]).own_rate:

@@ -109,7 +109,7 @@ def changes(before: dict[str, Any], now: dict[str, Any], facts: dict[str, Any]) 
 def warning(before: dict[str, Any], changed: dict[str, Any]) -> str | None:
     """One line on changes after which the result may differ in its last bits from that of an uninterrupted run."""
     told = [
-        f"{key} {' '.join(str(before[key]).split())[:80]}, now {changed[key]}"
+        f"{key} {' '.join(str(before[key]).split())[:200]}, now {changed[key]}"
         for key in SHAPE_THE_BITS
         if key in changed and before[key] is not None
     ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import inspect
 import os
 import pkgutil
 import sys
@@ -62,6 +63,18 @@ def named(flag: str, value: str) -> Any:
         near = difflib.get_close_matches(name, vars(module), n=1)
         refuse(flag, value, f"{file} has no {name}" + (f"; did you mean {near[0]}?" if near else ""))
     return getattr(module, name)
+
+
+def made_of(value: str) -> tuple[str, ...]:
+    """The flags of the federation from which the examples of --dataset are generated; see Entry.made_of.
+
+    A user-supplied function has them as arguments. Its file is executed to look at them. Raises as `named` does.
+    """
+    if not is_own("dataset", value):
+        return entry_of("dataset", value).made_of
+    function = named("dataset", value)
+    with blaming("dataset", value, "a function whose arguments are known"):
+        return tuple(name for name in list(inspect.signature(function).parameters)[1:] if name in FLAGS)
 
 
 @cache

@@ -40,6 +40,7 @@ RULE = "a function (models (m, P), weights (m,), config) -> model (P,)"
 AGGREGATE = f"{RULE}, or a class with add, gather and result"
 ALGORITHM = "a fl.algorithms.algorithm.Algorithm"
 LIKE_W = "with the names, shapes and dtypes of w_t and without gradients"
+RECORD = "a dict of what JSON can hold, without keys that every record has"
 KEPT = "Kept whose server is {name: {name: tensor}}"
 TRANSFORM = "a fl.transforms.transform.Transform, or a function (config) -> Transform"
 
@@ -125,6 +126,7 @@ class _OwnAggregate:
     """An aggregate of the user's own class, whose result is refused if it is no model."""
 
     def __init__(self, value: str, make: Callable[[RoundStart], Any], now: RoundStart):
+        self.value = value
         with blaming("aggregate", value, AGGREGATE):
             self.aggregate = make(now)
 
@@ -137,7 +139,10 @@ class _OwnAggregate:
     @property
     def costs(self) -> dict[str, Any]:
         """A property, because they are read after `result`, which may be what sets them."""
-        return getattr(self.aggregate, "costs", {})
+        found = returned.checked(
+            "aggregate", self.value, "costs", lambda: self.aggregate.costs, RECORD, returned.is_record
+        )
+        return dict(found()) if hasattr(self.aggregate, "costs") else {}
 
 
 def _rule_of(config: Config) -> Callable[..., Any]:
@@ -174,6 +179,9 @@ def algorithm_of(config: Config) -> Algorithm:
         return replace(algorithm, weights=alike) if config.noise_multiplier else algorithm
     if not isinstance(algorithm, Algorithm):
         refuse(flag, value, f"is {kind_of(algorithm)}; expected {ALGORITHM}")
+    for name in ("tell", "weights", "server", "prepare"):
+        if not callable(getattr(algorithm, name)):
+            refuse(flag, value, f"has a {name} that is no function; expected {ALGORITHM}")
     if not returned.are_transfers(algorithm.transfers):
         refuse(flag, value, f"transfers is {algorithm.transfers!r}; expected two integers from 0 to 1,000")
     checks: dict[str, tuple[str, Callable[..., bool]]] = {
@@ -206,6 +214,8 @@ def _transform(config: Config, value: str) -> Transform:
             transform = make(config)
     if not isinstance(transform, Transform):
         refuse(flag, value, f"returned {kind_of(transform)}; expected {TRANSFORM}")
+    # An engine's models may be tensors of inference mode, which nothing else can change in place.
+    transform = replace(transform, client=torch.inference_mode()(transform.client))
     if not is_own(flag, value):
         return transform
     if config.noise_multiplier and (transform.server is not same_model or transform.finish is not same_round):
@@ -214,11 +224,8 @@ def _transform(config: Config, value: str) -> Transform:
         "client": ("an Update for the same clients, each tensor (S, ...) of w_t's shape and dtype", returned.is_update),
         "server": (f"a model {LIKE_W}", lambda made, now, mean: returned.is_like(made, now.w)),
         "finish": (f"a Got with a mean {LIKE_W}, and a {KEPT}", returned.is_got),
-        "keeps": (f"a {KEPT}", lambda made, *_: returned.is_kept(made)),
-        "record": (
-            "a dict of what JSON can hold, without keys that every record has",
-            lambda made, *_: returned.is_record(made),
-        ),
+        "keeps": (f"a {KEPT}", lambda made, *_: returned.is_kept(made, 1)),
+        "record": (RECORD, lambda made, *_: returned.is_record(made)),
         "bytes": ("an int from 0 to 2^53", lambda count, *_: isinstance(count, int) and 0 <= count <= 2**53),
     }
     return returned.with_checks(flag, value, transform, checks)

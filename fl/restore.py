@@ -106,7 +106,7 @@ def _federated(kept: Kept, x: Experiment) -> Kept:
     names = set(like.clients.get(0, {})) | ({"optimizer"} if x.config.keep_optimizer_state else set())
     template = _stepped(x) if x.config.keep_optimizer_state else {}
     begun = kept.server or kept.clients.keys() - {k for k, one in kept.clients.items() if set(one) == {"optimizer"}}
-    if free and not is_kept(kept):
+    if free and not is_kept(kept, x.config.num_clients):
         raise ValueError("server: expected tensors by two names")
     if begun and not free:
         _match(kept.server, like.server, "server")  # it begins to be filled with the first update that counts
@@ -198,7 +198,8 @@ def _stepped(x: Experiment) -> dict[str, Any]:
 def _kept_after_a_round(x: Experiment) -> Kept:
     """What the algorithm and the transforms keep after a round of client 0, on the CPU."""
     w = {name: tensor.cpu() for name, tensor in x.w.items()}
-    now = RoundStart(x.config, 1, w, Kept(), x.trained, 1, {0: 1})
+    gradient = {name: torch.zeros_like(w[name]) for name in x.trained}  # for an algorithm that asks for it
+    now = RoundStart(x.config, 1, w, Kept(), x.trained, 1, {0: 1}, gradient=gradient)
     report = Report(client=0, n_k=1, loss=0.0, examples=1, steps=1)
     models = {name: tensor.unsqueeze(0) for name, tensor in w.items()}
     _, kept = x.algorithm.server(now, Got(w, [report], {}, Kept(), models))

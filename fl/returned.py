@@ -68,9 +68,12 @@ def is_told(made: Any, now: RoundStart, clients: Sequence[int]) -> bool:
 
 
 def are_stacked(made: Any, w: State, S: int) -> bool:
-    """Whether these are some of the model's tensors, each for S clients or one for all of them."""
+    """Whether these are some of the model's tensors in its dtypes, each for S clients or one for all of them."""
     return isinstance(made, dict) and all(
-        name in w and isinstance(v, Tensor) and v.shape in ((1, *w[name].shape), (S, *w[name].shape))
+        name in w
+        and isinstance(v, Tensor)
+        and v.dtype == w[name].dtype
+        and v.shape in ((1, *w[name].shape), (S, *w[name].shape))
         for name, v in made.items()
     )
 
@@ -88,11 +91,12 @@ def are_transfers(made: Any) -> bool:
 
 
 def is_model_and_kept(made: Any, now: RoundStart, got: Any) -> bool:
-    return isinstance(made, tuple) and len(made) == 2 and is_like(made[0], now.w) and is_kept(made[1])
+    K = now.config.num_clients
+    return isinstance(made, tuple) and len(made) == 2 and is_like(made[0], now.w) and is_kept(made[1], K)
 
 
 def is_got(made: Any, now: RoundStart, got: Any) -> bool:
-    return isinstance(made, Got) and is_like(made.mean, now.w) and is_kept(made.kept)
+    return isinstance(made, Got) and is_like(made.mean, now.w) and is_kept(made.kept, now.config.num_clients)
 
 
 def is_update(made: Any, now: RoundStart, update: Update) -> bool:
@@ -100,7 +104,7 @@ def is_update(made: Any, now: RoundStart, update: Update) -> bool:
     like = {name: w.expand(S, *w.shape) for name, w in now.w.items()}
     if not isinstance(made, Update) or not all(isinstance(report, Report) for report in made.reports):
         return False
-    return len(made.reports) == S and is_like(made.w, like) and are_plain(made.kept)
+    return len(made.reports) == S and is_like(made.w, like) and are_plain(made.kept, now.config.num_clients)
 
 
 def is_like(made: Any, like: State) -> bool:
@@ -113,18 +117,18 @@ def is_like(made: Any, like: State) -> bool:
     )
 
 
-def is_kept(made: Any) -> bool:
-    """Whether a checkpoint can hold it: the server's part must be {name: {name: tensor}}, and a client's plain."""
+def is_kept(made: Any, K: int) -> bool:
+    """Whether a checkpoint of K clients can hold it: the server's part as {name: {name: tensor}}, clients' plain."""
     return (
         isinstance(made, Kept)
         and all(isinstance(name, str) and isinstance(state, dict) for name, state in made.server.items())
         and all(isinstance(v, Tensor) for state in made.server.values() for v in state.values())
-        and are_plain(made.clients)
+        and are_plain(made.clients, K)
     )
 
 
-def are_plain(clients: Any) -> bool:
-    """What clients keep: by client a dict that is not empty, of tensors, numbers, words, dicts, lists and tuples."""
+def are_plain(clients: Any, K: int) -> bool:
+    """What some of K clients keep: by client a dict, not empty, of tensors, numbers, words, dicts and sequences."""
 
     def is_plain(value: Any) -> bool:
         if isinstance(value, dict):
@@ -132,7 +136,8 @@ def are_plain(clients: Any) -> bool:
         return all(map(is_plain, value)) if type(value) in (list, tuple) else type(value) in PLAIN
 
     return isinstance(clients, dict) and all(
-        type(k) is int and type(state) is dict and state and is_plain(state) for k, state in clients.items()
+        type(k) is int and 0 <= k < K and type(state) is dict and state and is_plain(state)
+        for k, state in clients.items()
     )
 
 

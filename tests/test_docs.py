@@ -18,6 +18,7 @@ import compare
 import reproduce
 import run_federated
 import sweep
+from fl.algorithms import ALGORITHMS
 from fl.command_line import parse
 from fl.config import FLAGS
 from tests.conftest import ROOT
@@ -197,6 +198,13 @@ def test_every_file_of_the_package_is_in_the_layout():
     folders = [f"fl/{path.parent.name}/" for path in (ROOT / "fl").glob("*/__init__.py")]
     assert {*files, *folders} - named == set()
     assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+def test_every_algorithm_is_on_its_page_and_counted():
+    page = (ROOT / "docs" / "algorithms.md").read_text()
+    assert [name for name in ALGORITHMS if f"`{name}`" not in page] == []
+    numbers = ("nine", "ten", "eleven", "twelve", "thirteen", "fourteen")
+    assert f"[{numbers[len(ALGORITHMS) - 9]} algorithms](docs/algorithms.md)" in texts()["README.md"].replace("\n", " ")
 
 
 def test_no_sentence_stands_twice():

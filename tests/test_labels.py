@@ -148,6 +148,15 @@ def test_the_title_of_a_partition():
     assert partition_title(config) == "mnist, labels, 2 labels a client, K=20, seed 0"
 
 
+def test_a_title_has_no_defaults_that_only_ones_own_code_may_read():
+    own = {"partition": "own.py:p", "algorithm": "own.py:a", "num_clients": 20}
+    assert partition_title(resolve(own)) == "mnist, own.py:p, K=20, seed 0"
+    assert partition_title(resolve(own | {"alpha": 0.1})) == "mnist, own.py:p, alpha=0.1, K=20, seed 0"
+    title = "own.py:a, fast_cnn on mnist, own.py:p, K=20, m=4, E=5, B=100, adam, lr=5e-05, {}seed 0"
+    assert run_title(resolve(own), "federated") == title.format("")
+    assert run_title(resolve(own | {"proximal_mu": 0.5}), "federated") == title.format("proximal_mu=0.5, ")
+
+
 def test_a_shared_title_has_what_all_runs_share(experiments):
     both = experiments(
         SGD | {"local_epoch": 1}, SGD | {"local_epoch": 1, "seed": 1}, SGD | {"local_epoch": 2, "seed": 4}

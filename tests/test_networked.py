@@ -26,6 +26,7 @@ from fl.group import Group
 from fl.names import entry_of
 from fl.recorded import federated_rounds
 from fl.records.checkpoint import model_sha256
+from tests.conftest import OWN
 
 Fault = Callable[[str, int, dict], dict | None]
 
@@ -222,3 +223,31 @@ def test_a_message_says_what_was_put_into_it():
         assert torch.equal(again["w"][name], v)
         assert again["centre"][name].shape == (1, *v.shape)
     assert len(pack(content)) < len(pack({"w": w})) + 600  # the centre is w again, and is not sent twice
+
+
+KEEPS = """
+from fl.state import Kept
+def client(now, update):
+    before = now.kept.server.get("mark", {"a": torch.zeros(1)})["a"]
+    return update._replace(w={name: w + before.to(w) for name, w in update.w.items()})
+def finish(now, got):
+    return replace(got, kept=got.kept.with_server(mark={"a": torch.full((1,), 0.01 * now.t)}))
+def remember(now, update):
+    return update._replace(kept={report.client: {"n": report.n_k} for report in update.reports})
+server = Transform(client=client, finish=finish, keeps=lambda w: Kept(server={"mark": {"a": torch.zeros(1)}}))
+clients = Transform(client=remember)
+"""
+
+
+def test_what_transforms_keep_on_the_server_reaches_the_clients(tmp_path):
+    (tmp_path / "own.py").write_text(OWN + KEEPS)
+    c = flags(transform=(f"{tmp_path}/own.py:server",))
+    here, there = simulated(c), deployed(c)
+    assert [model_sha256(one.w) for one in here] == [model_sha256(one.w) for one in there]
+    assert model_sha256(here[-1].w) != model_sha256(simulated(flags())[-1].w)
+
+
+def test_a_transform_that_keeps_something_of_clients_is_refused_on_a_network(tmp_path):
+    (tmp_path / "own.py").write_text(OWN + KEEPS)
+    with pytest.raises(FlagError, match="--transform: keeps something of a client, but on a network clients keep"):
+        deployed(flags(transform=(f"{tmp_path}/own.py:clients",)))

@@ -78,6 +78,7 @@ FAULTS = [
      "torch.arange(5))", "expected an owner for each of the 61 examples, and only one"),
     # Where only a look at it is possible before it is called.
     ("algorithm own.py:a", "def a(): pass", "is an object of builtins.function; expected a fl.algorithms.algorithm"),
+    ("algorithm own.py:a", OWN + "\na = Algorithm(tell=None)", "has a tell that is no function; expected a fl.algorit"),
     ("aggregate own.py:a", "a = 'median'", "is an object of builtins.str; expected a function (models (m, P), weights"),
     ("transform own.py:t", "def t(config): pass", "returned None; expected a fl.transforms.transform.Transform, or"),
     ("transform own.py:t", "t = {}", "is an object of builtins.dict; expected a fl.transforms.transform.Transform"),
@@ -106,6 +107,12 @@ LATER = [
     ("algorithm own.py:f", "f = Algorithm(tell=lambda now, clients: Told(Correction(drift={'a': now.n})))",
      "tell returned an object of fl.state.Told; expected a Told whose tensors are stacked as fl/state.py says"),
     ("algorithm own.py:f", "f = Algorithm(tell=lambda now, clients: Told(Correction(drift=now.w)))", "tell ret"),
+    ("algorithm own.py:f", "f = Algorithm(tell=lambda now, clients: Told(Correction(drift={n: w.double().unsqueeze(0) "
+     "for n, w in now.parameters.items()})))", "tell returned an object of fl.state.Told; expected a Told whose"),
+    ("algorithm own.py:f", "f = Algorithm(server=lambda now, got: (got.mean, got.kept.with_clients({4: {'a': 1}})))",
+     "server returned an object of builtins.tuple; expected (a model with the names, shapes and dtypes of w_t a"),
+    ("aggregate own.py:A", "class A(Mean):\n    costs = {'round': 5}", "costs returned an object of builtins.dict"),
+    ("aggregate own.py:A", "class A(Mean):\n    costs = {'a': torch.ones(1)}", "TypeError: Object of type Tens"),
     ("algorithm own.py:f", "f = Algorithm(tell=lambda now, clients: Told(start={'nose': torch.ones(1, 3)}))", "tell r"),
     ("aggregate own.py:A", "class A(Mean):\n    def result(self, denominator):\n"
      "        return {name: w.double() for name, w in super().result(denominator).items()}",

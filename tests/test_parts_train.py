@@ -140,3 +140,40 @@ def test_what_an_algorithm_keeps_may_begin_in_a_later_round(own, command):
     rest = command("federated", "--resume --global_epoch 5", folder="part")
     assert rest.code == 0, rest.err
     assert rest.sha256 == command("federated", "--algorithm own.py:late --global_epoch 5").sha256
+
+
+IN_PLACE = """
+@torch.no_grad()
+def shrink(now, update):
+    for name, w in update.w.items():
+        w.lerp_(now.w[name], 0.5)
+    return update
+shrunk = Transform(client=shrink)
+"""
+
+
+def test_a_transform_may_change_an_update_in_place_on_every_engine(own, command):
+    own.write_text(OWN + IN_PLACE)
+    one, stacked = (command("federated", f"--transform own.py:shrunk --engine {e}") for e in ("sequential", "stacked"))
+    assert one.code == stacked.code == 0, stacked.err
+    assert stacked.summary["test_loss"] == pytest.approx(one.summary["test_loss"], abs=1e-5)
+    assert one.summary["test_loss"] != command("federated").summary["test_loss"]
+
+
+BY_CLIENTS = """
+def data(data_dir, num_clients):
+    t = patterns(data_dir)
+    return replace(t, train=Split(t.train.examples + num_clients, t.train.targets))
+"""
+
+
+def test_the_baseline_has_the_data_that_ones_own_function_made_for_the_federated_run(own, command):
+    """Its function may take flags of the federation, which the baseline then takes from the run that it matches."""
+    own.write_text(OWN + BY_CLIENTS)
+    federated = command("federated", "--dataset own.py:data --num_clients 5 --global_epoch 1")
+    matched = command("baseline", f"--match {federated.folder}")
+    assert matched.code == 0, matched.err
+    read = [json.loads((run.folder / "environment.json").read_text())["data_sha256"] for run in (federated, matched)]
+    assert read[0] == read[1]
+    given = command("baseline", f"--match {federated.folder} --num_clients 5")
+    assert (given.code, given.err) == (0, "")

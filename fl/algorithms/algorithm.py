@@ -26,7 +26,9 @@ class Algorithm:
 
     tell(now, clients): what the server sends to S clients beside w_t.
     weights(now, reports): the clients' weights in the mean of the parameters; buffers are always weighted by n_k.
-    server(now, got): w_{t+1}, and the Kept for the next round. keep_models: whether got.models has all clients' models.
+    server(now, got): w_{t+1}, and the Kept for the next round. What an algorithm of the table keeps has the same names
+    and shapes from the first round on, however many clients report, because checkpoints are checked against them.
+    keep_models: whether got.models has all clients' models.
     prepare(engine, now, mine, group): runs before local training, for an exchange such as that of the full gradient;
     returns `now` with its result. mine: this rank's clients; `group` sums over the ranks.
     transfers: how many model-sized vectors a client downloads and uploads in a round.

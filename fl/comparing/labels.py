@@ -177,17 +177,28 @@ def owners_of(name: str, key: Values) -> list[tuple[str, str]]:
 def run_title(config: Config, script: str) -> str:
     """What defines one run: a line for the title of its pictures."""
     flags = {name: value for name, value in asdict(config).items() if is_read(name, config, script)}
-    return title(flags, {script}, {config.seed})
+    return title(known_to_matter(flags, config), {script}, {config.seed})
 
 
 def partition_title(config: Config) -> str:
     """What defines a partition."""
-    names = (
-        "dataset", "partition", "shards_per_client", "labels_per_client", "label_sets", "alpha", "min_examples",
-        "num_clients",
-    )  # fmt: skip
-    values = {n: getattr(config, n) for n in names if is_read(n, config, "federated")}
-    return ", ".join([*(word(n, v) for n, v in values.items() if is_said(n, v)), said_seeds([config.seed])])
+    names = ["dataset", "partition", *(n for n in FLAGS if "partition" in readers_of(n)), "num_clients"]
+    flags = {n: getattr(config, n) for n in names if is_read(n, config, "federated")}
+    said = [word(n, v) for n, v in known_to_matter(flags, config).items() if is_said(n, v)]
+    return ", ".join([*said, said_seeds([config.seed])])
+
+
+def known_to_matter(flags: Values, config: Config) -> Values:
+    """The flags without those at their defaults that nothing but user-supplied code may read, which nobody knows."""
+    chosen = {table: names_in(getattr(config, table)) for table in NAMES}
+    doubtful = [
+        name
+        for name in flags
+        if flags[name] == DEFAULTS[name]
+        and (tables := readers_of(name))
+        and not any(one in tables[table] for table in tables for one in chosen[table])
+    ]
+    return {name: value for name, value in flags.items() if name not in doubtful}
 
 
 def title(flags: Values, scripts: Collection[str], seeds: Collection[int], of_some: Sequence[str] = ()) -> str:

@@ -54,10 +54,12 @@ class Networked:
         self.config, self.device = x.config, x.device
         self.partition, self.channel, self.also = x.partition, channel, dict(also)
         self.outcome: dict[str, Any] = {}
+        # Of what the server keeps, clients get what belongs to transforms, because these act on the clients, too.
+        self.told = sorted({name for transform in x.transforms for name in transform.keeps(x.w).server})
 
     def train(self, clients: Sequence[int], now: RoundStart, tell: Tell = tell_nothing) -> Iterator[Update]:
         """The models of those who answer, if they are enough; a round with too few is abandoned, and yields none."""
-        asked = self.ask("train", {k: task(now, k) | spoken(tell([k])) for k in clients})
+        asked = self.ask("train", {k: task(now, k, self.told) | spoken(tell([k])) for k in clients})
         updates: dict[int, Update] = {}
         for k, answer in asked.answers.items():
             made = checked(answer, k, now)
@@ -72,7 +74,7 @@ class Networked:
             yield update._replace(w={name: tensor.to(self.device) for name, tensor in update.w.items()})
 
     def gradients(self, clients: Sequence[int], now: RoundStart) -> Iterator[tuple[int, State]]:
-        asked = self.ask("gradient", {k: task(now, k) for k in clients})
+        asked = self.ask("gradient", {k: task(now, k, self.told) for k in clients})
         for k, answer in sorted(asked.answers.items()):
             found: Any = answer.get("gradient") if isinstance(answer, dict) else None
             if is_like(found, now.parameters) and all(tensor.isfinite().all() for tensor in found.values()):
@@ -107,11 +109,14 @@ def flags_of(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def task(now: RoundStart, k: int) -> dict[str, Any]:
-    """What client k must know of the round, beside what the algorithm tells it."""
+def task(now: RoundStart, k: int, told: Sequence[str]) -> dict[str, Any]:
+    """What client k must know of the round, beside what the algorithm tells it.
+
+    told: names in what the server keeps.
+    """
     return {
         "flags": flags_of(now.config), "t": now.t, "k": k, "n": now.n, "n_k": now.sizes[k], "w": now.w,
-        "kept": {name: now.kept.server[name] for name in ("clip",) if name in now.kept.server},
+        "kept": {name: now.kept.server[name] for name in told if name in now.kept.server},
     }  # fmt: skip
 
 
