@@ -104,7 +104,10 @@ def new(monkeypatch):
             "--algorithm new --optimizer sgd --local_epoch 3",
             "--local_epoch 3: --algorithm new is E = 2; leave the flag",
         ),
-        ("--server_lr 2", "--server_lr 2.0: needs --algorithm fedavgm, fedadagrad, fedadam, fedyogi or new"),
+        (
+            "--server_lr 2",
+            f"--server_lr 2.0: needs --algorithm {', '.join(readers_of('server_lr')['algorithm'])} or new",
+        ),
         ("--aggregate new", "--num_select_clients: too many"),
         ("--dataset new --workers 2", "--workers 2: needs another --dataset"),
         ("--model new", "--model new: needs --init_lr 0.5"),

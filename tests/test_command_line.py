@@ -10,6 +10,7 @@ import pytest
 from fl.command_line import SYNONYMS, parse
 from fl.config import FLAGS, Config
 from fl.errors import FlagError
+from fl.models import MODELS
 from tests.conftest import ROOT
 
 
@@ -25,9 +26,7 @@ def federated(words: str) -> Config:
         ("--batch_size ten", "--batch_size ten: expected an integer >= 0 (0: the client's whole data set)"),
         ("--batch_size 1.5", "--batch_size 1.5: expected an integer >= 0 (0: the client's whole data set)"),
         ("--num_clients 0", "--num_clients 0: expected an integer >= 1"),
-        ("--model vgg",
-         "--model vgg: expected one of fast_cnn, gn_cnn, cnn, 2nn, cifar_cnn, lenet, char_lstm, resnet18_gn, "
-         "small_cnn, logistic, mlp, or FILE.py:NAME"),
+        ("--model vgg", f"--model vgg: expected one of {', '.join(MODELS)}, or FILE.py:NAME"),
         ("--num_select_clients 9", "--num_select_clients 9: expected at most --num_clients, which is 8"),
         ("--init_lr -1", "--init_lr -1: expected a number in (0, 3.4e+38]"),
         ("--init_lr -inf", "--init_lr -inf: expected a number in (0, 3.4e+38]"),
