@@ -51,7 +51,7 @@ def from_arrays(name: str, made: Mapping[str, Any] | Sequence[Any], test_fractio
                 raise ValueError(f"y: one example alone has the label {int(rare[0])}; expected two, one for the test")
             kept, aside = put_aside(first, test_fraction, seed, clients)
             if len(aside) == 0:
-                raise ValueError("no example can be put aside for the test; return x_test and y_test")
+                raise ValueError("no example can be held out for the test; return x_test and y_test")
             train, test = Split(x[kept], y[kept]), Split(x[aside], y[aside])
             clients = None if clients is None else clients[kept]
         classes = int(y.max()) + 1  # of all of y, because with sequences some labels may be in held-out examples only

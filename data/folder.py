@@ -87,7 +87,7 @@ def found(data_dir: Path) -> tuple[list[str], list[Image], list[Image]]:
         raise DataError(f"{data_dir / 'test' / unknown[0]}: a class that {root} has not; rename it or take it away")
     test = images(data_dir / "test", subfolders(data_dir / "test"), classes)
     if not test:
-        raise DataError(f"{data_dir / 'test'}: holds no images; take it away to have some of {root} put aside")
+        raise DataError(f"{data_dir / 'test'}: holds no images; remove it, and a part of {root} is held out")
     return classes, train, test
 
 

@@ -12,11 +12,11 @@ HEAD = """\
 # Flags
 
 `run_federated.py` and `run_baseline.py` take the same flags, so that one command line can be given to both. The column
-"for" names the script that a flag changes something in. `--help` prints the same table, which stands in
+"for" names the script in which a flag has an effect. `--help` prints the same table, which stands in
 [fl/config.py](../fl/config.py); `python3 -m fl.flag_page > docs/flags.md` makes this page out of it.
 
-A preset is a file of flags. Write `@FILE` and the flags in it are read as if you had typed them there; flags after it
-win. In the file `#` starts a comment, quotes keep words together, and a backslash is an ordinary character:
+A preset is a file of flags. Write `@FILE` and the flags in it are read as if you had typed them there; later flags
+override them. In the file `#` starts a comment, quotes keep words together, and a backslash is an ordinary character:
 
     python3 run_federated.py @configs/mnist_2nn_iid.txt --seed 1
 

@@ -110,7 +110,7 @@ def test_clients_are_numbered_in_their_order_and_go_with_their_examples(whose):
             {"x": X, "y": Y, "clients": X[:, 0]},
             "clients: has the shape (8,) and the dtype float64",
         ),
-        ({"x": X, "y": Y, "clients": range(8)}, "no example can be put aside for the test; return x_test and y_test"),
+        ({"x": X, "y": Y, "clients": range(8)}, "no example can be held out for the test; return x_test and y_test"),
     ],
 )
 def test_what_is_wrong_with_arrays(arrays, message):

@@ -187,7 +187,7 @@ def one_is_left(place):
             "dark: holds no images; expected files",
         ),
         (lambda p: paint(p / "test/grey/0.png", (9, 9, 9)), "test/grey: a class that .*train has not; rename it or"),
-        (lambda p: gone(p, "test/dark", "test/light"), "test: holds no images; take it away to have some of"),
+        (lambda p: gone(p, "test/dark", "test/light"), "test: holds no images; remove it, and a part of"),
         (lambda p: gone(p, "train"), "has test and no train; expected both, or neither and a folder for each class"),
         (one_is_left, "dark: holds one image; expected two or more, one of them for the test"),
     ],

@@ -37,14 +37,14 @@ class Conditions:
     charging: str = flag("1,1", GROUP, NIGHT_AND_DAY, "probability that a device is charging, by night and by day", reads=FEDERATED)
     unmetered: str = flag("1,1", GROUP, NIGHT_AND_DAY, "probability that a device's network is free of charge, by night and by day", reads=FEDERATED)
     idle: str = flag("1,1", GROUP, NIGHT_AND_DAY, "probability that nobody uses a device, by night and by day", reads=FEDERATED)
-    decline_rate: float = flag(0.0, GROUP, number(0, 1, "[0, 1)"), "probability that a called client does not take part", reads=FEDERATED)
-    dropout_rate: float = flag(0.0, GROUP, number(0, 1, "[0, 1)"), "probability that a client vanishes while it trains", reads=FEDERATED)
+    decline_rate: float = flag(0.0, GROUP, number(0, 1, "[0, 1)"), "probability that a selected client does not take part", reads=FEDERATED)
+    dropout_rate: float = flag(0.0, GROUP, number(0, 1, "[0, 1)"), "probability that a client drops out while it trains", reads=FEDERATED)
     straggler_rate: float = flag(0.0, GROUP, number(0, 1, "[0, 1]"), "probability that a client is slow in a round", reads=FEDERATED)
     straggler_slowdown: float = flag(5.0, GROUP, number(1, 1e6, "[1, 1e+06]"), "factor on the training time of a slow client", reads=FEDERATED,
         needs=[STRAGGLERS, TIMED])
     straggler_epochs: int = flag(0, GROUP, integer(0, " (0: all E)"), "epochs after which a slow client sends what it has; 0 is all E", reads=FEDERATED,
         needs=[STRAGGLERS, Need("expected at most --local_epoch, which is {config.local_epoch}", lambda c: c.straggler_epochs <= c.local_epoch)])
-    over_select: float = flag(1.0, GROUP, number(1, 1e6, "[1, 1e+06]"), "factor on m: ceil(factor m) clients are called, because some will not report", reads=FEDERATED)
+    over_select: float = flag(1.0, GROUP, number(1, 1e6, "[1, 1e+06]"), "factor on m: ceil(factor m) clients are selected, because some will not report", reads=FEDERATED)
     min_reports: int = flag(1, GROUP, integer(1), "least number of reports; a round with fewer is abandoned", reads=FEDERATED,
         needs=[Need("expected at most --num_select_clients, which is {config.num_select_clients}; a round is over with so many",
             lambda c: c.min_reports <= c.num_select_clients or not c.num_clients)])

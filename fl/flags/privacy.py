@@ -42,7 +42,7 @@ class Privacy:
     clip_quantile: float | None = flag(None, GROUP, number(0, 1, "(0, 1)"),
         "share of clients whose updates C shall leave unclipped; C is adapted to it after every round", reads=FEDERATED, needs=[CLIPPED])
     noise_multiplier: float = flag(0.0, GROUP, number(0, 1e6, "[0, 1e+06]"),
-        "z: the server adds normal noise of deviation z C to the sum of the updates", reads=FEDERATED, needs=[CLIPPED])
+        "z: the server adds normal noise of standard deviation z C to the sum of the updates", reads=FEDERATED, needs=[CLIPPED])
     target_epsilon: float | None = flag(None, GROUP, number(0, 1e6, "(0, 1e+06]"),
         "epsilon after the last round, for which z is worked out", reads=FEDERATED, needs=[CLIPPED])
     delta: float = flag(1e-5, GROUP, number(0, 1, "(0, 1)"), "delta, for which epsilon is stated", reads=FEDERATED, needs=[NOISE])

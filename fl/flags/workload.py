@@ -24,13 +24,13 @@ class Workload:
     client: str | None = flag(None, "Model and data", COLUMN, "the column that says whose each row is, for --partition natural", matched=True)
     drop: str | None = flag(None, "Model and data", COLUMN, "columns to leave out, with commas between them", matched=True)
     normalise: str = flag("standard", "Model and data", choice(["standard", "unit", "centred"]),
-        "what is made of bytes: mean 0 and deviation 1 (standard), or numbers in [0, 1] (unit) or [-0.5, 0.5] (centred)", matched=True)
+        "how bytes are scaled: to mean 0 and standard deviation 1 (standard), or to numbers in [0, 1] (unit) or [-0.5, 0.5] (centred)", matched=True)
     augment: str = flag("none", "Model and data", choice(AUGMENTS),
         "how training images are changed at every visit: cropped and flipped, or as in the 2017 paper", matched=True)
     image_size: int = flag(32, "Model and data", integer(1, high=10**4), "pixels of an image's side after scaling", matched=True)
     grey: bool = flag(False, "Model and data", SWITCH, "take images as grey, not as colour", matched=True)
     test_fraction: float = flag(0.2, "Model and data", number(0, 1, "(0, 1)"),
-        "share of each class that is put aside for the test, where no test data is given; also for arrays of your own", matched=True)
+        "share of each class that is held out for the test, if no test data is given; also for arrays of your own", matched=True)
     skip_bad: bool = flag(False, "Model and data", SWITCH, "leave out files that cannot be read, and say which", matched=True)
     text: str | None = flag(None, "Model and data", FILE,
         "play in place of the known text: NAME: on a line of its own, after an empty one, then the lines of that role", matched=True, resume=FREE)
