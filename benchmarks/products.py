@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 
-from fl.engines.stacked.products import LARGE, linear
+from fl.engines.stacked.products import LARGE, by_onednn
 
 SHAPES = [(10, 200, 200), (10, 784, 200), (60, 784, 200), (120, 784, 200), (10, 3136, 512), (100, 1152, 256)]
 
@@ -34,11 +34,11 @@ def main() -> None:
         x, W, g = torch.randn(B, i), torch.randn(o, i), torch.randn(B, o)
         figures = [
             microseconds(lambda x=x, W=W: x @ W.t()),
-            microseconds(lambda x=x, W=W: linear(x, W)),
+            microseconds(lambda x=x, W=W: by_onednn(x, W)),
             microseconds(lambda g=g, W=W: g @ W),
-            microseconds(lambda g=g, W=W: linear(g, W.t())),
+            microseconds(lambda g=g, W=W: by_onednn(g, W.t())),
             microseconds(lambda g=g, x=x, W=W: W.addmm_(g.t(), x, alpha=-1e-9)),
-            microseconds(lambda g=g, x=x, W=W: W.add_(linear((g * -1e-9).t(), x.t()))),
+            microseconds(lambda g=g, x=x, W=W: W.add_(by_onednn((g * -1e-9).t(), x.t()))),
         ]
         print(
             "{:4d}  {:5d}  {:4d}  |  {:11.0f}  {:6.0f}  |  {:9.0f}  {:6.0f}  |  {:16.0f}  {:6.0f}".format(

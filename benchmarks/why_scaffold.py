@@ -41,7 +41,7 @@ from fl.experiment import Experiment, federated
 from fl.guard import guarded, leave
 from fl.published import targets_of
 from fl.recorded import Round, federated_rounds
-from fl.state import NO_CORRECTION, Correction, Kept, State, zeros
+from fl.state import NO_CORRECTION, Correction, Kept, State, zeros_as
 from fl.words import Words
 
 CELL = "fashion_mnist/labels_2/scaffold"
@@ -138,7 +138,7 @@ def push_on(kept: Kept, k: int) -> float:
 def without_variate(kept: Kept, k: int, share: float) -> Kept:
     """What is kept, with c_k set to 0 and taken out of c. share: the weight n_k / n of c_k in c."""
     c, c_k = kept.server["c"], kept.of(k, "c_k")
-    forgotten = kept.with_clients({k: {"c_k": zeros(c_k)}})
+    forgotten = kept.with_clients({k: {"c_k": zeros_as(c_k)}})
     return forgotten.with_server(c={name: c[name] - share * c_k[name] for name in c})
 
 

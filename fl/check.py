@@ -53,6 +53,8 @@ def with_matched(given: dict[str, Any], script: str) -> dict[str, Any]:
     recorded = read_config(folder)
     if recorded["script"] != "federated":
         raise FlagError(f"--match {folder}: that is a {recorded['script']} run; expected a federated one")
+    if "dataset" not in given:
+        check_names(folder, {"dataset": recorded["dataset"]}, script)
     names = dict.fromkeys([*MATCHED, *made_of(given.get("dataset", recorded["dataset"]))])
     taken = {name: recorded[name] for name in names if name not in given}
     is_other = given.get("optimizer", recorded["optimizer"]) != recorded["optimizer"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import os
 import socket
@@ -245,3 +247,16 @@ def test_the_relay_counts_bytes_and_holds_them_back():
                 assert client.recv(100) == b"answer"
     assert time.monotonic() - begin >= 0.2
     assert relay.bytes == {"up": 8, "down": 6}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_it_finds_what_it_imports_from_the_package(path):
+    """Most run for minutes, so that no test runs them. What else they need may be missing."""
+    ours = [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in ("fl", "data", "benchmarks")
+    ]
+    for node in ours:
+        module = importlib.import_module(str(node.module))
+        assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
