@@ -14,12 +14,12 @@ from fl.errors import DivergedError
 from fl.records.reading import read_records
 
 
-def records_of(folder: Path, words: str) -> list[dict[str, Any]]:
-    """The records of the run with these flags, from its folder if it is there; none if it diverged."""
+def records_of(folder: Path, words: str, may_diverge: bool = False) -> list[dict[str, Any]]:
+    """The records of the run with these flags, from its folder if it is there; none if it diverged, where it may."""
     if not (folder / "summary.json").exists():
         with redirect_stdout(sys.stderr):
             code = run_federated.run([*words.split(), "--run_dir", str(folder)])
-        if code == DivergedError.exit_code:  # that is a result, and no summary is written
+        if code == DivergedError.exit_code and may_diverge:  # that is a result, and no summary is written
             return []
         if code:
             raise SystemExit(f"{folder}: exit code {code}")

@@ -63,7 +63,8 @@ def with_matched(given: dict[str, Any], script: str) -> dict[str, Any]:
     check_names(folder, taken, script)
     config = Config(**(taken | given))
     # Leave out flags that do nothing here, such as --momentum if the baseline is given another optimizer.
-    used = {name for name in taken if is_possible(name, config) and is_asked_for(name, config)}
+    generating = made_of(config.dataset)
+    used = {n for n in taken if n in generating or (is_possible(n, config) and is_asked_for(n, config))}
     return {name: taken[name] for name in used} | given
 
 
@@ -132,7 +133,7 @@ def check(config: Config, given: dict[str, Any], is_begun: bool = False) -> None
             for need in FLAGS[name].metadata["needs"]:
                 if not need.holds(config):
                     raise FlagError(f"{said}: {need.words.format(config=config)}")
-            if not is_asked_for(name, config):
+            if not is_asked_for(name, config) and name not in made_of(config.dataset):
                 needed = [f"--{table} {listed(readers)}" for table, readers in readers_of(name).items()]
                 raise FlagError(f"{said}: needs {', or '.join(needed)}")
     for name in NAMES:
@@ -194,6 +195,9 @@ def check_inputs(config: Config) -> None:
 def is_read(name: str, config: Config, script: str) -> bool:
     """Whether the flag does anything in that run."""
     reads = script in FLAGS[name].metadata["reads"] or name in entry_of("dataset", config.dataset).made_of
+    # What a user-supplied data set follows from is not known here, because nothing of the user's is executed.
+    own = is_own("dataset", config.dataset) and FLAGS[name].metadata["group"] == "Federation"
+    reads = reads or (own and getattr(config, name) != DEFAULTS[name])
     return reads and is_possible(name, config) and is_asked_for(name, config)
 
 

@@ -38,6 +38,9 @@ def entry_of(flag: str, value: str) -> Entry:
     return entry if isinstance(entry, Entry) else Entry(entry)
 
 
+SHAPING = ("Federation", "Model and data")  # groups of flags from which data may follow
+
+
 def is_own(flag: str, value: str) -> bool:
     """Whether the value is FILE.py:NAME."""
     return value not in FLAGS[flag].metadata["kind"].table
@@ -66,7 +69,7 @@ def named(flag: str, value: str) -> Any:
 
 
 def made_of(value: str) -> tuple[str, ...]:
-    """The flags of the federation from which the examples of --dataset are generated; see Entry.made_of.
+    """The flags of data and federation from which the examples of --dataset are generated; see Entry.made_of.
 
     A user-supplied function has them as arguments. Its file is executed to look at them. Raises as `named` does.
     """
@@ -74,7 +77,8 @@ def made_of(value: str) -> tuple[str, ...]:
         return entry_of("dataset", value).made_of
     function = named("dataset", value)
     with blaming("dataset", value, "a function whose arguments are known"):
-        return tuple(name for name in list(inspect.signature(function).parameters)[1:] if name in FLAGS)
+        names = list(inspect.signature(function).parameters)[1:]
+        return tuple(name for name in names if name in FLAGS and FLAGS[name].metadata["group"] in SHAPING)
 
 
 @cache

@@ -1,6 +1,6 @@
 """The parts of an experiment that flags name: each is looked up, and made from the flags.
 
-A user-supplied part (FILE.py:NAME) is checked, and so is everything that it returns; an error ends the run with one
+A user-supplied part (FILE.py:NAME) is checked, and so is what it returns; an error ends the run with one
 line. Built-in parts are not checked, except that every model is tried on two examples.
 """
 
@@ -32,7 +32,7 @@ from fl.transforms.attack import attack
 from fl.transforms.clip import clip
 from fl.transforms.compress import compress
 from fl.transforms.noise import noise
-from fl.transforms.transform import Transform, same_model, same_round
+from fl.transforms.transform import Transform, on_plain_tensors, same_model, same_round
 
 MODEL = "a function (shape, classes) -> torch.nn.Module"
 PARTITION = "a function (labels, num_clients, seed, flags by their names) -> data.partition.Partition"
@@ -40,6 +40,7 @@ RULE = "a function (models (m, P), weights (m,), config) -> model (P,)"
 AGGREGATE = f"{RULE}, or a class with add, gather and result"
 ALGORITHM = "a fl.algorithms.algorithm.Algorithm"
 LIKE_W = "with the names, shapes and dtypes of w_t and without gradients"
+COSTS = "a dict of what JSON can hold, of whose keys only the bytes are those that every record has"
 RECORD = "a dict of what JSON can hold, without keys that every record has"
 KEPT = "Kept whose server is {name: {name: tensor}}"
 TRANSFORM = "a fl.transforms.transform.Transform, or a function (config) -> Transform"
@@ -140,7 +141,7 @@ class _OwnAggregate:
     def costs(self) -> dict[str, Any]:
         """A property, because they are read after `result`, which may be what sets them."""
         found = returned.checked(
-            "aggregate", self.value, "costs", lambda: self.aggregate.costs, RECORD, returned.is_record
+            "aggregate", self.value, "costs", lambda: self.aggregate.costs, COSTS, returned.are_costs
         )
         return dict(found()) if hasattr(self.aggregate, "costs") else {}
 
@@ -214,10 +215,9 @@ def _transform(config: Config, value: str) -> Transform:
             transform = make(config)
     if not isinstance(transform, Transform):
         refuse(flag, value, f"returned {kind_of(transform)}; expected {TRANSFORM}")
-    # An engine's models may be tensors of inference mode, which nothing else can change in place.
-    transform = replace(transform, client=torch.inference_mode()(transform.client))
     if not is_own(flag, value):
         return transform
+    transform = replace(transform, client=on_plain_tensors(transform.client))
     if config.noise_multiplier and (transform.server is not same_model or transform.finish is not same_round):
         refuse(flag, value, "may use more than the noisy mean on the server; leave it out with --noise_multiplier")
     checks: dict[str, tuple[str, Callable[..., bool]]] = {

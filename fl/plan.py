@@ -97,7 +97,7 @@ def federated_plan(x: Experiment, engine: str, workers: int) -> str:
     counts, summary = x.label_counts, x.heterogeneity
     lines = [
         *_what(x),
-        f"partition     {config.partition}, sha256 {x.facts['partition_sha256']}",
+        f"partition     {config.partition}, sha256 {partition.sha256()}",
         f"clients       K = {K}, m = {m} a round; n_k from {int(sizes.min())} to {int(sizes.max())}, n = {n}",
         *_held_out(x),
         "labels        {} to {} a client, median {}; ".format(*(summary["labels"][i] for i in (0, 2, 1)))

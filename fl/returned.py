@@ -149,6 +149,13 @@ def is_record(made: Any) -> bool:
     return True
 
 
+def are_costs(made: Any) -> bool:
+    """As `is_record`, but the bytes that are sent may be counted anew."""
+    counts = {"uplink_bytes", "downlink_bytes"} & made.keys()
+    rest = {key: value for key, value in made.items() if key not in counts}
+    return is_record(rest) and all(isinstance(made[key], int) and 0 <= made[key] <= 2**53 for key in counts)
+
+
 def are_owners(clients: object, n: int) -> bool:
     """Whether these are the clients of n examples, numbered from 0 without a gap."""
     if not isinstance(clients, Tensor) or (clients.shape, clients.dtype) != ((n,), torch.int64):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -249,5 +250,7 @@ def test_what_transforms_keep_on_the_server_reaches_the_clients(tmp_path):
 
 def test_a_transform_that_keeps_something_of_clients_is_refused_on_a_network(tmp_path):
     (tmp_path / "own.py").write_text(OWN + KEEPS)
-    with pytest.raises(FlagError, match="--transform: keeps something of a client, but on a network clients keep"):
-        deployed(flags(transform=(f"{tmp_path}/own.py:clients",)))
+    own, asked = f"{tmp_path}/own.py:clients", []
+    with pytest.raises(FlagError, match=re.escape(f"--transform {own}: keeps something of a client, but on a network")):
+        deployed(flags(transform=(own,)), lambda what, k, answer: asked.append(k))
+    assert not asked  # it is refused before a client is asked, who could only be lost

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+import compare
 from tests.conftest import OWN
 
 ODD_TENSORS = """
@@ -149,31 +150,42 @@ def shrink(now, update):
         w.lerp_(now.w[name], 0.5)
     return update
 shrunk = Transform(client=shrink)
+def descend(now, update):
+    w = {name: tensor.detach().requires_grad_() for name, tensor in update.w.items()}
+    sum((tensor - now.w[name]).square().sum() for name, tensor in w.items()).backward()
+    return update._replace(w={name: (tensor - 0.25 * tensor.grad).detach() for name, tensor in w.items()})
+descended = Transform(client=descend)  # shrunk
 """
 
 
-def test_a_transform_may_change_an_update_in_place_on_every_engine(own, command):
+@pytest.mark.parametrize("name", ["shrunk", "descended"])
+def test_a_transform_may_change_an_update_in_place_or_take_gradients_on_every_engine(name, own, command):
     own.write_text(OWN + IN_PLACE)
-    one, stacked = (command("federated", f"--transform own.py:shrunk --engine {e}") for e in ("sequential", "stacked"))
+    one, stacked = (command("federated", f"--transform own.py:{name} --engine {e}") for e in ("sequential", "stacked"))
     assert one.code == stacked.code == 0, stacked.err
     assert stacked.summary["test_loss"] == pytest.approx(one.summary["test_loss"], abs=1e-5)
     assert one.summary["test_loss"] != command("federated").summary["test_loss"]
 
 
 BY_CLIENTS = """
-def data(data_dir, num_clients):
+def data(data_dir, num_clients, labels_per_client, quiet):
     t = patterns(data_dir)
-    return replace(t, train=Split(t.train.examples + num_clients, t.train.targets))
+    return replace(t, train=Split(t.train.examples + num_clients + 9 * labels_per_client, t.train.targets))
 """
 
 
-def test_the_baseline_has_the_data_that_ones_own_function_made_for_the_federated_run(own, command):
+def test_the_baseline_has_the_data_that_ones_own_function_made_for_the_federated_run(own, command, capsys):
     """Its function may take flags of the federation, which the baseline then takes from the run that it matches."""
     own.write_text(OWN + BY_CLIENTS)
-    federated = command("federated", "--dataset own.py:data --num_clients 5 --global_epoch 1")
+    flags = "--dataset own.py:data --partition labels --labels_per_client 3 --num_clients 5 --global_epoch 1"
+    federated = command("federated", flags)
     matched = command("baseline", f"--match {federated.folder}")
     assert matched.code == 0, matched.err
     read = [json.loads((run.folder / "environment.json").read_text())["data_sha256"] for run in (federated, matched)]
     assert read[0] == read[1]
-    given = command("baseline", f"--match {federated.folder} --num_clients 5")
+    given = command("baseline", f"--match {federated.folder} --num_clients 5 --labels_per_client 3")
     assert (given.code, given.err) == (0, "")
+    other = command("baseline", f"--match {federated.folder} --num_clients 6")
+    assert compare.run([str(one.folder) for one in (matched, given, other)]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if "baseline" in line]
+    assert [("K=5" in row, "K=6" in row) for row in rows] == [(True, False), (False, True)]

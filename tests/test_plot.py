@@ -144,4 +144,5 @@ def test_a_title_breaks_between_settings_and_not_within_them():
     title = "fedavg, 2nn, mnist, 10 of 100 clients, two labels each, seed 0"
     assert wrapped(title, 62) == [title]
     assert wrapped(title, 61) == [title.removesuffix(" seed 0"), "seed 0"]
+    assert wrapped("my-long-model.py:Net, K=8", 23) == ["my-long-model.py:Net,", "K=8"]
     assert wrapped("no comma in a title of its own", 20) == ["no comma in a title", "of its own"]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fl.algorithms.algorithm import Algorithm
+from fl.errors import FlagError
 from fl.state import Got, Kept, RoundStart, State, zeros_as
 
 
@@ -55,8 +56,8 @@ def adaptive(second_moment: Callable[[Tensor, Tensor, float], Tensor]) -> Algori
 
 def server_rate(now: RoundStart) -> float:
     """eta of the server, which is --server_lr: the entry of each of these algorithms has a default for it."""
-    eta = now.config.server_lr
-    assert eta is not None
+    if (eta := now.config.server_lr) is None:
+        raise FlagError(f"--server_lr: --algorithm {now.config.algorithm} has no default for it; give it")
     return eta
 
 

@@ -149,7 +149,7 @@ def curve(run: Run) -> list[tuple[float | None, float | None]]:
 def experiment(run: Run) -> Key:
     """The key of the run's experiment: runs with equal keys repeat the same experiment.
 
-    It has all flags that do something in the run, without the seed, and how far the run got. User-supplied code is
+    It has the flags that change what the run computes, without the seed, and how far the run got. User-supplied code is
     compared by its name only, because the file may not exist any more.
     """
     key = [*telling(run.flags), ("finished", run.finished), ("diverged", run.diverged)]

@@ -11,9 +11,9 @@ from fl.state import RoundStart, State, Tell, Update, tell_nothing
 class Engine(Protocol):
     """How clients are executed.
 
-    An engine holds the model, the data on its device, the flags of local training, and the partition, which
-    `now.partition` replaces if it is set. It keeps no client state between rounds: it reads `now.kept` and returns the
-    new state in `Update.kept`, so that any process can train the client next.
+    An engine on this machine holds the model, the data on its device, the flags of local training, and the partition,
+    which `now.partition` replaces if it is set. An engine keeps no client state between rounds: it reads `now.kept` and
+    returns the new state in `Update.kept`, so that any process can train the client next.
     fl/engines/sequential.py is the reference, whose result every other engine must give.
     """
 

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple, Protocol
 
 from fl.client import steps_of
 from fl.config import Config
-from fl.errors import WorkerError
+from fl.errors import FlagError, WorkerError
 from fl.experiment import Experiment
 from fl.flags.privacy import is_noisy
+from fl.parts import transforms_of
 from fl.records.reading import NUMBER
 from fl.returned import is_like
-from fl.state import Report, RoundStart, State, Tell, Told, Update, tell_nothing
+from fl.state import Kept, Report, RoundStart, State, Tell, Told, Update, tell_nothing
 
 MALFORMED, WRONG_COUNT = "malformed answer", "claims {} examples and has {}"
 
@@ -54,6 +55,7 @@ class Networked:
         self.config, self.device = x.config, x.device
         self.partition, self.channel, self.also = x.partition, channel, dict(also)
         self.outcome: dict[str, Any] = {}
+        check_forgetful(x)
         # Of what the server keeps, clients get what belongs to transforms, because these act on the clients, too.
         self.told = sorted({name for transform in x.transforms for name in transform.keeps(x.w).server})
 
@@ -103,6 +105,20 @@ class Networked:
         too_few = len(updates) < max(fewest, 1)
         if too_few and not is_noisy(self.config):  # with noise the server takes a step all the same
             self.outcome["abandoned"] = True
+
+
+def check_forgetful(x: Experiment) -> None:
+    """Raise FlagError for a transform that keeps something of a client, because a client on a network keeps nothing.
+
+    Looked for with an update of a client whose model is w_0, because a transform need not say what it keeps.
+    """
+    now = x.round_start(1, x.w, Kept())
+    update = Update([Report(0, 1, 0.0, 1, 1)], {name: tensor.unsqueeze(0).clone() for name, tensor in x.w.items()})
+    for transform in transforms_of(x.config):  # with what clients do, which the server's own leave out
+        update = transform.client(now, update)
+        if update.kept or transform.keeps(x.w).clients:
+            said = " ".join(x.config.transform)
+            raise FlagError(f"--transform {said}: keeps something of a client, but on a network clients keep nothing")
 
 
 def flags_of(config: Config) -> dict[str, Any]:

@@ -121,4 +121,4 @@ def save(figure: Figure, path: Path, title: str, width: int = 100, below: str = 
 def wrapped(title: str, width: int) -> list[str]:
     """The title in lines of at most `width` letters; "seed 0" and other words between two commas stay together."""
     parts = [part.replace(" ", HARD_SPACE) if len(part) < width else part for part in title.split(", ")]
-    return [line.replace(HARD_SPACE, " ") for line in textwrap.wrap(", ".join(parts), width)]
+    return [line.replace(HARD_SPACE, " ") for line in textwrap.wrap(", ".join(parts), width, break_on_hyphens=False)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 from fl.state import Got, Kept, RoundStart, State, Update
@@ -51,3 +52,17 @@ class Transform:
     def undo(self, now: RoundStart, got: Got) -> Got:
         """What the server does before it uses the mean."""
         return self.finish(now, got.with_mean(self.server(now, got.mean)))
+
+
+def on_plain_tensors(client: Callable[[RoundStart, Update], Update]) -> Callable[[RoundStart, Update], Update]:
+    """The client's part of a transform, which may change its update in place and take gradients.
+
+    An engine's models may be tensors of torch's inference mode, with which code outside that mode can do neither.
+    """
+
+    @wraps(client)
+    def call(now: RoundStart, update: Update) -> Update:
+        w = {name: tensor.clone() if tensor.is_inference() else tensor for name, tensor in update.w.items()}
+        return client(now, update._replace(w=w))
+
+    return call
