@@ -55,7 +55,8 @@ def with_matched(given: dict[str, Any], script: str) -> dict[str, Any]:
         raise FlagError(f"--match {folder}: that is a {recorded['script']} run; expected a federated one")
     if "dataset" not in given:
         check_names(folder, {"dataset": recorded["dataset"]}, script)
-    names = dict.fromkeys([*MATCHED, *made_of(given.get("dataset", recorded["dataset"]))])
+    generating = made_of(given.get("dataset", recorded["dataset"]))
+    names = dict.fromkeys([*MATCHED, *generating])
     taken = {name: recorded[name] for name in names if name not in given}
     is_other = given.get("optimizer", recorded["optimizer"]) != recorded["optimizer"]
     if is_other or entry_of("algorithm", recorded["algorithm"]).own_rate:
@@ -63,7 +64,6 @@ def with_matched(given: dict[str, Any], script: str) -> dict[str, Any]:
     check_names(folder, taken, script)
     config = Config(**(taken | given))
     # Leave out flags that do nothing here, such as --momentum if the baseline is given another optimizer.
-    generating = made_of(config.dataset)
     used = {n for n in taken if n in generating or (is_possible(n, config) and is_asked_for(n, config))}
     return {name: taken[name] for name in used} | given
 
